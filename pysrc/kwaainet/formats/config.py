@@ -51,7 +51,7 @@ class LlamaConfig:
                 f"{self.num_key_value_heads} key-value heads"
             )
         if self.head_dim % 2:
-            raise ModelFileError(f"model config: head_dim is {self.head_dim}; rotary embedding needs an even one")
+            raise ModelFileError(f"model config: head_dim is {self.head_dim}; it must be even")
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, one key a field."""

@@ -1,0 +1,47 @@
+"""The client's share of a Llama-family model: embedding, final norm and language head, in numpy.
+
+Follows Hugging Face's ``LlamaForCausalLM``. Rule of the file: float32 throughout, rows are tokens.
+Native clients only: numpy in a tab has no BLAS, there the head belongs in the Engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError, ModelFileError
+from ..ports import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageHead:
+    """embed [vocab, hidden], norm [hidden], lm_head [vocab, hidden] (may be ``embed`` itself)."""
+
+    embedding: Floats
+    norm: Floats
+    lm_head: Floats
+    rms_norm_eps: float
+
+    def __post_init__(self) -> None:
+        vocab, hidden = self.embedding.shape
+        if self.norm.shape != (hidden,) or self.lm_head.shape != (vocab, hidden):
+            raise ModelFileError(
+                f"head does not fit: embedding {self.embedding.shape}, norm {self.norm.shape}, "
+                f"lm_head {self.lm_head.shape}"
+            )
+
+    def embed(self, ids: Sequence[int]) -> Floats:
+        """Token ids -> hidden states [1, n, hidden]; ``InputError`` names an id outside the vocabulary."""
+        vocab = self.embedding.shape[0]
+        for token in ids:
+            if not 0 <= token < vocab:
+                raise InputError(f"token id {token} is outside the vocabulary of {vocab}")
+        return np.ascontiguousarray(self.embedding[np.asarray(ids, dtype=np.int64)][None])
+
+    def logits(self, hidden: Floats) -> Floats:
+        """Last block's output [hidden] of one position -> logits [vocab]."""
+        variance = np.mean(np.square(hidden, dtype=np.float32), dtype=np.float32)
+        normed = hidden * np.float32(1.0 / np.sqrt(variance + self.rms_norm_eps)) * self.norm
+        return np.asarray(self.lm_head @ normed, dtype=np.float32)

@@ -1,0 +1,144 @@
+"""The HTTP origin of the page: static assets, the model by byte range, and what a tab must know to start.
+
+aiohttp serves files with Range and conditional requests of its own. Rule of the file: nothing here
+knows a model format or a wire; it hands out files and one JSON document.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ..errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+MIME_TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
+IMMUTABLE = "public, max-age=31536000, immutable"
+ISOLATION = {
+    "Cross-Origin-Opener-Policy": "same-origin",  # with the next line: SharedArrayBuffer, so threads,
+    "Cross-Origin-Embedder-Policy": "require-corp",  # and a clock of 5 us instead of 100
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What the origin offers of one model: its manifest as JSON text and its files by name."""
+
+    prefix: str
+    num_blocks: int
+    manifest: str
+    files: Mapping[str, Path]
+
+
+@dataclass(slots=True)
+class Origin:
+    """The site a relay serves. ``assets`` is the built web folder; addresses are read at each request."""
+
+    assets: Path
+    relay_addresses: Callable[[], list[str]]
+    version: str
+    model: ModelFiles | None = None
+    status: Callable[[], dict[str, Any]] = field(default=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.assets / "index.html").is_file():
+            raise ConfigError(f"{self.assets} holds no built page (index.html is missing); run: make setup")
+
+    def application(self) -> web.Application:
+        """The aiohttp application with every route of the origin."""
+        app = web.Application(middlewares=[_isolate])
+        app.router.add_get("/", self._page)
+        app.router.add_get("/kwaainet.json", self._describe)
+        app.router.add_get("/status.json", self._status)
+        app.router.add_get("/model/manifest.json", self._manifest)
+        app.router.add_get("/model/{name}", self._model_file)
+        app.router.add_get("/{path:.+}", self._asset)
+        return app
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(self.assets / "index.html", headers={"Cache-Control": "no-cache"})
+
+    async def _describe(self, request: web.Request) -> web.Response:
+        model = self.model and {
+            "prefix": self.model.prefix,
+            "num_blocks": self.model.num_blocks,
+            "manifest": "/model/manifest.json",
+            "files": "/model/",
+        }
+        return web.json_response({"version": self.version, "relay": self.relay_addresses(), "model": model})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.json_response(self.status())
+
+    async def _manifest(self, request: web.Request) -> web.Response:
+        if self.model is None:
+            raise web.HTTPNotFound(text="this relay offers no model; start it with --model PATH\n")
+        response = web.Response(text=self.model.manifest, content_type="application/json")
+        response.enable_compression()
+        return response
+
+    async def _model_file(self, request: web.Request) -> web.StreamResponse:
+        path = self.model.files.get(request.match_info["name"]) if self.model else None
+        if path is None:
+            raise web.HTTPNotFound(text="no such model file; /model/manifest.json names them\n")
+        return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    async def _asset(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["path"]
+        path = (self.assets / name.replace("\0", "")).resolve()
+        if not path.is_relative_to(self.assets.resolve()) or not path.is_file():
+            raise web.HTTPNotFound(text="no such file\n")
+        headers = {"Cache-Control": IMMUTABLE if request.query_string else "no-cache"}
+        if path.suffix in MIME_TYPES:
+            headers["Content-Type"] = MIME_TYPES[path.suffix]
+        return web.FileResponse(path, headers=headers)
+
+
+@web.middleware
+async def _isolate(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.headers.update(ISOLATION)
+        raise
+    response.headers.update(ISOLATION)
+    return response
+
+
+async def serve(origin: Origin, host: str, port: int) -> tuple[web.AppRunner, str]:
+    """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the page's address."""
+    runner = web.AppRunner(origin.application(), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigError(
+            f"cannot serve HTTP on {host}:{port}: {error.strerror}; choose another --http"
+        ) from None
+    bound = runner.addresses[0]
+    address = ip_address(bound[0])
+    shown = "localhost" if address.is_unspecified else f"[{address}]" if address.version == 6 else address
+    return runner, f"http://{shown}:{bound[1]}/"
+
+
+def parse_http_address(text: str) -> tuple[str, int]:
+    """``HOST:PORT``; an IPv6 host stands in brackets. ``ConfigError`` otherwise."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ConfigError(f"--http {text!r} is not HOST:PORT; give for example 127.0.0.1:8080")
+    return host, int(port)

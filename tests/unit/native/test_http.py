@@ -1,0 +1,132 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kwaainet.errors import ConfigError
+from kwaainet.native.http import ModelFiles, Origin, parse_http_address, serve
+
+Check = Callable[[aiohttp.ClientSession, str], Awaitable[None]]
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Origin:
+    assets = tmp_path / "assets"
+    (assets / "sub").mkdir(parents=True)
+    (assets / "index.html").write_text("<title>page</title>")
+    (assets / "sub" / "a.mjs").write_text("export {}")
+    (tmp_path / "secret").write_text("no")
+    (tmp_path / "m.gguf").write_bytes(bytes(range(256)))
+    model = ModelFiles("tiny-hf", 3, '{"tensors":{}}', {"m.gguf": tmp_path / "m.gguf"})
+    return Origin(assets, lambda: ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"], "0.0", model, lambda: {"peers": 2})
+
+
+def visit(origin: Origin, check: Check) -> None:
+    async def main() -> None:
+        runner, address = await serve(origin, "127.0.0.1", 0)
+        try:
+            async with aiohttp.ClientSession() as session:
+                await check(session, address)
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(main())
+
+
+def test_page_and_description(origin: Origin) -> None:
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address) as page:
+            assert await page.text() == "<title>page</title>"
+            assert page.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        async with session.get(address + "kwaainet.json") as answer:
+            description = await answer.json()
+        assert description["relay"] == ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"]
+        assert description["model"]["prefix"] == "tiny-hf"
+        assert description["model"]["num_blocks"] == 3
+        async with session.get(address + "status.json") as answer:
+            assert await answer.json() == {"peers": 2}
+
+    visit(origin, check)
+
+
+def test_model_is_served_by_range(origin: Origin) -> None:
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "model/m.gguf", headers={"Range": "bytes=10-19"}) as part:
+            assert part.status == 206
+            assert await part.read() == bytes(range(10, 20))
+        async with session.get(address + "model/m.gguf", headers={"Range": "bytes=300-"}) as beyond:
+            assert beyond.status == 416
+        async with session.get(address + "model/manifest.json") as manifest:
+            assert await manifest.json() == {"tensors": {}}
+        async with session.get(address + "model/other.gguf") as other:
+            assert other.status == 404
+
+    visit(origin, check)
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret", "sub/../../secret", "%2e%2e/secret", "sub", "none.js", "sub/%00"]
+)
+def test_nothing_outside_the_assets_is_served(origin: Origin, path: str) -> None:
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        from yarl import URL
+
+        async with session.get(URL(address + path, encoded=True)) as answer:
+            assert answer.status == 404
+            assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+
+    visit(origin, check)
+
+
+def test_scripts_have_their_type_and_versioned_assets_are_immutable(origin: Origin) -> None:
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "sub/a.mjs?v=1") as script:
+            assert script.content_type == "text/javascript"
+            assert "immutable" in script.headers["Cache-Control"]
+        async with session.get(address + "sub/a.mjs") as script:
+            assert script.headers["Cache-Control"] == "no-cache"
+
+    visit(origin, check)
+
+
+def test_a_relay_without_a_model_says_so(origin: Origin) -> None:
+    origin.model = None
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "kwaainet.json") as answer:
+            assert (await answer.json())["model"] is None
+        async with session.get(address + "model/manifest.json") as answer:
+            assert answer.status == 404
+            assert "--model" in await answer.text()
+
+    visit(origin, check)
+
+
+def test_a_taken_port_is_said_plainly(origin: Origin) -> None:
+    async def main() -> None:
+        runner, address = await serve(origin, "127.0.0.1", 0)
+        try:
+            with pytest.raises(ConfigError, match="cannot serve HTTP"):
+                await serve(origin, "127.0.0.1", int(address.rstrip("/").rpartition(":")[2]))
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(main())
+
+
+def test_assets_must_be_built(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make setup"):
+        Origin(tmp_path, list, "0.0")
+
+
+@pytest.mark.parametrize(("text", "pair"), [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0))])
+def test_address(text: str, pair: tuple[str, int]) -> None:
+    assert parse_http_address(text) == pair
+
+
+@pytest.mark.parametrize("text", ["", "localhost", ":80", "h:", "h:99999", "h:x", "h:-1"])
+def test_bad_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--http"):
+        parse_http_address(text)

@@ -6,9 +6,14 @@ Rule of the file: one immutable value, checked once when made; every reader prod
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from typing import Any
 
 from ..errors import ModelFileError
+
+EMBED = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
+LM_HEAD = "lm_head.weight"
 
 _CAPS = {
     "num_hidden_layers": 1024,
@@ -52,6 +57,38 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise ModelFileError(f"model config: head_dim is {self.head_dim}; it must be even")
+        for name in ("rms_norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not (isfinite(value) and value > 0):
+                raise ModelFileError(f"model config: {name} is {value!r}; it must be a number above 0")
+
+    def block_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The nine tensors of every block: Hugging Face's suffix -> shape [out, in] (or [size])."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries = self.num_attention_heads * self.head_dim
+        keys = self.num_key_value_heads * self.head_dim
+        return {
+            "input_layernorm.weight": (hidden,),
+            "self_attn.q_proj.weight": (queries, hidden),
+            "self_attn.k_proj.weight": (keys, hidden),
+            "self_attn.v_proj.weight": (keys, hidden),
+            "self_attn.o_proj.weight": (hidden, queries),
+            "post_attention_layernorm.weight": (hidden,),
+            "mlp.gate_proj.weight": (inner, hidden),
+            "mlp.up_proj.weight": (inner, hidden),
+            "mlp.down_proj.weight": (hidden, inner),
+        }
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of the model by its full name; no ``lm_head.weight`` where it is tied."""
+        block = self.block_shapes()
+        shapes: dict[str, tuple[int, ...]] = {EMBED: (self.vocab_size, self.hidden_size)}
+        for index in range(self.num_hidden_layers):
+            shapes.update({block_name(index, suffix): shape for suffix, shape in block.items()})
+        shapes[NORM] = (self.hidden_size,)
+        if not self.tie_word_embeddings:
+            shapes[LM_HEAD] = (self.vocab_size, self.hidden_size)
+        return shapes
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, one key a field."""
@@ -76,8 +113,13 @@ class LlamaConfig:
             elif name not in floats and isinstance(item, int) and not isinstance(item, bool):
                 arguments[name] = item
             else:
-                raise ModelFileError(f"model config: {name} has the value {item!r} of the wrong type")
+                raise ModelFileError(f"model config: {name} is {item!r:.80}, which is of the wrong type")
         missing = known - arguments.keys() - {"bos_token_id", "eos_token_id"}
         if missing:
             raise ModelFileError(f"model config: missing {', '.join(sorted(missing))}")
         return cls(**arguments)
+
+
+def block_name(index: int, suffix: str) -> str:
+    """Full name of block ``index``'s tensor ``suffix``, as Hugging Face writes it."""
+    return f"model.layers.{index}.{suffix}"

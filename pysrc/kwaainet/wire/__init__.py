@@ -1,0 +1,1 @@
+"""Hivemind's wire: varints, protobuf and msgpack values, messages, and the RPC framings."""

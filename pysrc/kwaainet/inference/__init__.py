@@ -1,0 +1,1 @@
+"""Running a Llama-family model over spans of blocks: graphs, sessions, tokens. Sans-IO."""

@@ -1,0 +1,1 @@
+"""CPython adapters of the ports: files, sockets, onnxruntime."""

@@ -1,0 +1,262 @@
+"""What every adapter of the Engine port must do, as async checks to run against it.
+
+Rule of the file: each check gets a built engine and a reference of the same span (another engine),
+and raises ``AssertionError`` with what differed. ``CHECKS`` lists them by name, one test each:
+
+    @pytest.mark.parametrize("name", CHECKS)
+    def test_port(name): asyncio.run(check(name, MyEngine))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..errors import CapacityError, EngineError
+from ..formats.config import LlamaConfig
+from ..inference.llama import build_graph, pack_block, rope_tables, span_shape, weight_shapes
+from ..ports import Engine, Floats
+from .engine import NumpyEngine
+
+TOLERANCE = 1e-4
+# Odd on purpose: grouped heads, a head_dim that is not hidden / heads would need, an inner size
+# that is no multiple of 8.
+CONFIG = LlamaConfig(
+    num_hidden_layers=2,
+    hidden_size=192,
+    intermediate_size=500,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=32,
+    vocab_size=64,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    tie_word_embeddings=True,
+)
+Check: TypeAlias = Callable[[Engine, Engine], Awaitable[None]]
+
+
+def random_weights(config: LlamaConfig, seed: int) -> dict[str, Floats]:
+    """One block's weights by Hugging Face suffix; scaled so that a block neither fades nor explodes."""
+    random = np.random.default_rng(seed)
+    weights = {}
+    for suffix, shape in weight_shapes(config).items():
+        values = random.standard_normal(shape, np.float32)
+        weights[suffix] = (
+            1 + values * np.float32(0.1) if len(shape) == 1 else values / np.float32(shape[1] ** 0.5)
+        )
+    return weights
+
+
+async def fill(engine: Engine, config: LlamaConfig = CONFIG, seed: int = 0) -> Engine:
+    """Build ``engine`` over all of ``config``'s blocks with random weights."""
+    for name, table in rope_tables(config):
+        await engine.add_tensor(name, table)
+    for index in range(config.num_hidden_layers):
+        for name, tensor in pack_block(config, index, random_weights(config, seed + index)):
+            await engine.add_tensor(name, tensor)
+    blocks = config.num_hidden_layers
+    await engine.build(build_graph(config, blocks), span_shape(config, blocks))
+    return engine
+
+
+async def check(name: str, make: Callable[[], Engine]) -> None:
+    """Run one of ``CHECKS`` on a fresh engine against the numpy reference."""
+    engine = await fill(make())
+    try:
+        await CHECKS[name](engine, await fill(NumpyEngine()))
+    finally:
+        await engine.close()
+
+
+def hidden_states(batch: int, tokens: int, seed: int = 1) -> Floats:
+    """float32 [batch, tokens, hidden] of about unit size."""
+    return np.random.default_rng(seed).standard_normal((batch, tokens, CONFIG.hidden_size), np.float32)
+
+
+async def _reference(reference: Engine, hidden: Floats) -> Floats:
+    cache = await reference.open_cache(hidden.shape[0], hidden.shape[1])
+    result = await reference.run(cache, hidden)
+    await reference.close_cache(cache)
+    return result
+
+
+async def _steps(engine: Engine, cache: int, hidden: Floats, *lengths: int) -> Floats:
+    """Run ``hidden`` in chunks of ``lengths`` positions; 0 stands for one by one to the end."""
+    parts = []
+    at = 0
+    for length in lengths:
+        for _ in range(hidden.shape[1] - at if length == 0 else 1):
+            parts.append(await engine.run(cache, hidden[:, at : at + (length or 1)]))
+            at += length or 1
+    assert at == hidden.shape[1], "the check itself must cover all positions"
+    return np.concatenate(parts, axis=1)
+
+
+def _assert_close(found: Floats, expected: Floats) -> None:
+    assert found.shape == expected.shape, f"shape {found.shape}, expected {expected.shape}"
+    assert found.dtype == np.float32, f"dtype {found.dtype}, expected float32"
+    error = float(np.abs(found - expected).max(initial=0.0))
+    assert error <= TOLERANCE, f"max abs error {error:.1e} is above {TOLERANCE:.0e}"
+
+
+async def _refused(error: type[Exception], call: Awaitable[Any]) -> None:
+    try:
+        result = await call
+    except error:
+        return
+    raise AssertionError(f"expected {error.__name__}, got the result {result!r}")
+
+
+async def prefill_matches_the_reference(engine: Engine, reference: Engine) -> None:
+    """One position, a few, and 32 or more (where some GPUs take another way) at once."""
+    for tokens in (1, 5, 40):
+        hidden = hidden_states(1, tokens)
+        cache = await engine.open_cache(1, tokens + 3)
+        _assert_close(await engine.run(cache, hidden), await _reference(reference, hidden))
+
+
+async def steps_match_a_prefill(engine: Engine, reference: Engine) -> None:
+    hidden = hidden_states(1, 12)
+    cache = await engine.open_cache(1, 12)
+    _assert_close(await _steps(engine, cache, hidden, 0), await _reference(reference, hidden))
+
+
+async def chunks_match_a_prefill(engine: Engine, reference: Engine) -> None:
+    hidden = hidden_states(1, 77)
+    cache = await engine.open_cache(1, 128)
+    found = await _steps(engine, cache, hidden, 7, 33, 1, 36)
+    _assert_close(found, await _reference(reference, hidden))
+
+
+async def batches_match_their_rows(engine: Engine, reference: Engine) -> None:
+    hidden = hidden_states(3, 11)
+    cache = await engine.open_cache(3, 16)
+    _assert_close(await _steps(engine, cache, hidden, 4, 5, 1, 1), await _reference(reference, hidden))
+
+
+async def no_positions_change_nothing(engine: Engine, reference: Engine) -> None:
+    hidden = hidden_states(2, 4)
+    cache = await engine.open_cache(2, 4)
+    empty = np.zeros((2, 0, CONFIG.hidden_size), np.float32)
+    _assert_close(await engine.run(cache, empty), empty)
+    first = await engine.run(cache, hidden[:, :3])
+    _assert_close(await engine.run(cache, empty), empty)
+    last = await engine.run(cache, hidden[:, 3:])
+    _assert_close(np.concatenate([first, last], axis=1), await _reference(reference, hidden))
+
+
+async def rolling_back_forgets(engine: Engine, reference: Engine) -> None:
+    kept, dropped, after = hidden_states(2, 6), hidden_states(2, 5, seed=2), hidden_states(2, 4, seed=3)
+    cache = await engine.open_cache(2, 12)
+    await _steps(engine, cache, np.concatenate([kept, dropped], axis=1), 6, 5)
+    await engine.truncate(cache, 6)
+    found = await engine.run(cache, after)
+    expected = await _reference(reference, np.concatenate([kept, after], axis=1))
+    _assert_close(found, expected[:, 6:])
+    await engine.truncate(cache, 0)
+    _assert_close(await engine.run(cache, dropped), await _reference(reference, dropped))
+
+
+async def reordering_moves_rows(engine: Engine, reference: Engine) -> None:
+    hidden, after = hidden_states(3, 5), hidden_states(3, 2, seed=2)
+    rows = [2, 0, 2]
+    cache = await engine.open_cache(3, 8)
+    await engine.run(cache, hidden)
+    await engine.reorder(cache, rows)
+    found = await _steps(engine, cache, after, 0)
+    expected = await _reference(reference, np.concatenate([hidden[rows], after], axis=1))
+    _assert_close(found, expected[:, 5:])
+
+
+async def caches_do_not_mix(engine: Engine, reference: Engine) -> None:
+    one, other = hidden_states(1, 9), hidden_states(2, 9, seed=2)
+    first, second = await engine.open_cache(1, 9), await engine.open_cache(2, 20)
+    found: tuple[list[Floats], list[Floats]] = ([], [])
+    for start, end in ((0, 4), (4, 5), (5, 9)):
+        found[0].append(await engine.run(first, one[:, start:end]))
+        found[1].append(await engine.run(second, other[:, start:end]))
+    _assert_close(np.concatenate(found[0], axis=1), await _reference(reference, one))
+    _assert_close(np.concatenate(found[1], axis=1), await _reference(reference, other))
+
+
+async def limits_are_held(engine: Engine, reference: Engine) -> None:
+    """What does not fit is refused and leaves the cache as it was."""
+    hidden = hidden_states(1, 5)
+    cache = await engine.open_cache(1, 5)
+    await engine.run(cache, hidden[:, :3])
+    await _refused(CapacityError, engine.run(cache, hidden[:, :3]))
+    await _refused(CapacityError, engine.open_cache(1, CONFIG.max_position_embeddings + 1))
+    await _refused(CapacityError, engine.open_cache(0, 5))
+    expected = await _reference(reference, hidden)
+    _assert_close(await engine.run(cache, hidden[:, 3:]), expected[:, 3:])
+
+
+async def misuse_is_refused(engine: Engine, reference: Engine) -> None:
+    cache = await engine.open_cache(2, 8)
+    for wrong in (hidden_states(1, 2), hidden_states(2, 2)[..., :-1], hidden_states(2, 2)[0]):
+        await _refused(EngineError, engine.run(cache, wrong))
+    await _refused(EngineError, engine.run(cache, hidden_states(2, 2).astype(np.float64)))
+    await _refused(EngineError, engine.truncate(cache, 1))
+    await _refused(EngineError, engine.truncate(cache, -1))
+    await _refused(EngineError, engine.reorder(cache, [0]))
+    await _refused(EngineError, engine.reorder(cache, [0, 2]))
+
+
+async def closed_caches_are_gone(engine: Engine, reference: Engine) -> None:
+    cache = await engine.open_cache(1, 4)
+    await engine.close_cache(cache)
+    await engine.close_cache(cache)
+    await _refused(EngineError, engine.run(cache, hidden_states(1, 1)))
+    await _refused(EngineError, engine.truncate(cache, 0))
+
+
+async def a_closed_engine_can_be_filled_again(engine: Engine, reference: Engine) -> None:
+    hidden = hidden_states(1, 3)
+    await engine.close()
+    await _refused(EngineError, engine.open_cache(1, 3))
+    await fill(engine)
+    cache = await engine.open_cache(1, 3)
+    _assert_close(await engine.run(cache, hidden), await _reference(reference, hidden))
+
+
+async def missing_tensors_are_refused(engine: Engine, reference: Engine) -> None:
+    await engine.close()
+    for name, table in rope_tables(CONFIG):
+        await engine.add_tensor(name, table)
+    await _refused(EngineError, engine.build(build_graph(CONFIG, 2), span_shape(CONFIG, 2)))
+
+
+async def broken_weights_are_refused(engine: Engine, reference: Engine) -> None:
+    await engine.close()
+    weights = random_weights(CONFIG, 0)
+    weights["mlp.down_proj.weight"][3, 3] = np.nan
+    for name, table in rope_tables(CONFIG):
+        await engine.add_tensor(name, table)
+    for name, tensor in pack_block(CONFIG, 0, weights):
+        await engine.add_tensor(name, tensor)
+    await _refused(EngineError, engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1)))
+
+
+CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (
+        prefill_matches_the_reference,
+        steps_match_a_prefill,
+        chunks_match_a_prefill,
+        batches_match_their_rows,
+        no_positions_change_nothing,
+        rolling_back_forgets,
+        reordering_moves_rows,
+        caches_do_not_mix,
+        limits_are_held,
+        misuse_is_refused,
+        closed_caches_are_gone,
+        a_closed_engine_can_be_filled_again,
+        missing_tensors_are_refused,
+        broken_weights_are_refused,
+    )
+}

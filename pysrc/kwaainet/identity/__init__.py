@@ -1,0 +1,1 @@
+"""Who a peer is: key pairs and the ids made from them."""

@@ -1,0 +1,188 @@
+"""Opens a model on disk: a ``.gguf`` file, or a Hugging Face directory with SafeTensors.
+
+Rule of the file: all of a model is checked when it is opened, down to every tensor's place and
+hash; nothing is cached beside the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError, ModelFileError, Truncated
+from ..formats import gguf, gguf_llama, huggingface, safetensors
+from ..formats.config import EMBED, LM_HEAD, NORM, LlamaConfig
+from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
+from ..formats.weights import decode
+from ..inference.head import LanguageHead
+from ..ports import Floats, Report
+from ..types import Progress
+from .store import FileSource
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_CONFIG_BYTES = 1 << 20
+_FIRST_READ = 1 << 20  # bytes; a head of SafeTensors fits, one of GGUF takes a read or two more
+_HASHED_AT_ONCE = 4 << 20
+_QUANTIZATION = re.compile(r"[.-](I?Q\d\w*|F16|F32|BF16|FP16|FP32)$", re.IGNORECASE)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model: ``manifest`` says what it is, ``files`` where its bytes lie.
+
+    ``details`` is what its own format says beside the weights: GGUF metadata, or the objects of
+    the directory's JSON files by file name.
+    """
+
+    path: Path
+    manifest: ModelManifest
+    files: Mapping[str, Path]
+    details: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The default prefix of its blocks in the DHT."""
+        return self.manifest.name
+
+    @property
+    def config(self) -> LlamaConfig:
+        return self.manifest.config
+
+    @cached_property
+    def source(self) -> FileSource:
+        return FileSource(self.files)
+
+    def read_tensor(self, name: str) -> Floats:
+        """One tensor, float32 in Hugging Face's layout. Blocks while it reads."""
+        entry = self.manifest.tensors[name]
+        return decode(entry, self.source.read_now(entry.file, entry.offset, entry.length), self.config)
+
+    def load_head(self) -> LanguageHead:
+        """What a client computes itself: embedding, final norm and head (the embedding if tied)."""
+        embedding = self.read_tensor(EMBED)
+        lm_head = embedding if self.config.tie_word_embeddings else self.read_tensor(LM_HEAD)
+        return LanguageHead(embedding, self.read_tensor(NORM), lm_head, self.config.rms_norm_eps)
+
+
+def open_model(path: Path | str, *, report: Report | None = None, name: str | None = None) -> Model:
+    """Open and hash the model at ``path``; ``name`` overrides the one derived from its file name.
+
+    Raises ``InputError`` if there is no model, ``ModelFileError`` if it is broken and
+    ``UnsupportedModel`` if it is sound but not supported; each message names the path.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            config, entries, files, details = _open_directory(path)
+        elif path.is_file():
+            config, entries, files, details = _open_gguf(path)
+        else:
+            raise InputError("no such file or directory")
+        hashed = _hash(entries, files, report or (lambda progress: None))
+        manifest = ModelManifest(name or default_name(path), config, hashed)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from None
+    return Model(path, manifest, files, details)
+
+
+def default_name(path: Path) -> str:
+    """A prefix Petals accepts (no dot, no space), like ``Llama-2-7b-hf``, from a file's or folder's name."""
+    stem = path.resolve().name.removesuffix(".gguf")
+    words = re.sub(r"[^A-Za-z0-9_]+", "-", _QUANTIZATION.sub("", stem)).strip("-")[:100]
+    return words if words.endswith("-hf") else f"{words or 'model'}-hf"
+
+
+_Opened = tuple[LlamaConfig, dict[str, TensorEntry], dict[str, Path], dict[str, Any]]
+
+
+def _open_gguf(path: Path) -> _Opened:
+    if path.suffix == ".safetensors":
+        raise InputError("give the directory that holds this file and its config.json")
+    file = check_file_name(path.name)
+    index = _read_head(path, gguf.parse)
+    config = gguf_llama.read_config(index)
+    return config, gguf_llama.read_tensors(index, file), {file: path}, dict(index.metadata)
+
+
+def _open_directory(folder: Path) -> _Opened:
+    details = {
+        name: read_json(folder / name)
+        for name in (
+            "config.json",
+            "generation_config.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        )
+        if (folder / name).is_file()
+    }
+    if "config.json" not in details:
+        raise ModelFileError("the directory has no config.json; a Hugging Face model directory is needed")
+    config = huggingface.read_config(details["config.json"])
+    shards: dict[str, list[str]] = {SINGLE: []}
+    if not (folder / SINGLE).is_file():
+        if not (folder / INDEX).is_file():
+            raise ModelFileError(f"the directory has neither {SINGLE} nor {INDEX}")
+        index = _limited(folder / INDEX, safetensors.MAX_INDEX_BYTES)
+        shards = safetensors.parse_index(index)
+    entries: dict[str, TensorEntry] = {}
+    for file, names in shards.items():
+        try:
+            stored = _read_head(folder / check_file_name(file), safetensors.parse)
+        except OSError as error:
+            raise ModelFileError(f"{file}: {error.strerror}") from None
+        if missing := set(names) - stored.keys():
+            raise ModelFileError(f"{file} lacks the tensor {min(missing):.80} that {INDEX} puts there")
+        entries.update(huggingface.read_tensors(stored, file, config))
+    return config, entries, {file: folder / file for file in shards}, details
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file; ``ModelFileError`` names the file."""
+    return safetensors.load_json(_limited(path, MAX_CONFIG_BYTES), path.name)
+
+
+def _limited(path: Path, cap: int) -> bytes:
+    if path.stat().st_size > cap:
+        raise ModelFileError(f"{path.name} is larger than the {cap} bytes allowed")
+    return path.read_bytes()
+
+
+def _read_head(path: Path, parse: Callable[[bytes, int], _T]) -> _T:
+    """Feed ``parse`` ever more of the file until it has the whole head."""
+    size, wanted = path.stat().st_size, _FIRST_READ
+    with path.open("rb") as file:
+        data = b""
+        while True:
+            data += file.read(wanted - len(data))
+            try:
+                return parse(data, size)
+            except Truncated as more:
+                if more.needed > size or len(data) < wanted < size:
+                    raise ModelFileError(f"truncated: the file ends at byte {size} inside its head") from None
+                wanted = min(max(more.needed, 2 * wanted), size)
+
+
+def _hash(
+    entries: Mapping[str, TensorEntry], files: Mapping[str, Path], report: Report
+) -> dict[str, TensorEntry]:
+    total, done = sum(entry.length for entry in entries.values()), 0
+    hashed: dict[str, TensorEntry] = {}
+    source = FileSource(files)
+    for name, entry in entries.items():
+        digest = sha256()
+        for position in range(0, entry.length, _HASHED_AT_ONCE):
+            length = min(_HASHED_AT_ONCE, entry.length - position)
+            digest.update(source.read_now(entry.file, entry.offset + position, length))
+            done += length
+            report(Progress("hash", done, total))
+        hashed[name] = replace(entry, sha256=digest.hexdigest())
+    return hashed

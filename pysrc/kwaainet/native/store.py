@@ -1,0 +1,106 @@
+"""``BlobStore`` and ``RangeSource`` over files.
+
+Rule of the file: bytes that come back are the bytes that were meant; blobs are hashed on every
+read, and a source reads only the files it was made for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from ..errors import IntegrityError, ModelFileError
+
+log = logging.getLogger(__name__)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class FileStore:
+    """``ports.BlobStore``: one file a blob, named by its hash, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def get(self, digest: str) -> bytes | None:
+        """The bytes, or ``None`` if absent or no longer matching their hash (then dropped)."""
+        return await asyncio.to_thread(self._get, digest)
+
+    async def put(self, digest: str, data: bytes) -> None:
+        """Keep bytes. Raises ``IntegrityError`` if they do not match; a full disk is only logged."""
+        await asyncio.to_thread(self._put, digest, data)
+
+    def _get(self, digest: str) -> bytes | None:
+        if not _DIGEST.fullmatch(digest):
+            return None
+        path = self._folder / digest
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("cannot read %s: %s", path, error)
+            return None
+        if sha256(data).hexdigest() == digest:
+            return data
+        log.warning("%s is damaged and is dropped", path)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot drop %s: %s", path, error)
+        return None
+
+    def _put(self, digest: str, data: bytes) -> None:
+        if sha256(data).hexdigest() != digest:
+            raise IntegrityError(f"{len(data)} bytes do not have the sha256 {digest!r:.80}")
+        path = self._folder / digest
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, data)
+        except OSError as error:
+            log.warning("cannot keep %s: %s", path, error)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """A reader sees the whole file or none, whenever this process dies."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:16]}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class FileSource:
+    """``ports.RangeSource`` over the named files, wherever they lie; no other can be read."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = dict(files)
+
+    async def read(self, file: str, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes. Raises ``ModelFileError`` (unknown or short file)."""
+        return await asyncio.to_thread(self.read_now, file, offset, length)
+
+    def read_now(self, file: str, offset: int, length: int) -> bytes:
+        """As ``read``, for code that may block."""
+        path = self._files.get(file)
+        if path is None:
+            raise ModelFileError(f"{file!r:.80} is not a file of this model")
+        if offset < 0 or length < 0:
+            raise ModelFileError(f"{file}: {length} bytes at {offset} cannot be read")
+        try:
+            with path.open("rb") as opened:
+                opened.seek(offset)
+                data = opened.read(length)
+        except (OSError, OverflowError) as error:
+            raise ModelFileError(f"cannot read {path}: {error}") from None
+        if len(data) != length:
+            raise ModelFileError(f"{path} ends {length - len(data)} bytes too early; is it truncated?")
+        return data

@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Self, TypeVar
 
 from ..errors import LimitExceeded, ProtocolError
@@ -117,10 +116,19 @@ class _Plan:
     required: frozenset[str]
 
 
-@cache
-def _plan(cls: Any) -> _Plan:
-    declared = dataclasses.fields(cls)
-    fields = [_Field(field.name, *field.metadata["protobuf"]) for field in declared]
+_PLANS: dict[type, _Plan] = {}
+
+
+def _plan(cls: type[Message]) -> _Plan:
+    """The plan of ``cls``, made when first asked for: its fields exist only after the decorator ran."""
+    plan = _PLANS.get(cls)
+    if plan is None:
+        plan = _PLANS[cls] = _make_plan(cls)
+    return plan
+
+
+def _make_plan(cls: Any) -> _Plan:
+    fields = [_Field(field.name, *field.metadata["protobuf"]) for field in dataclasses.fields(cls)]
     fields.sort(key=lambda field: field.number)
     return _Plan(
         tuple(fields),

@@ -1,0 +1,134 @@
+"""The records a node keeps for others.
+
+Follows ``hivemind/dht/storage.py``: a record is accepted if it expires later than the one it would
+replace, a subkey likewise, and a plain value gives way to a dictionary entry that expires later.
+Rule of the file: anybody may store anything here, so everything is bounded; what does not fit is
+refused, nothing alive is thrown out for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from .key import DHTID
+from .record import Dictionary, Record, Subkey, Value, alive
+
+MAX_KEYS = 65_536  # a swarm of 100 models with 100 blocks needs 10,000, spread over its nodes
+MAX_VALUE_SIZE = 64 * 1024  # bytes; Petals' announcements have about 500
+MAX_SUBKEYS = 4096  # servers of one block; as many as fit one msgpack container
+MAX_SUBKEY_SIZE = 1024  # characters or bytes; a peer id has about 50
+MAX_DICTIONARY_SIZE = 1024 * 1024  # bytes; a reply of 4 MiB must hold it
+MAX_TOTAL_SIZE = 64 * 1024 * 1024  # bytes of values and bookkeeping
+MAX_LIFETIME = 3 * 86_400.0  # seconds from now to an expiration; Petals uses minutes
+_OVERHEAD = 128  # bytes counted for an entry beside its value: about what Python objects take
+
+
+class Storage:
+    """Key -> record. ``now`` is unix seconds."""
+
+    def __init__(self, *, max_keys: int = MAX_KEYS, max_total_size: int = MAX_TOTAL_SIZE) -> None:
+        self._max_keys = max_keys
+        self._max_total_size = max_total_size
+        self._values: dict[DHTID, Value] = {}
+        self._dictionaries: dict[DHTID, dict[Subkey, Value]] = {}
+        self.size = 0  # bytes in use
+
+    def __len__(self) -> int:
+        return len(self._values) + len(self._dictionaries)
+
+    def get(self, key: DHTID, now: float) -> Record | None:
+        """What is stored and has not expired."""
+        if key in self._values:
+            return alive(self._values[key], now)
+        entries = self._dictionaries.get(key)
+        return alive(Dictionary(dict(entries)), now) if entries else None
+
+    def items(self, now: float) -> Iterator[tuple[DHTID, Record]]:
+        """All records that have not expired."""
+        for key in (*self._values, *self._dictionaries):
+            record = self.get(key, now)
+            if record is not None:
+                yield key, record
+
+    def store(self, key: DHTID, value: Value, now: float) -> bool:
+        """Keep a plain value; whether it was accepted."""
+        self._expire_key(key, now)
+        current = self.get(key, now)
+        if current is not None and current.expiration >= value.expiration:
+            return False
+        if not self._admits(key, value, _cost(value) - self._size_of(key), now):
+            return False
+        self._drop(key)
+        self._values[key] = value
+        self.size += _cost(value)
+        return True
+
+    def store_subkey(self, key: DHTID, subkey: Subkey, value: Value, now: float) -> bool:
+        """Keep one entry of a dictionary; whether it was accepted."""
+        self._expire_key(key, now)
+        plain, entries = self._values.get(key), self._dictionaries.get(key, {})
+        current = plain or entries.get(subkey)
+        if current is not None and current.expiration >= value.expiration:
+            return False
+        growth = _cost(value, subkey) - (_cost(current, subkey) if current else 0)
+        has_room = len(entries) < MAX_SUBKEYS or subkey in entries
+        if not has_room or self._size_of(key) + growth > MAX_DICTIONARY_SIZE or not _is_subkey(subkey):
+            return False
+        if not self._admits(key, value, growth, now):
+            return False
+        if plain is not None:
+            self._drop(key)
+        elif current is not None:
+            self.size -= _cost(current, subkey)
+        self._dictionaries.setdefault(key, {})[subkey] = value
+        self.size += _cost(value, subkey)
+        return True
+
+    def expire(self, now: float) -> None:
+        """Let go of what has expired; worth calling every minute."""
+        for key in (*self._values, *self._dictionaries):
+            self._expire_key(key, now)
+
+    def _admits(self, key: DHTID, value: Value, growth: int, now: float) -> bool:
+        in_time = math.isfinite(value.expiration) and now <= value.expiration <= now + MAX_LIFETIME
+        if not in_time or len(value.data) > MAX_VALUE_SIZE:
+            return False
+        if self._is_full(key, growth):
+            self.expire(now)
+        return not self._is_full(key, growth)
+
+    def _is_full(self, key: DHTID, growth: int) -> bool:
+        is_new = key not in self._values and key not in self._dictionaries
+        return self.size + growth > self._max_total_size or (is_new and len(self) >= self._max_keys)
+
+    def _expire_key(self, key: DHTID, now: float) -> None:
+        if key in self._values and self._values[key].expiration < now:
+            self._drop(key)
+        entries = self._dictionaries.get(key, {})
+        for subkey in [subkey for subkey, value in entries.items() if value.expiration < now]:
+            self.size -= _cost(entries.pop(subkey), subkey)
+        if not entries:
+            self._dictionaries.pop(key, None)
+
+    def _size_of(self, key: DHTID) -> int:
+        if key in self._values:
+            return _cost(self._values[key])
+        return sum(_cost(value, subkey) for subkey, value in self._dictionaries.get(key, {}).items())
+
+    def _drop(self, key: DHTID) -> None:
+        self.size -= self._size_of(key)
+        self._values.pop(key, None)
+        self._dictionaries.pop(key, None)
+
+
+def _is_subkey(subkey: Subkey) -> bool:
+    """Text, bytes or a number of bounded size: what the bookkeeping can count."""
+    if isinstance(subkey, str | bytes):
+        return len(subkey) <= MAX_SUBKEY_SIZE
+    return isinstance(subkey, int | float)
+
+
+def _cost(value: Value, subkey: Subkey = None) -> int:
+    name = len(subkey) if isinstance(subkey, str | bytes) else 0
+    return len(value.data) + name + _OVERHEAD

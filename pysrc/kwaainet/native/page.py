@@ -1,0 +1,177 @@
+"""One tab of a driven Chromium: navigate, evaluate, hear its events, count its bytes.
+
+Rule of the file: the tab's workers are attached before they run, so that no console line, request
+or byte of theirs is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import LocalError
+from .devtools import ENDED, DevTools, JsonObject
+
+log = logging.getLogger(__name__)
+
+BINDING = "kwaainetEvent"
+CLOSE_TIMEOUT = 5.0
+LEVELS = {"error": logging.ERROR, "assert": logging.ERROR, "warning": logging.WARNING}
+
+
+class Page:
+    """A tab, made by ``Browser.new_page``. Its console, and that of its workers, goes to logging.
+
+    ``bytes_received`` counts what the network brought to the page and its workers, headers
+    included, compressed as sent; ``requests`` lists the addresses they asked for. ``ended`` is done
+    when the tab is closed or crashed or its browser is gone.
+    """
+
+    def __init__(self, devtools: DevTools, session: str) -> None:
+        self._devtools = devtools
+        self._session = session
+        self._loaded = asyncio.Event()
+        self._listeners: dict[str, Callable[[Any], None]] = {}
+        self._attaching: set[asyncio.Task[None]] = set()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.bytes_received = 0
+        self.requests: list[str] = []
+
+    @classmethod
+    async def attach(cls, devtools: DevTools, target: str) -> Page:
+        """The page of the browser's target ``target``, listened to from here on."""
+        answer = await devtools.call("Target.attachToTarget", {"targetId": target, "flatten": True})
+        page = cls(devtools, answer["sessionId"])
+        devtools.on_events(page._session, page._handle_page)
+        await page._call("Page.enable")
+        await page._call("Inspector.enable")
+        await page._watch(page._session)
+        await page._call("Runtime.addBinding", {"name": BINDING})
+        return page
+
+    async def goto(self, url: str, timeout: float = 60.0) -> None:
+        """Navigate and await the load event. ``LocalError`` when the page cannot be had."""
+        self._loaded.clear()
+        answer = await self._call("Page.navigate", {"url": url}, timeout)
+        if "errorText" in answer:
+            raise LocalError(f"the browser cannot open {url}: {answer['errorText']}")
+        await self._await_load(url, timeout)
+
+    async def reload(self, timeout: float = 60.0) -> None:
+        """Reload and await the load event; the old document sees pagehide."""
+        self._loaded.clear()
+        await self._call("Page.reload", timeout=timeout)
+        await self._await_load("the reloaded page", timeout)
+
+    async def evaluate(self, expression: str, timeout: float | None = 60.0) -> Any:
+        """The JSON value of a JavaScript expression; a promise is awaited. ``LocalError`` if it throws."""
+        answer = await self._call(
+            "Runtime.evaluate",
+            {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
+            timeout,
+        )
+        if "exceptionDetails" in answer:
+            raise LocalError(f"the page's script failed: {_thrown(answer['exceptionDetails'])}")
+        return answer["result"].get("value")
+
+    async def on_event(self, name: str, callback: Callable[[Any], None]) -> None:
+        """Call ``callback(detail)`` for each CustomEvent ``name`` that reaches the window.
+
+        Holds for this document and for every later one; ``detail`` is what JSON keeps of it.
+        """
+        self._listeners[name] = callback
+        quoted = json.dumps(name)
+        source = (
+            f"addEventListener({quoted}, (event) =>"
+            f" {BINDING}(JSON.stringify([{quoted}, event.detail ?? null])))"
+        )
+        await self._call("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+        await self.evaluate(f"void {source}")
+
+    async def screenshot(self) -> bytes:
+        """What the tab shows, as PNG."""
+        answer = await self._call("Page.captureScreenshot", {"format": "png"})
+        return base64.b64decode(answer["data"])
+
+    async def close(self) -> None:
+        """Close the tab as a person would: the document sees pagehide. Returns when the tab is gone."""
+        with contextlib.suppress(LocalError):  # it may be gone already
+            await self._call("Page.close", timeout=CLOSE_TIMEOUT)
+        await asyncio.wait({self.ended}, timeout=CLOSE_TIMEOUT)
+
+    async def _await_load(self, url: str, timeout: float) -> None:
+        loaded = asyncio.ensure_future(self._loaded.wait())
+        ends: set[asyncio.Future[Any]] = {loaded, self.ended}
+        await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if loaded.done():
+            return
+        loaded.cancel()
+        if self.ended.done():
+            raise LocalError(f"the tab ended while loading {url}")
+        raise LocalError(f"{url} did not finish loading within {timeout:g} s")
+
+    async def _call(
+        self, method: str, params: JsonObject | None = None, timeout: float | None = 60.0
+    ) -> JsonObject:
+        return await self._devtools.call(method, params, session=self._session, timeout=timeout)
+
+    async def _watch(self, session: str) -> None:
+        """Hear a session's console and network, and be told of its workers before they run."""
+        await self._devtools.call("Runtime.enable", session=session)
+        await self._devtools.call("Network.enable", session=session)
+        follow = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
+        await self._devtools.call("Target.setAutoAttach", follow, session=session)
+
+    def _attach_worker(self, session: str) -> None:
+        self._devtools.on_events(session, self._handle_any)
+        task = asyncio.create_task(self._release_worker(session))
+        self._attaching.add(task)
+        task.add_done_callback(self._attaching.discard)
+
+    async def _release_worker(self, session: str) -> None:
+        with contextlib.suppress(LocalError):  # the worker may have ended already
+            await self._watch(session)
+        with contextlib.suppress(LocalError):
+            await self._devtools.call("Runtime.runIfWaitingForDebugger", session=session)
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _handle_page(self, method: str, params: JsonObject) -> None:
+        match method:
+            case "Page.loadEventFired":
+                self._loaded.set()
+            case "Inspector.targetCrashed":
+                log.error("the tab crashed")
+                self._end()
+            case name if name == ENDED:
+                self._end()
+            case "Runtime.bindingCalled" if params["name"] == BINDING:
+                name, detail = json.loads(params["payload"])
+                self._listeners[name](detail)
+            case _:
+                self._handle_any(method, params)
+
+    def _handle_any(self, method: str, params: JsonObject) -> None:
+        match method:
+            case "Target.attachedToTarget":
+                self._attach_worker(params["sessionId"])
+            case "Runtime.consoleAPICalled":
+                words = (str(one.get("value", one.get("description", ""))) for one in params["args"])
+                log.log(LEVELS.get(params["type"], logging.DEBUG), "page: %s", " ".join(words))
+            case "Runtime.exceptionThrown":
+                log.error("page: uncaught %s", _thrown(params["exceptionDetails"]))
+            case "Network.requestWillBeSent":
+                self.requests.append(params["request"]["url"])
+            case "Network.loadingFinished":
+                self.bytes_received += int(params["encodedDataLength"])
+
+
+def _thrown(details: JsonObject) -> str:
+    return str(details.get("exception", {}).get("description") or details.get("text", "an unknown error"))

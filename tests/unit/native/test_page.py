@@ -1,0 +1,101 @@
+"""A tab of a real Chromium, driven over DevTools, on a page with a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from kwaainet.errors import LocalError
+from kwaainet.native.chromium import Browser
+
+from .conftest import DATA_SIZE
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_scripts_return_values_await_promises_and_throw() -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            page = await browser.open_page("data:text/html,<p id=a>hello</p>")
+            assert await page.evaluate("document.querySelector('#a').textContent") == "hello"
+            assert await page.evaluate("Promise.resolve([1, {a: 2.5}, null])") == [1, {"a": 2.5}, None]
+            with pytest.raises(LocalError, match="TypeError: no"):
+                await page.evaluate("(() => { throw new TypeError('no') })()")
+            with pytest.raises(LocalError, match="late"):
+                await page.evaluate("Promise.reject(new Error('late'))")
+            assert (await page.screenshot()).startswith(PNG)
+
+    asyncio.run(main())
+
+
+def test_a_page_that_cannot_be_had_is_named() -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            with pytest.raises(LocalError, match=r"http://127\.0\.0\.1:1/: net::ERR_"):
+                await browser.open_page("http://127.0.0.1:1/")
+
+    asyncio.run(main())
+
+
+def test_events_console_and_bytes_of_a_page_and_its_worker(
+    site: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        heard: asyncio.Queue[Any] = asyncio.Queue()
+        async with await Browser.launch() as browser:
+            page = await browser.open_page(site, {"worked": heard.put_nowait})
+            assert await asyncio.wait_for(heard.get(), 10) == {"size": DATA_SIZE}
+            assert DATA_SIZE < page.bytes_received < DATA_SIZE + 5000
+            assert [url.removeprefix(site) for url in page.requests[:1]] == [""]
+            assert {"worker.js", "data.bin"} <= {url.removeprefix(site) for url in page.requests}
+            await page.reload()
+            assert await asyncio.wait_for(heard.get(), 10) == {"size": DATA_SIZE}
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(main())
+    lines = [(record.levelname, record.message) for record in caplog.records]
+    assert ("WARNING", "page: a warning 5") in lines
+    assert ("ERROR", "page: from the worker") in lines
+
+
+def test_an_event_can_be_heard_in_the_document_that_is_open() -> None:
+    async def main() -> None:
+        heard: list[Any] = []
+        async with await Browser.launch() as browser:
+            page = await browser.open_page("data:text/html,x")
+            await page.on_event("later", heard.append)
+            await page.evaluate("dispatchEvent(new CustomEvent('later', { detail: 'now' }))")
+            await page.evaluate("dispatchEvent(new Event('later'))")
+        assert heard == ["now", None]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("leave", ["close", "reload"])
+def test_leaving_fires_pagehide(site: str, posted: list[str], leave: str) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            page = await browser.open_page(site)
+            await getattr(page, leave)()
+            async with asyncio.timeout(10):
+                while not posted:
+                    await asyncio.sleep(0.01)
+            assert page.ended.done() == (leave == "close")
+
+    asyncio.run(main())
+    assert posted[0] == "/left"
+
+
+def test_a_closed_page_refuses() -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            page = await browser.open_page("data:text/html,x")
+            await page.close()
+            with pytest.raises(LocalError):
+                await page.evaluate("1")
+            await page.close()
+
+    asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The procedure of the public health monitor, in the real-peers environment: ``health_monitor.py SPEC RESULT``.
+"""The public health monitor's procedure, with the real packages: ``health_monitor.py SPEC RESULT``.
 
 A client-mode DHT reads ``_petals.models`` and every block key, computes the spans, then calls
 ``rpc_info`` with an empty uid on each online server within 5 s, dialling by bare peer id.
@@ -8,9 +8,11 @@ import json
 import os
 import sys
 import traceback
+from pathlib import Path
 
-import petals_shim  # noqa: F401  (must come before petals)
+# isort: split  (the shim comes before petals)
 import hivemind
+import petals_shim  # noqa: F401
 from hivemind.dht import DHT
 from hivemind.proto import runtime_pb2
 from hivemind.utils import MSGPackSerializer
@@ -50,7 +52,7 @@ def run(spec):
 
 
 def main():
-    spec = json.load(open(sys.argv[1]))
+    spec = json.loads(Path(sys.argv[1]).read_text())
     try:
         result = run(spec)
     except BaseException:

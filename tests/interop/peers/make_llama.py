@@ -1,6 +1,6 @@
 """Write a small random Llama of odd shape as a Hugging Face directory: ``make_llama.py OUT``.
 
-Grouped-query heads, an untied head, sizes that are no powers of two. Seeded: every run writes the same weights.
+Grouped-query heads, an untied head, sizes that are no powers of two; seeded, always the same weights.
 """
 
 import sys

@@ -13,9 +13,11 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 
-import petals_shim  # noqa: F401  (must come before petals)
+# isort: split  (the shim comes before petals)
 import petals
+import petals_shim  # noqa: F401
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -86,7 +88,7 @@ def run(spec):
 
 
 def main():
-    spec = json.load(open(sys.argv[1]))
+    spec = json.loads(Path(sys.argv[1]).read_text())
     try:
         result = run(spec)
     except BaseException:

@@ -20,12 +20,15 @@ from ..formats.config import EMBED, LM_HEAD, NORM, LlamaConfig
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
 from ..formats.weights import decode
 from ..inference.head import LanguageHead
+from ..inference.tokenizer import Tokenizer
 from ..ports import Floats, Report
 from ..types import Progress
 from .store import FileSource
+from .text import TextSettings, from_directory, from_gguf
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MAX_CONFIG_BYTES = 1 << 20
+_JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+MAX_CONFIG_BYTES = 4 << 20  # tokenizer_config.json lists every added token
 _FIRST_READ = 1 << 20  # bytes; a head of SafeTensors fits, one of GGUF takes a read or two more
 _HASHED_AT_ONCE = 4 << 20
 _QUANTIZATION = re.compile(r"[.-](I?Q\d\w*|F16|F32|BF16|FP16|FP32)$", re.IGNORECASE)
@@ -35,16 +38,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Model:
-    """An opened model: ``manifest`` says what it is, ``files`` where its bytes lie.
-
-    ``details`` is what its own format says beside the weights: GGUF metadata, or the objects of
-    the directory's JSON files by file name.
-    """
+    """An opened model: ``manifest`` says what it is, ``files`` where its bytes lie by file name."""
 
     path: Path
     manifest: ModelManifest
     files: Mapping[str, Path]
-    details: Mapping[str, Any]
+    text: TextSettings
 
     @property
     def name(self) -> str:
@@ -59,6 +58,29 @@ class Model:
     def source(self) -> FileSource:
         return FileSource(self.files)
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises ``UnsupportedModel`` or ``ModelFileError`` if the model's cannot be used."""
+        try:
+            return self.text.load_tokenizer()
+        except InputError as error:
+            raise type(error)(f"{self.path}: {error}") from None
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source, see ``chat.render_chat``."""
+        return self.text.chat_template
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """``bos_token``, ``eos_token``, ``unk_token``, ``pad_token`` as text, as far as there are any."""
+        return self.text.special_tokens
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Ids that end a reply."""
+        return self.text.stop_tokens
+
     def read_tensor(self, name: str) -> Floats:
         """One tensor, float32 in Hugging Face's layout. Blocks while it reads."""
         entry = self.manifest.tensors[name]
@@ -71,7 +93,7 @@ class Model:
         return LanguageHead(embedding, self.read_tensor(NORM), lm_head, self.config.rms_norm_eps)
 
 
-def open_model(path: Path | str, *, report: Report | None = None, name: str | None = None) -> Model:
+def open_model(path: Path | str, report: Report | None = None, *, name: str | None = None) -> Model:
     """Open and hash the model at ``path``; ``name`` overrides the one derived from its file name.
 
     Raises ``InputError`` if there is no model, ``ModelFileError`` if it is broken and
@@ -80,9 +102,9 @@ def open_model(path: Path | str, *, report: Report | None = None, name: str | No
     path = Path(path)
     try:
         if path.is_dir():
-            config, entries, files, details = _open_directory(path)
+            config, entries, files, text = _open_directory(path)
         elif path.is_file():
-            config, entries, files, details = _open_gguf(path)
+            config, entries, files, text = _open_gguf(path)
         else:
             raise InputError("no such file or directory")
         hashed = _hash(entries, files, report or (lambda progress: None))
@@ -91,7 +113,7 @@ def open_model(path: Path | str, *, report: Report | None = None, name: str | No
         raise InputError(f"{path}: {error.strerror or error}") from None
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
-    return Model(path, manifest, files, details)
+    return Model(path, manifest, files, text)
 
 
 def default_name(path: Path) -> str:
@@ -101,7 +123,7 @@ def default_name(path: Path) -> str:
     return words if words.endswith("-hf") else f"{words or 'model'}-hf"
 
 
-_Opened = tuple[LlamaConfig, dict[str, TensorEntry], dict[str, Path], dict[str, Any]]
+_Opened = tuple[LlamaConfig, dict[str, TensorEntry], dict[str, Path], TextSettings]
 
 
 def _open_gguf(path: Path) -> _Opened:
@@ -110,39 +132,36 @@ def _open_gguf(path: Path) -> _Opened:
     file = check_file_name(path.name)
     index = _read_head(path, gguf.parse)
     config = gguf_llama.read_config(index)
-    return config, gguf_llama.read_tensors(index, file), {file: path}, dict(index.metadata)
+    return config, gguf_llama.read_tensors(index, file), {file: path}, from_gguf(index.metadata)
 
 
 def _open_directory(folder: Path) -> _Opened:
-    details = {
-        name: read_json(folder / name)
-        for name in (
-            "config.json",
-            "generation_config.json",
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-        )
-        if (folder / name).is_file()
-    }
-    if "config.json" not in details:
+    objects = {name: read_json(folder / name) for name in _JSON_FILES if (folder / name).is_file()}
+    if "config.json" not in objects:
         raise ModelFileError("the directory has no config.json; a Hugging Face model directory is needed")
-    config = huggingface.read_config(details["config.json"])
-    shards: dict[str, list[str]] = {SINGLE: []}
-    if not (folder / SINGLE).is_file():
-        if not (folder / INDEX).is_file():
-            raise ModelFileError(f"the directory has neither {SINGLE} nor {INDEX}")
-        index = _limited(folder / INDEX, safetensors.MAX_INDEX_BYTES)
-        shards = safetensors.parse_index(index)
+    config = huggingface.read_config(objects["config.json"])
+    shards = _shards(folder)
     entries: dict[str, TensorEntry] = {}
     for file, names in shards.items():
         try:
             stored = _read_head(folder / check_file_name(file), safetensors.parse)
         except OSError as error:
             raise ModelFileError(f"{file}: {error.strerror}") from None
+        except InputError as error:
+            raise type(error)(f"{file}: {error}") from None
         if missing := set(names) - stored.keys():
             raise ModelFileError(f"{file} lacks the tensor {min(missing):.80} that {INDEX} puts there")
         entries.update(huggingface.read_tensors(stored, file, config))
-    return config, entries, {file: folder / file for file in shards}, details
+    return config, entries, {file: folder / file for file in shards}, from_directory(folder, objects)
+
+
+def _shards(folder: Path) -> dict[str, list[str]]:
+    """File name -> tensors that it must hold, as far as an index says so."""
+    if (folder / SINGLE).is_file():
+        return {SINGLE: []}
+    if not (folder / INDEX).is_file():
+        raise ModelFileError(f"the directory has neither {SINGLE} nor {INDEX}")
+    return safetensors.parse_index(_limited(folder / INDEX, safetensors.MAX_INDEX_BYTES))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -166,7 +185,7 @@ def _read_head(path: Path, parse: Callable[[bytes, int], _T]) -> _T:
             try:
                 return parse(data, size)
             except Truncated as more:
-                if more.needed > size or len(data) < wanted < size:
+                if more.needed > size or len(data) < min(wanted, size):
                     raise ModelFileError(f"truncated: the file ends at byte {size} inside its head") from None
                 wanted = min(max(more.needed, 2 * wanted), size)
 

@@ -1,0 +1,1 @@
+"""Hivemind's tensor compressions: numpy arrays to and from serialized tensors."""

@@ -30,12 +30,6 @@ _VERBATIM = (
     "merges.txt",
     "chat_template.jinja",
 )
-    TOKENIZER,
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 def export(model: Model, out_dir: Path, report: Report | None = None) -> None:

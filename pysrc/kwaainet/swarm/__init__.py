@@ -1,0 +1,1 @@
+"""Who serves which blocks: uids, records, announcements and routes. Sans-IO."""

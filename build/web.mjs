@@ -1,0 +1,61 @@
+// Bundle web/ into web/dist: workers first, so that the page knows their versions.
+// Every address with ?v=HASH may be cached for ever; index.html is the one that may not.
+
+import { createHash } from 'node:crypto'
+import { mkdir, readdir, readFile, rm, writeFile, link, copyFile, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { build } from 'esbuild'
+
+const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
+const DIST = join(ROOT, 'web', 'dist')
+const ASSETS = join(DIST, 'assets')
+const ORT = join(ROOT, 'node_modules', 'onnxruntime-web', 'dist')
+const ORT_FILES = /^ort-wasm-simd-threaded\.(jspi\.|asyncify\.)?(mjs|wasm)$/
+
+const COMMON = {
+  bundle: true,
+  splitting: true, // the engine's code is loaded by the node worker when it is wanted
+  format: 'esm',
+  target: 'es2023',
+  minify: true,
+  sourcemap: true,
+  outdir: ASSETS,
+  chunkNames: 'chunk-[hash]',
+  absWorkingDir: ROOT,
+  conditions: ['browser'],
+  legalComments: 'none',
+  logLevel: 'warning'
+}
+
+async function bundle (entry, define = {}) {
+  const name = entry.match(/(\w+)\.ts$/)[1]
+  await build({ ...COMMON, entryPoints: { [name]: entry }, define })
+  const bytes = await readFile(join(ASSETS, `${name}.js`))
+  return `/assets/${name}.js?v=${createHash('sha256').update(bytes).digest('hex').slice(0, 16)}`
+}
+
+/** A hard link where the file system allows, for these files are big. */
+async function place (from, to) {
+  await rm(to, { force: true })
+  await link(from, to).catch(async () => { await copyFile(from, to) })
+}
+
+async function placeOrt () {
+  const folder = join(DIST, 'ort')
+  await mkdir(folder, { recursive: true })
+  const names = (await readdir(ORT)).filter(name => ORT_FILES.test(name))
+  if (names.length === 0) throw new Error(`${ORT} holds no ort-wasm-simd-threaded files; run npm ci`)
+  for (const name of names) await place(join(ORT, name), join(folder, name))
+}
+
+await rm(ASSETS, { recursive: true, force: true })
+await mkdir(ASSETS, { recursive: true })
+const network = await bundle('web/worker/network.ts')
+const node = await bundle('web/worker/node.ts')
+const page = await bundle('web/page/page.ts', { NETWORK_WORKER: JSON.stringify(network), NODE_WORKER: JSON.stringify(node) })
+const html = await readFile(join(ROOT, 'web', 'page', 'index.html'), 'utf8')
+await writeFile(join(DIST, 'index.html'), html.replace('/assets/page.js?v=PAGE_VERSION', page))
+await placeOrt()
+const sizes = await Promise.all((await readdir(ASSETS)).filter(name => name.endsWith('.js')).map(async name => `${name} ${Math.round((await stat(join(ASSETS, name))).size / 1024)} KiB`))
+console.log(`web/dist: ${sizes.join(', ')}`)

@@ -1,0 +1,271 @@
+"""The messages between the page, the network worker and the node worker, declared once.
+
+``build/messages.py`` writes ``web/worker/messages.ts`` from this file; the lint checks that it is
+current. Rule of the file: only constants, ``TypedDict`` classes and unions of them; a message is a
+plain object with a ``type``, and the only bytes in one are its ``body``, which is transferred.
+
+Calls and streams have an ``id``: odd when the node worker began them, even when a peer did. Each
+ends with exactly one of ``result``, ``fault``, ``close`` or ``cancel``, whichever side says it first.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+MAX_UNARY_SIZE = 4 * 1024 * 1024
+"""Bytes of a unary message with its envelope: what p2pd takes."""
+
+MAX_FRAME_SIZE = 64 * 1024 * 1024
+"""Bytes of one message of a stream RPC; p2pd has no limit, a tab's memory has."""
+
+FRAME_HEADER_SIZE = 9
+"""Bytes that a stream message costs beside its body, so that empty ones count too."""
+
+STREAM_WINDOW = 1024 * 1024
+"""Bytes of framed ``data`` one worker may send before the other has acknowledged any by ``credit``."""
+
+State = Literal["starting", "reserving", "loading", "joining", "online", "offline", "error"]
+Backend = Literal["wasm", "webgpu"]
+ConnectionState = Literal["connecting", "reserved", "lost"]
+FaultName = Literal[
+    "RpcError", "StreamReset", "Unreachable", "ProtocolError", "LimitExceeded", "HandshakeError", "CapacityError"
+]
+
+
+class Port:
+    """A MessagePort, transferred with its message."""
+
+
+# --- page and network worker ------------------------------------------------------------------
+
+
+class StartNetwork(TypedDict):
+    """Take up the identity and be ready; the node worker says when to listen."""
+
+    type: Literal["start-network"]
+    relays: list[str]
+    node: Port
+    rtc: Port
+
+
+class Bye(TypedDict):
+    """The page goes away now: error frames first, then the farewell call."""
+
+    type: Literal["bye"]
+    reason: str
+
+
+class Identity(TypedDict):
+    """Who we are, as soon as it is known."""
+
+    type: Literal["identity"]
+    peer_id: str
+
+
+class Connection(TypedDict):
+    """How the relay is reached. ``addresses`` are ours through it; ``reason`` says why it was lost."""
+
+    type: Literal["connection"]
+    state: ConnectionState
+    relay: str
+    addresses: list[str]
+    reason: str
+
+
+class Failed(TypedDict):
+    """A worker cannot go on; ``message`` is for people."""
+
+    type: Literal["failed"]
+    error: str
+    message: str
+
+
+# --- network worker and node worker -----------------------------------------------------------
+
+
+class Serve(TypedDict):
+    """Answer a protocol. Everything served must be said before ``listen``."""
+
+    type: Literal["serve"]
+    protocol: str
+    kind: Literal["unary", "stream"]
+
+
+class Listen(TypedDict):
+    """Reserve a slot on a relay; answered by ``result`` or ``fault``, lost slots are taken again."""
+
+    type: Literal["listen"]
+    id: int
+
+
+class Farewell(TypedDict):
+    """A unary call to make when the page goes away."""
+
+    type: Literal["farewell"]
+    peer: str
+    protocol: str
+    body: bytes
+
+
+class Leave(TypedDict):
+    """Error frames to every served stream, then all connections end; answered by ``result``."""
+
+    type: Literal["leave"]
+    id: int
+    reason: str
+
+
+class Call(TypedDict):
+    """A unary RPC to ``peer``, or from it."""
+
+    type: Literal["call"]
+    id: int
+    peer: str
+    protocol: str
+    body: bytes
+
+
+class Result(TypedDict):
+    """The end of a ``call`` (``body``), a ``listen`` or ``leave``, or the answer to ``open``."""
+
+    type: Literal["result"]
+    id: int
+    body: NotRequired[bytes]
+
+
+class Fault(TypedDict):
+    """A call or stream failed; the name is a class of ``kwaainet.errors``."""
+
+    type: Literal["fault"]
+    id: int
+    error: FaultName
+    message: str
+
+
+class Open(TypedDict):
+    """A stream RPC to ``peer`` (answered by ``result`` once open), or from it."""
+
+    type: Literal["open"]
+    id: int
+    peer: str
+    protocol: str
+
+
+class Data(TypedDict):
+    """One message of a stream."""
+
+    type: Literal["data"]
+    id: int
+    body: bytes
+
+
+class Credit(TypedDict):
+    """``bytes`` of the other side's framed data have been taken."""
+
+    type: Literal["credit"]
+    id: int
+    bytes: int
+
+
+class End(TypedDict):
+    """The caller has no more to send."""
+
+    type: Literal["end"]
+    id: int
+
+
+class Close(TypedDict):
+    """The callee is done."""
+
+    type: Literal["close"]
+    id: int
+
+
+class Cancel(TypedDict):
+    """The caller gave up, or the stream broke."""
+
+    type: Literal["cancel"]
+    id: int
+    reason: str
+
+
+# --- page and node worker ---------------------------------------------------------------------
+
+
+class Model(TypedDict):
+    """The model an origin offers: addresses of its manifest and of the folder of its files."""
+
+    prefix: str
+    num_blocks: int
+    manifest: str
+    files: str
+
+
+class NodeConfig(TypedDict):
+    """What the node is to do. ``blocks`` is START:END, or empty to take all."""
+
+    origin: str
+    relays: list[str]
+    model: Model
+    blocks: str
+    backend: Backend
+    threads: int
+    public_name: str
+
+
+class StartNode(TypedDict):
+    """Boot Pyodide and the node."""
+
+    type: Literal["start-node"]
+    config: NodeConfig
+    network: Port
+
+
+class StopNode(TypedDict):
+    """Leave the swarm; answered by ``stopped``."""
+
+    type: Literal["stop-node"]
+
+
+class NetworkGone(TypedDict):
+    """The network worker died: every call and stream has failed."""
+
+    type: Literal["network-gone"]
+    reason: str
+
+
+class StateChange(TypedDict):
+    """Where the node stands."""
+
+    type: Literal["state"]
+    state: State
+    blocks: list[int]
+    backend: str
+    message: str
+
+
+class LoadProgress(TypedDict):
+    """``done`` of ``total`` bytes or steps of a stage; total 0 = unknown."""
+
+    type: Literal["progress"]
+    stage: str
+    done: int
+    total: int
+
+
+class Stopped(TypedDict):
+    """The node has left."""
+
+    type: Literal["stopped"]
+
+
+PageToNetwork = StartNetwork | Bye
+NetworkToPage = Identity | Connection | Failed
+NodeToNetwork = (
+    Serve | Listen | Farewell | Leave | Call | Result | Fault | Open | Data | Credit | End | Close | Cancel
+)
+NetworkToNode = (
+    Identity | Connection | Call | Result | Fault | Open | Data | Credit | End | Close | Cancel | NetworkGone
+)
+PageToNode = StartNode | StopNode | NetworkGone
+NodeToPage = StateChange | LoadProgress | Failed | Stopped

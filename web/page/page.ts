@@ -1,0 +1,88 @@
+// The contributor's page: two buttons, and what the SDK's node says, in words.
+
+import { createNode, type NodeEvent, preflight } from '../sdk/index.ts'
+
+const WORDS: Record<NodeEvent['event'], string> = {
+  starting: 'Starting…',
+  reserving: 'Asking the relay for a place…',
+  loading: 'Loading…',
+  joining: 'Joining the swarm…',
+  online: 'Online: this tab serves its blocks.',
+  offline: 'Not contributing.',
+  error: 'Stopped by a problem.',
+  connection: ''
+}
+const STAGES: Record<string, string> = { python: 'Python', weights: 'weights', engine: 'engine' }
+const CONNECTIONS: Record<string, string> = { connecting: 'connecting…', reserved: 'connected', lost: 'lost, trying again…' }
+
+function element<T extends HTMLElement = HTMLElement> (id: string): T {
+  const found = document.getElementById(id)
+  if (found === null) throw new Error(`index.html has no #${id}`)
+  return found as T
+}
+
+const query = new URLSearchParams(location.search)
+const wanted = query.get('backend')
+const backend = wanted === 'wasm' || wanted === 'webgpu' ? wanted : undefined
+const contribute = element<HTMLButtonElement>('contribute')
+const stop = element<HTMLButtonElement>('stop')
+
+const node = createNode({
+  origin: location.origin,
+  blocks: query.get('blocks') ?? '',
+  publicName: query.get('name') ?? '',
+  ...(query.has('threads') ? { threads: Number(query.get('threads')) } : {}),
+  ...(backend === undefined ? {} : { backend }),
+  onEvent: event => {
+    show(event)
+    dispatchEvent(new CustomEvent('kwaainet', { detail: event }))
+  }
+})
+
+function show (event: NodeEvent): void {
+  if (event.event === 'connection') {
+    element('relay').textContent = CONNECTIONS[event.connection ?? ''] ?? ''
+    return
+  }
+  const idle = event.event === 'offline' || event.event === 'error'
+  contribute.disabled = !idle
+  stop.disabled = idle
+  element('state').textContent = WORDS[event.event] + describeProgress(event)
+  element('backend').textContent = idle ? '–' : event.backend ?? '–'
+  element('blocks').textContent = idle || event.blocks?.length !== 2 ? '–' : `${event.blocks[0]}:${event.blocks[1]}`
+  element('peer').textContent = event.peer_id ?? '–'
+  if (idle) element('relay').textContent = '–'
+  const problem = element('problem')
+  problem.hidden = event.event !== 'error'
+  problem.textContent = event.message ?? ''
+  showProgress(event)
+}
+
+function describeProgress ({ event, progress }: NodeEvent): string {
+  if (event !== 'loading' || progress === undefined) return ''
+  const { stage, done, total } = progress
+  const amount = total > 1e5 ? ` ${(done / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB` : ''
+  return ` ${STAGES[stage] ?? stage}${amount}`
+}
+
+function showProgress ({ event, progress }: NodeEvent): void {
+  const bar = element<HTMLProgressElement>('progress')
+  bar.hidden = event !== 'loading' && event !== 'starting' && event !== 'reserving' && event !== 'joining'
+  if (progress !== undefined && progress.total > 0) bar.value = progress.done / progress.total
+  else bar.removeAttribute('value')
+}
+
+contribute.addEventListener('click', () => { void node.start() })
+stop.addEventListener('click', () => {
+  stop.disabled = true
+  void node.stop()
+})
+addEventListener('pagehide', () => { node.bye() })
+addEventListener('pageshow', event => { if (event.persisted) location.reload() }) // its goodbye was said
+
+const { checks } = await preflight(backend)
+element('checks').replaceChildren(...checks.map(check => {
+  const line = document.createElement('li')
+  line.textContent = check.ok ? `${check.name}: yes${check.message !== '' && check.name === 'WebGPU' ? ` (${check.message})` : ''}` : `${check.name}: no. ${check.message}`
+  return line
+}))

@@ -1,0 +1,194 @@
+// The SDK: a node of the swarm in this tab. It starts the two workers and tells what becomes of them.
+// Rule of the file: everything is said by events that are plain JSON; nothing loads before `start`.
+
+import { hostRtc } from '../bridge/rtc.ts'
+import type { Backend, NetworkToPage, NodeConfig, NodeToPage, PageToNetwork, PageToNode, State } from '../worker/messages.ts'
+import { askOrigin } from './origin.ts'
+import { preflight } from './preflight.ts'
+
+declare const NETWORK_WORKER: string // paths with their version, set by build/web.mjs
+declare const NODE_WORKER: string
+
+const STOP_PATIENCE = 10_000 // ms for an orderly leave before the workers are ended
+const BYE_TIME = 80 // ms the page stays busy when it goes: a message posted alone loses the race 3 of 11 times
+
+export interface NodeEvent {
+  event: State | 'connection'
+  peer_id?: string
+  blocks?: number[]
+  backend?: string
+  message?: string
+  progress?: { stage: string, done: number, total: number }
+  connection?: string
+}
+
+export interface NodeOptions {
+  /** Where relay, model and bundles come from, such as `location.origin`. */
+  origin: string
+  /** START:END; empty or absent: all of the model's blocks. */
+  blocks?: string
+  /** Absent: webgpu where there is a real adapter, else wasm. */
+  backend?: Backend
+  threads?: number
+  publicName?: string
+  onEvent?: (event: NodeEvent) => void
+  /** Stops the node when aborted. */
+  signal?: AbortSignal
+}
+
+export interface Node {
+  /** Resolves once the workers run; what follows is told by events. */
+  start: () => Promise<void>
+  /** Leave the swarm in order; resolves when everything has ended. */
+  stop: () => Promise<void>
+  /** The page is being closed: say goodbye within this call. */
+  bye: () => void
+  status: () => NodeEvent
+}
+
+/** A worker whose messages have types. */
+class Helper<In, Out> {
+  readonly #worker: Worker
+
+  constructor (path: string, origin: string, receive: (message: Out) => void, broken: (reason: string) => void) {
+    this.#worker = new Worker(new URL(path, origin), { type: 'module' })
+    this.#worker.onmessage = ({ data }: MessageEvent<Out>) => { receive(data) }
+    this.#worker.onerror = event => { broken(event.message || `${path} could not be loaded`) }
+  }
+
+  post (message: In, transfer: Transferable[] = []): void {
+    this.#worker.postMessage(message, transfer)
+  }
+
+  end (): void {
+    this.#worker.terminate()
+  }
+}
+
+interface Running {
+  network: Helper<PageToNetwork, NetworkToPage>
+  node: Helper<PageToNode, NodeToPage>
+  endRtc: () => void
+}
+
+export function createNode (options: NodeOptions): Node {
+  return new TabNode(options)
+}
+
+class TabNode implements Node {
+  readonly #options: NodeOptions
+  #running: Running | null = null
+  #status: NodeEvent = { event: 'offline' }
+  #stopped: () => void = () => {}
+  #attempt = 0
+
+  constructor (options: NodeOptions) {
+    this.#options = options
+    options.signal?.addEventListener('abort', () => { void this.stop() })
+  }
+
+  async start (): Promise<void> {
+    if (this.#status.event !== 'offline' && this.#status.event !== 'error') throw new Error(`the node is ${this.#status.event} already; stop it first`)
+    const attempt = ++this.#attempt
+    this.#status = { event: 'starting' }
+    this.#tell({ event: 'starting' })
+    try {
+      const { origin, backend } = this.#options
+      const [described, checked] = await Promise.all([askOrigin(origin), preflight(backend)])
+      const missing = checked.checks.find(check => check.required && !check.ok)
+      if (missing !== undefined) throw new Error(missing.message)
+      if (attempt !== this.#attempt) return // stopped meanwhile
+      this.#launch({
+        origin,
+        relays: described.relays,
+        model: described.model,
+        blocks: this.#options.blocks ?? '',
+        backend: checked.backend,
+        threads: crossOriginIsolated ? this.#options.threads ?? 0 : 1,
+        public_name: this.#options.publicName ?? ''
+      })
+    } catch (error) {
+      this.#fail(error instanceof Error ? error.message : String(error))
+    }
+  }
+
+  async stop (): Promise<void> {
+    this.#attempt++
+    const running = this.#running
+    if (running !== null) {
+      const stopped = new Promise<void>(resolve => { this.#stopped = resolve })
+      running.node.post({ type: 'stop-node' })
+      await Promise.race([stopped, new Promise(resolve => setTimeout(resolve, STOP_PATIENCE))])
+      this.#end()
+    }
+    if (this.#status.event !== 'offline') this.#tell({ event: 'offline' })
+  }
+
+  bye (): void {
+    if (this.#running === null) return
+    this.#running.network.post({ type: 'bye', reason: 'the tab that served this was closed' })
+    const until = performance.now() + BYE_TIME
+    while (performance.now() < until);
+  }
+
+  status (): NodeEvent {
+    return this.#status
+  }
+
+  #launch (config: NodeConfig): void {
+    const rpc = new MessageChannel()
+    const rtc = new MessageChannel()
+    const { origin } = config
+    const network = new Helper<PageToNetwork, NetworkToPage>(NETWORK_WORKER, origin, message => { this.#fromNetwork(message) }, reason => {
+      this.#running?.node.post({ type: 'network-gone', reason })
+      this.#fail(`the network worker broke: ${reason}`)
+    })
+    const node = new Helper<PageToNode, NodeToPage>(NODE_WORKER, origin, message => { this.#fromNode(message) }, reason => {
+      this.#fail(`the node worker broke: ${reason}`)
+    })
+    this.#running = { network, node, endRtc: hostRtc(rtc.port1) }
+    network.post({ type: 'start-network', relays: config.relays, node: rpc.port1, rtc: rtc.port2 }, [rpc.port1, rtc.port2])
+    node.post({ type: 'start-node', config, network: rpc.port2 }, [rpc.port2])
+  }
+
+  #fromNetwork (message: NetworkToPage): void {
+    if (message.type === 'identity') this.#status = { ...this.#status, peer_id: message.peer_id }
+    else if (message.type === 'failed') this.#fail(message.message)
+    else this.#emit({ ...this.#status, event: 'connection', connection: message.state, message: message.reason })
+  }
+
+  #fromNode (message: NodeToPage): void {
+    if (message.type === 'state') this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, message: message.message })
+    else if (message.type === 'progress') {
+      const { stage, done, total } = message
+      this.#tell({ event: 'loading', progress: { stage, done, total } })
+    } else if (message.type === 'failed') this.#fail(message.message)
+    else this.#stopped()
+  }
+
+  #fail (message: string): void {
+    this.#running?.network.post({ type: 'bye', reason: 'the node of this tab failed' })
+    this.#end()
+    this.#tell({ event: 'error', message })
+  }
+
+  #end (): void {
+    const running = this.#running
+    this.#running = null
+    this.#stopped()
+    if (running === null) return
+    running.node.end()
+    running.endRtc()
+    setTimeout(() => { running.network.end() }, BYE_TIME) // what it has to say first needs a moment
+  }
+
+  #tell (event: NodeEvent): void {
+    const { peer_id, blocks, backend } = this.#status
+    this.#status = { ...(peer_id === undefined ? {} : { peer_id }), ...(blocks === undefined ? {} : { blocks }), ...(backend === undefined ? {} : { backend }), ...event }
+    this.#emit(this.#status)
+  }
+
+  #emit (event: NodeEvent): void {
+    this.#options.onEvent?.(event)
+  }
+}

@@ -1,0 +1,39 @@
+// What an origin says of itself in /kwaainet.json, checked.
+
+import type { Model } from '../worker/messages.ts'
+
+export interface Origin { url: string, relays: string[], model: Model, version: string }
+
+/** Ask the origin; throws an Error whose text is for people. */
+export async function askOrigin (url: string): Promise<Origin> {
+  const response = await fetch(new URL('/kwaainet.json', url), { cache: 'no-store' }).catch(() => null)
+  if (response === null) throw new Error(`${url} does not answer; is the relay running?`)
+  if (!response.ok) throw new Error(`${url} is no KwaaiNet relay: /kwaainet.json answered ${response.status}`)
+  return readOrigin(url, await response.json().catch(() => null))
+}
+
+/** Check the document; the relays are those a page at `url` can dial. */
+export function readOrigin (url: string, document: unknown): Origin {
+  const { relay, model, version } = (document ?? {}) as Record<string, unknown>
+  if (!Array.isArray(relay)) throw new Error(`${url} names no relay in /kwaainet.json`)
+  const secure = url.startsWith('https:')
+  const relays = relay.filter((address): address is string => typeof address === 'string' && isDialable(address, secure))
+  if (relays.length === 0) throw new Error(`${url} names no relay that a browser can dial (a ${secure ? 'wss' : 'ws or wss'} address ending in /p2p/ID): ${relay.join(' ')}`)
+  if (!isModel(model)) throw new Error(`${url} offers no model; start its relay with --model PATH`)
+  return {
+    url,
+    relays,
+    model: { ...model, manifest: new URL(model.manifest, url).href, files: new URL(model.files, url).href },
+    version: String(version)
+  }
+}
+
+function isDialable (address: string, secure: boolean): boolean {
+  return (secure ? /\/(wss|tls\/ws)\/p2p\/\w+$/ : /\/(ws|wss)\/p2p\/\w+$/).test(address)
+}
+
+function isModel (value: unknown): value is Model {
+  const model = value as Partial<Model> | null
+  return typeof model?.prefix === 'string' && typeof model.num_blocks === 'number' &&
+    typeof model.manifest === 'string' && typeof model.files === 'string'
+}

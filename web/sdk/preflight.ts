@@ -1,0 +1,39 @@
+// Whether this browser can contribute, and with what: looked at without storing or loading anything.
+
+import type { Backend } from '../worker/messages.ts'
+
+/** One thing a tab needs. `required`: without it nothing works; `message` is for people. */
+export interface Check { name: string, ok: boolean, required: boolean, message: string }
+
+export interface Preflight { checks: Check[], backend: Backend, ok: boolean }
+
+// A module whose one function uses a 128-bit constant: it validates only where SIMD exists.
+const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11)
+
+/** Look at everything; `wanted` is the backend asked for, if any. */
+export async function preflight (wanted?: Backend): Promise<Preflight> {
+  const gpu = await lookForGpu()
+  const checks: Check[] = [
+    { name: 'secure context', ok: isSecureContext, required: true, message: 'open this page by https, or on localhost: browsers give an insecure page neither storage nor locks nor WebGPU' },
+    { name: 'WebAssembly SIMD', ok: typeof WebAssembly === 'object' && WebAssembly.validate(SIMD_MODULE), required: true, message: 'this browser has no WebAssembly SIMD; use a current one' },
+    { name: 'private file system', ok: 'storage' in navigator && 'getDirectory' in navigator.storage, required: true, message: 'this browser has no private file system (OPFS); a private window may lack it' },
+    { name: 'locks', ok: 'locks' in navigator, required: true, message: 'this browser has no Web Locks' },
+    { name: 'WebRTC', ok: typeof RTCPeerConnection === 'function', required: false, message: 'this browser has no WebRTC; the tab is reached through its relay only' },
+    { name: 'WebGPU', ok: gpu.ok, required: wanted === 'webgpu', message: gpu.message },
+    { name: 'threads', ok: crossOriginIsolated, required: false, message: 'the page is not cross-origin isolated, so the processor is used with one thread' }
+  ]
+  return {
+    checks,
+    backend: wanted ?? (gpu.ok && !gpu.software ? 'webgpu' : 'wasm'),
+    ok: checks.every(check => check.ok || !check.required)
+  }
+}
+
+async function lookForGpu (): Promise<{ ok: boolean, software: boolean, message: string }> {
+  if (!('gpu' in navigator) || navigator.gpu === undefined) return { ok: false, software: false, message: 'this browser has no WebGPU; the processor is used' }
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null)
+  if (adapter === null) return { ok: false, software: false, message: 'WebGPU found no graphics adapter; the processor is used' }
+  const { isFallbackAdapter, architecture } = adapter.info
+  const software = isFallbackAdapter || architecture === 'swiftshader'
+  return { ok: true, software, message: software ? 'the graphics adapter is emulated in software, slower than the processor' : '' }
+}

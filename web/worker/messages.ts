@@ -1,0 +1,273 @@
+// Generated from kwaainet/browser/messages.py by build/messages.py; change it there.
+
+export const MAX_UNARY_SIZE = 4194304
+
+export const MAX_FRAME_SIZE = 67108864
+
+export const FRAME_HEADER_SIZE = 9
+
+export const STREAM_WINDOW = 1048576
+
+export type State =
+  | "starting"
+  | "reserving"
+  | "loading"
+  | "joining"
+  | "online"
+  | "offline"
+  | "error"
+
+export type Backend =
+  | "wasm"
+  | "webgpu"
+
+export type ConnectionState =
+  | "connecting"
+  | "reserved"
+  | "lost"
+
+export type FaultName =
+  | "RpcError"
+  | "StreamReset"
+  | "Unreachable"
+  | "ProtocolError"
+  | "LimitExceeded"
+  | "HandshakeError"
+  | "CapacityError"
+
+/** Take up the identity and be ready; the node worker says when to listen. */
+export interface StartNetwork {
+  type: "start-network"
+  relays: string[]
+  node: MessagePort
+  rtc: MessagePort
+}
+
+/** The page goes away now: error frames first, then the farewell call. */
+export interface Bye {
+  type: "bye"
+  reason: string
+}
+
+/** Who we are, as soon as it is known. */
+export interface Identity {
+  type: "identity"
+  peer_id: string
+}
+
+/** How the relay is reached. ``addresses`` are ours through it; ``reason`` says why it was lost. */
+export interface Connection {
+  type: "connection"
+  state: "connecting" | "reserved" | "lost"
+  relay: string
+  addresses: string[]
+  reason: string
+}
+
+/** A worker cannot go on; ``message`` is for people. */
+export interface Failed {
+  type: "failed"
+  error: string
+  message: string
+}
+
+/** Answer a protocol. Everything served must be said before ``listen``. */
+export interface Serve {
+  type: "serve"
+  protocol: string
+  kind: "unary" | "stream"
+}
+
+/** Reserve a slot on a relay; answered by ``result`` or ``fault``, lost slots are taken again. */
+export interface Listen {
+  type: "listen"
+  id: number
+}
+
+/** A unary call to make when the page goes away. */
+export interface Farewell {
+  type: "farewell"
+  peer: string
+  protocol: string
+  body: Uint8Array<ArrayBuffer>
+}
+
+/** Error frames to every served stream, then all connections end; answered by ``result``. */
+export interface Leave {
+  type: "leave"
+  id: number
+  reason: string
+}
+
+/** A unary RPC to ``peer``, or from it. */
+export interface Call {
+  type: "call"
+  id: number
+  peer: string
+  protocol: string
+  body: Uint8Array<ArrayBuffer>
+}
+
+/** The end of a ``call`` (``body``), a ``listen`` or ``leave``, or the answer to ``open``. */
+export interface Result {
+  type: "result"
+  id: number
+  body?: Uint8Array<ArrayBuffer>
+}
+
+/** A call or stream failed; the name is a class of ``kwaainet.errors``. */
+export interface Fault {
+  type: "fault"
+  id: number
+  error: "RpcError" | "StreamReset" | "Unreachable" | "ProtocolError" | "LimitExceeded" | "HandshakeError" | "CapacityError"
+  message: string
+}
+
+/** A stream RPC to ``peer`` (answered by ``result`` once open), or from it. */
+export interface Open {
+  type: "open"
+  id: number
+  peer: string
+  protocol: string
+}
+
+/** One message of a stream. */
+export interface Data {
+  type: "data"
+  id: number
+  body: Uint8Array<ArrayBuffer>
+}
+
+/** ``bytes`` of the other side's framed data have been taken. */
+export interface Credit {
+  type: "credit"
+  id: number
+  bytes: number
+}
+
+/** The caller has no more to send. */
+export interface End {
+  type: "end"
+  id: number
+}
+
+/** The callee is done. */
+export interface Close {
+  type: "close"
+  id: number
+}
+
+/** The caller gave up, or the stream broke. */
+export interface Cancel {
+  type: "cancel"
+  id: number
+  reason: string
+}
+
+/** The model an origin offers: addresses of its manifest and of the folder of its files. */
+export interface Model {
+  prefix: string
+  num_blocks: number
+  manifest: string
+  files: string
+}
+
+/** What the node is to do. ``blocks`` is START:END, or empty to take all. */
+export interface NodeConfig {
+  origin: string
+  relays: string[]
+  model: Model
+  blocks: string
+  backend: "wasm" | "webgpu"
+  threads: number
+  public_name: string
+}
+
+/** Boot Pyodide and the node. */
+export interface StartNode {
+  type: "start-node"
+  config: NodeConfig
+  network: MessagePort
+}
+
+/** Leave the swarm; answered by ``stopped``. */
+export interface StopNode {
+  type: "stop-node"
+}
+
+/** The network worker died: every call and stream has failed. */
+export interface NetworkGone {
+  type: "network-gone"
+  reason: string
+}
+
+/** Where the node stands. */
+export interface StateChange {
+  type: "state"
+  state: "starting" | "reserving" | "loading" | "joining" | "online" | "offline" | "error"
+  blocks: number[]
+  backend: string
+  message: string
+}
+
+/** ``done`` of ``total`` bytes or steps of a stage; total 0 = unknown. */
+export interface LoadProgress {
+  type: "progress"
+  stage: string
+  done: number
+  total: number
+}
+
+/** The node has left. */
+export interface Stopped {
+  type: "stopped"
+}
+
+export type PageToNetwork =
+  | StartNetwork
+  | Bye
+
+export type NetworkToPage =
+  | Identity
+  | Connection
+  | Failed
+
+export type NodeToNetwork =
+  | Serve
+  | Listen
+  | Farewell
+  | Leave
+  | Call
+  | Result
+  | Fault
+  | Open
+  | Data
+  | Credit
+  | End
+  | Close
+  | Cancel
+
+export type NetworkToNode =
+  | Identity
+  | Connection
+  | Call
+  | Result
+  | Fault
+  | Open
+  | Data
+  | Credit
+  | End
+  | Close
+  | Cancel
+  | NetworkGone
+
+export type PageToNode =
+  | StartNode
+  | StopNode
+  | NetworkGone
+
+export type NodeToPage =
+  | StateChange
+  | LoadProgress
+  | Failed
+  | Stopped

@@ -1,0 +1,43 @@
+// The network worker: the tab's libp2p peer, RPCs handed to the node worker over a MessagePort.
+
+import { Channel } from '../bridge/channel.ts'
+import { asFault, describe, FaultError } from '../bridge/faults.ts'
+import { RelayedHost } from '../bridge/host.ts'
+import { takeIdentity } from '../bridge/identity.ts'
+import { attachRtc } from '../bridge/rtc_shim.ts'
+import { Switchboard } from '../bridge/rpc.ts'
+import type { NodeChannel } from '../bridge/streams.ts'
+import type { NetworkToPage, PageToNetwork, StartNetwork } from './messages.ts'
+
+let switchboard: Switchboard | null = null
+
+function report (message: NetworkToPage): void {
+  postMessage(message)
+}
+
+async function start ({ relays, node, rtc }: StartNetwork): Promise<void> {
+  attachRtc(rtc)
+  const channel: NodeChannel = new Channel(node)
+  const host = await RelayedHost.create(await takeIdentity(), relays, (state, relay, addresses, reason) => {
+    report({ type: 'connection', state, relay, addresses, reason })
+    channel.post({ type: 'connection', state, relay, addresses, reason })
+  })
+  switchboard = new Switchboard(channel, host)
+  report({ type: 'identity', peer_id: host.peerId })
+  channel.post({ type: 'identity', peer_id: host.peerId })
+}
+
+addEventListener('message', ({ data }: MessageEvent<PageToNetwork>) => {
+  if (data.type === 'bye') switchboard?.bye(data.reason)
+  else {
+    start(data).catch((error: unknown) => {
+      const { fault, message } = asFault(error, 'ProtocolError')
+      report({ type: 'failed', error: error instanceof FaultError ? fault : 'Error', message })
+    })
+  }
+})
+
+addEventListener('unhandledrejection', event => {
+  console.warn('network worker:', describe(event.reason)) // a stream's own failure was reported already
+  event.preventDefault()
+})

@@ -1,0 +1,121 @@
+// The node worker: boots Pyodide with the kwaainet wheel and hands Python what only JavaScript can do.
+// Rule of the file: the only one that loads pyodide; no Python in strings, no decisions of the node.
+
+import type { PyodideInterface } from 'pyodide'
+import type { PyProxy } from 'pyodide/ffi'
+import { describe } from '../bridge/faults.ts'
+import { type Blobs, fetchRange, openBlobs } from '../bridge/store.ts'
+import type { NetworkGone, NetworkToNode, NodeConfig, NodeToNetwork, NodeToPage, PageToNode, StartNode } from './messages.ts'
+
+const PACKAGE = 'kwaainet'
+const PYTHON_FILES = 4 // core wasm, standard library, numpy and msgpack, kwaainet: steps of progress
+
+let deliver: ((message: NetworkToNode) => void) | null = null
+let stop: (() => void) | null = null
+let stopAsked = false
+const early: NetworkToNode[] = []
+
+function report (message: NodeToPage): void {
+  postMessage(message)
+}
+
+function receive (message: NetworkToNode | NetworkGone): void {
+  if (deliver === null) early.push(message)
+  else deliver(message)
+}
+
+/** What kwaainet.browser.worker sees as `bridge`. Functions Python passes in are proxies it keeps alive. */
+class Bridge {
+  readonly #network: MessagePort
+  #blobs: Promise<Blobs> | null = null
+
+  constructor (network: MessagePort) {
+    this.#network = network
+    network.onmessage = ({ data }: MessageEvent<NetworkToNode>) => { receive(data) }
+  }
+
+  /** A message for the network worker; its body is transferred. */
+  post (message: NodeToNetwork): void {
+    this.#network.postMessage(message, 'body' in message && message.body !== undefined ? [message.body.buffer] : [])
+  }
+
+  /** Messages of the network worker, those that came before included. */
+  listen (receiver: (message: NetworkToNode) => void): void {
+    deliver = receiver
+    for (const message of early.splice(0)) receiver(message)
+  }
+
+  report (message: NodeToPage): void {
+    report(message)
+  }
+
+  onStop (callback: () => void): void {
+    stop = callback
+    if (stopAsked) callback()
+  }
+
+  async readBlob (digest: string): Promise<Uint8Array | null> {
+    this.#blobs ??= openBlobs()
+    return await (await this.#blobs).read(digest)
+  }
+
+  async writeBlob (digest: string, data: Uint8Array<ArrayBuffer>): Promise<string> {
+    this.#blobs ??= openBlobs()
+    return await (await this.#blobs).write(digest, data)
+  }
+
+  readonly fetchRange = fetchRange
+
+  /** The engine's code comes with onnxruntime-web, so only now. */
+  async createEngine (backend: NodeConfig['backend'], ortUrl: string, threads: number): Promise<unknown> {
+    const { createEngine } = await import('../bridge/engine.ts')
+    return await createEngine({ backend, ortUrl, threads })
+  }
+}
+
+async function bootPython (origin: string): Promise<PyodideInterface> {
+  const step = (done: number): void => { report({ type: 'progress', stage: 'python', done, total: PYTHON_FILES }) }
+  const folder = new URL('/pyodide/', origin).href
+  step(0)
+  const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
+  const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
+  step(2)
+  await python.loadPackage([PACKAGE], { messageCallback: () => {} })
+  step(PYTHON_FILES)
+  return python
+}
+
+async function start ({ config, network }: StartNode): Promise<void> {
+  const bridge = new Bridge(network)
+  report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, message: '' })
+  const python = await bootPython(config.origin)
+  const worker = python.pyimport(`${PACKAGE}.browser.worker`) as PyProxy & { main: (bridge: Bridge, config: NodeConfig) => Promise<void> }
+  await worker.main(bridge, config)
+}
+
+function run (message: StartNode): void {
+  start(message).then(
+    () => { report({ type: 'stopped' }) },
+    (error: unknown) => { report({ type: 'failed', error: nameOf(error), message: lastLine(describe(error)) }) }
+  )
+}
+
+/** Python errors arrive as PythonError with a traceback; its type is the name that counts. */
+function nameOf (error: unknown): string {
+  return error instanceof Error && 'type' in error ? String(error.type) : 'Error'
+}
+
+function lastLine (traceback: string): string {
+  const line = traceback.trimEnd().split('\n').at(-1) ?? ''
+  console.error(traceback)
+  return line.replace(/^[\w.]+: /, '')
+}
+
+addEventListener('message', ({ data }: MessageEvent<PageToNode>) => {
+  if (data.type === 'start-node') run(data)
+  else if (data.type === 'network-gone') receive(data)
+  else {
+    stopAsked = true
+    stop?.()
+  }
+})

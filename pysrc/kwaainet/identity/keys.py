@@ -7,7 +7,7 @@ peer id can be made from. Rule of the file: key material only, the arithmetic is
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import InputError, ProtocolError
 from ..ports import Crypto
@@ -59,21 +59,17 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """An Ed25519 key pair: the 32-byte seed and the public key it leads to."""
+    """An Ed25519 private key: 32 (random) bytes. Raises ``InputError`` for another size."""
 
-    seed: bytes
-    public: PublicKey
+    seed: bytes = field(repr=False)
 
-    @classmethod
-    def from_seed(cls, seed: bytes, crypto: Crypto) -> PrivateKey:
-        """The pair of a seed of 32 (random) bytes. Raises ``InputError``."""
-        if len(seed) != _SEED_SIZE:
-            raise InputError(f"an Ed25519 seed has {_SEED_SIZE} bytes, not {len(seed)}")
-        return cls(seed, PublicKey(ED25519, crypto.ed25519_public(seed)))
+    def __post_init__(self) -> None:
+        if len(self.seed) != _SEED_SIZE:
+            raise InputError(f"an Ed25519 seed has {_SEED_SIZE} bytes, not {len(self.seed)}")
 
-    def encode(self) -> bytes:
+    def encode(self, crypto: Crypto) -> bytes:
         """libp2p's ``PrivateKey`` protobuf, as identity files hold it (seed, then public key)."""
-        return _KeyMessage(ED25519, self.seed + self.public.data).encode()
+        return _KeyMessage(ED25519, self.seed + crypto.ed25519_public(self.seed)).encode()
 
     @classmethod
     def decode(cls, data: bytes, crypto: Crypto) -> PrivateKey:
@@ -84,13 +80,21 @@ class PrivateKey:
             raise InputError(f"this is not a libp2p private key: {error}") from error
         if message.type != ED25519:
             raise InputError(f"private key type {message.type} is not supported; give an Ed25519 key")
-        key = cls.from_seed(message.data[:_SEED_SIZE], crypto)
-        if message.data[_SEED_SIZE : 2 * _SEED_SIZE] != key.public.data:
+        key = cls(message.data[:_SEED_SIZE])
+        if message.data[_SEED_SIZE : 2 * _SEED_SIZE] != crypto.ed25519_public(key.seed):
             raise InputError("the private key is damaged: its public half does not belong to it")
         return key
 
-    @property
-    def peer_id(self) -> PeerId:
+    def public(self, crypto: Crypto) -> PublicKey:
+        """The public half."""
+        return PublicKey(ED25519, crypto.ed25519_public(self.seed))
+
+    def sign(self, crypto: Crypto, message: bytes) -> bytes:
+        """An Ed25519 signature, 64 bytes."""
+        return crypto.ed25519_sign(self.seed, message)
+
+
+def peer_id(self) -> PeerId:
         """The id of the peer that holds this key."""
         return peer_id(self.public)
 

@@ -50,7 +50,7 @@ class Credentials:
         """From 32 random bytes; one per process is enough."""
         static_public = crypto.x25519_public(static_private)
         signature = identity.sign(crypto, _SIGNED_PREFIX + static_public)
-        payload = _Payload(identity.public.encode(), signature).encode()
+        payload = _Payload(identity.public(crypto).encode(), signature).encode()
         return cls(static_private, static_public, payload)
 
 

@@ -12,6 +12,7 @@ from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
 from ..errors import UsageError
 from .key import DHTID
@@ -45,6 +46,7 @@ class _Search:
         self.stopped = False
         self._beam = beam
         self._asked = 0
+        self.in_flight = 0
         self._order: list[tuple[int, DHTID]] = []
         self._state: dict[DHTID, _State] = {}
 
@@ -56,12 +58,13 @@ class _Search:
     def set(self, node_id: DHTID, state: _State) -> None:
         if node_id in self._state:
             self._asked += state is _State.ASKED
+            self.in_flight += (state is _State.ASKED) - (self._state[node_id] is _State.ASKED)
             self._state[node_id] = state
 
     def window(self) -> list[DHTID]:
         """The nearest nodes that have not failed, as many as the beam is wide."""
-        living = [node_id for _, node_id in self._order if self._state[node_id] is not _State.FAILED]
-        return living[: self._beam]
+        living = (node_id for _, node_id in self._order if self._state[node_id] is not _State.FAILED)
+        return list(islice(living, self._beam))
 
     def open(self) -> list[DHTID]:
         """The nodes still to be asked, nearest first."""
@@ -71,9 +74,6 @@ class _Search:
 
     def waits(self) -> bool:
         return not self.stopped and any(self._state[n] is _State.ASKED for n in self.window())
-
-    def in_flight(self) -> int:
-        return sum(state is _State.ASKED for state in self._state.values())
 
     def answered(self) -> list[DHTID]:
         return [node_id for _, node_id in self._order if self._state[node_id] is _State.ANSWERED]
@@ -117,7 +117,7 @@ class Lookup:
         candidates = [key for key, nodes in open_nodes.items() if nodes]
         if not candidates:
             return None
-        key = min(candidates, key=lambda key: self._searches[key].in_flight())
+        key = min(candidates, key=lambda key: self._searches[key].in_flight)
         node_id = open_nodes[key][0]
         others = [other for other in candidates if other != key and node_id in open_nodes[other]]
         keys = (key, *sorted(others, key=node_id.distance)[: KEYS_PER_QUERY - 1])

@@ -6,7 +6,6 @@ nothing here decodes a value: values are msgpack bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,6 +13,7 @@ from typing import TypeAlias
 from ..errors import ProtocolError
 from ..wire import msgpack
 
+_FOREVER = 1e15  # seconds; what is later (or infinite) was never meant as a time
 Subkey: TypeAlias = Hashable  # what msgpack gives: a str in a Petals swarm
 
 
@@ -43,13 +43,18 @@ class Dictionary:
 
     @classmethod
     def decode(cls, data: bytes) -> Dictionary | None:
-        """``None`` for an empty one. Raises ``ProtocolError``."""
+        """``None`` for an empty one; entries without a finite expiration are left out.
+
+        Raises ``ProtocolError``.
+        """
         packed = msgpack.loads(data)
         if not isinstance(packed, msgpack.DictionaryValue):
             raise ProtocolError(f"a dictionary was expected, not {type(packed).__name__}")
-        entries = {subkey: Value(value, until) for subkey, (value, until) in packed.items.items()}
-        if not all(math.isfinite(value.expiration) for value in entries.values()):
-            raise ProtocolError("a dictionary entry's expiration is not a finite number")
+        entries = {
+            subkey: Value(data, float(until))
+            for subkey, (data, until) in packed.items.items()
+            if abs(until) < _FOREVER
+        }
         return cls(entries) if entries else None
 
 

@@ -1,0 +1,63 @@
+"""What a full node answers, from its table and its storage.
+
+Follows the ``rpc_`` methods and ``update_routing_table`` of ``hivemind/dht/protocol.py``.
+Rule of the file: decoded request in, reply to be encoded out; nothing waits.
+"""
+
+from __future__ import annotations
+
+from .key import DHTID
+from .protocol import Entry, Find, Found, Result, Store, Stored
+from .record import Dictionary, Value
+from .replication import REPLICAS
+from .routing_table import BUCKET_SIZE, Neighbour, RoutingTable
+from .storage import Storage
+
+MAX_HANDOVER = 1024  # records given to one newcomer; the rest reaches it when it is announced again
+
+
+class Answers:
+    """Of the node ``node_id``; ``now`` is unix seconds."""
+
+    def __init__(self, node_id: DHTID, table: RoutingTable, storage: Storage) -> None:
+        self._node_id = node_id
+        self._table = table
+        self._storage = storage
+
+    def store(self, request: Store, now: float) -> Stored:
+        accepted = tuple(entry is not None and self.keep(entry, now) for entry in request.entries)
+        return Stored(self._node_id, accepted)
+
+    def find(self, request: Find, now: float) -> Found:
+        results = []
+        for key in request.keys:
+            nearest = self._table.nearest(key, BUCKET_SIZE, exclude=request.node_id)
+            results.append(Result(self._storage.get(key, now), tuple(nearest)))
+        return Found(self._node_id, tuple(results))
+
+    def keep(self, entry: Entry, now: float) -> bool:
+        """Store one record here; whether it was accepted (a dictionary: all of it)."""
+        key, record = entry.key, entry.record
+        if isinstance(record, Dictionary):
+            kept = [self._storage.store_subkey(key, *item, now) for item in record.entries.items()]
+            return all(kept)
+        assert isinstance(record, Value)
+        if entry.subkey is None:
+            return self._storage.store(key, record, now)
+        return self._storage.store_subkey(key, entry.subkey, record, now)
+
+    def handover(self, newcomer: DHTID, now: float) -> tuple[Entry, ...]:
+        """The records a node we just met should have: it belongs to the nearest, and of those that
+        know it should, we are the one to tell it."""
+        entries = []
+        for key, record in self._storage.items(now):
+            others = self._table.nearest(key, REPLICAS)
+            if not others or self._must_tell(key, newcomer, others):
+                entries.append(Entry(key, record))
+            if len(entries) == MAX_HANDOVER:
+                break
+        return tuple(entries)
+
+    def _must_tell(self, key: DHTID, newcomer: DHTID, others: list[Neighbour]) -> bool:
+        among_nearest = len(others) < REPLICAS or key.distance(newcomer) < key.distance(others[-1].node_id)
+        return among_nearest and key.distance(self._node_id) < key.distance(others[0].node_id)

@@ -100,24 +100,24 @@ class LlamaConfig:
         if not isinstance(value, dict):
             raise ModelFileError(f"model config: expected a JSON object, got {type(value).__name__}")
         known = {field.name for field in fields(cls)}
-        floats = {"rms_norm_eps", "rope_theta"}
-        arguments: dict[str, Any] = {}
-        for name in known & value.keys():
-            item = value[name]
-            if name in floats and isinstance(item, int | float) and not isinstance(item, bool):
-                arguments[name] = float(item)
-            elif name == "tie_word_embeddings" and isinstance(item, bool):
-                arguments[name] = item
-            elif name in ("bos_token_id", "eos_token_id") and item is None:
-                arguments[name] = None
-            elif name not in floats and isinstance(item, int) and not isinstance(item, bool):
-                arguments[name] = item
-            else:
-                raise ModelFileError(f"model config: {name} is {item!r:.80}, which is of the wrong type")
+        arguments = {name: _typed(name, value[name]) for name in known & value.keys()}
         missing = known - arguments.keys() - {"bos_token_id", "eos_token_id"}
         if missing:
             raise ModelFileError(f"model config: missing {', '.join(sorted(missing))}")
         return cls(**arguments)
+
+
+def _typed(name: str, item: Any) -> Any:
+    """``item`` if it is of the type that field ``name`` has; a number may be written as an integer."""
+    if name in ("rms_norm_eps", "rope_theta"):
+        if type(item) is float or (type(item) is int and abs(item) < 1 << 53):
+            return float(item)
+    elif name == "tie_word_embeddings":
+        if isinstance(item, bool):
+            return item
+    elif type(item) is int or (item is None and name in ("bos_token_id", "eos_token_id")):
+        return item
+    raise ModelFileError(f"model config: {name} is {item!r:.80}, which is of the wrong type")
 
 
 def block_name(index: int, suffix: str) -> str:

@@ -99,7 +99,8 @@ def test_a_real_browser_starts_and_leaves_nothing_behind() -> None:
         async with await Browser.launch() as browser:
             assert "Chrom" in await browser.version()
             scratch = browser._scratch
-            assert scratch is not None and scratch.is_dir()
+            assert scratch is not None
+            assert scratch.is_dir()
             return browser.process_id, scratch
 
     process_id, scratch = asyncio.run(main())

@@ -150,5 +150,5 @@ def test_the_browsers_end_fails_what_waits_and_ends_every_session() -> None:
 
 
 def test_an_address_where_nobody_listens_is_named() -> None:
-    with pytest.raises(LocalError, match="127.0.0.1:1/ does not answer"):
+    with pytest.raises(LocalError, match=r"127\.0\.0\.1:1/ does not answer"):
         asyncio.run(DevTools.connect("ws://127.0.0.1:1/"))

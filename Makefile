@@ -1,0 +1,47 @@
+# Thin on purpose: build/setup does the work and leaves alone what is up to date.
+
+PYTHON ?= $(shell sh build/python.sh)
+SETUP = $(or $(PYTHON),false) build/setup
+ARGS ?=
+BIN = .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test bench check format web wheel peers clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' Makefile | expand -t 20
+
+setup:  ## everything that running needs; leaves .venv/bin/kwaainet
+	@$(SETUP) setup
+
+run:  ## relay, page and one contributing tab that answers a prompt; flags: make run ARGS="--once"
+	@$(SETUP) setup
+	@$(BIN)/kwaainet up $(ARGS)
+
+test:  ## every suite, against the real peers too; some tests only: make test ARGS="tests/unit -k wire"
+	@$(SETUP) test
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench:  ## the benchmarks of README's table
+	@$(SETUP) test
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+check:  ## formatting, lint, types, layers, layout, generated files
+	@$(SETUP) check
+	@sh build/check.sh
+
+format:  ## let ruff format and fix
+	@$(SETUP) python
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+web:  ## the page and its workers into web/dist
+	@$(SETUP) setup
+
+wheel:  ## the Python wheel into dist
+	@$(SETUP) python wheel
+
+peers:  ## the environment of the real hivemind and petals
+	@$(SETUP) python peers
+
+clean:  ## remove what was built and installed in this clone; the downloads shared by clones stay
+	rm -rf .venv node_modules dist web/dist .cache

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Writes the hash-checked locks anew: sh build/requirements/lock.sh (needs uv, https://docs.astral.sh/uv/).
+# dev.txt holds for every Python >= 3.11 and platform; the pyodide ones for the tab's Python.
+# No lock names a package index.
+set -eu
+cd "$(dirname "$0")/../.."
+lock() {
+    uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --only-binary :all: \
+        --custom-compile-command "sh build/requirements/lock.sh" --output-file "build/requirements/$1.txt" "$2" \
+        --python-version "$3" $4
+}
+lock dev pyproject.toml 3.11 "--extra native --group dev"
+lock pyodide build/requirements/pyodide.in 3.14 ""
+lock pyodide-tests build/requirements/pyodide-tests.in 3.14 ""

@@ -1,0 +1,40 @@
+"""The JavaScript side: locked packages, the browser among them, and the web bundle."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+
+from fetch import place
+from places import CHROMIUM, NODE, NPM, PYODIDE, ROOT, WEB
+from steps import call, say
+
+
+def install_packages() -> None:
+    """node_modules from package-lock.json; npm checks every hash and runs no package's scripts."""
+    call(NPM, "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund")
+
+
+def unpack_chromium() -> None:
+    """The headless Chromium of a locked package, where the package has one for this machine."""
+    shutil.rmtree(CHROMIUM, ignore_errors=True)
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        say("    the locked Chromium is for Linux on x86-64; here the system's or $KWAAINET_CHROMIUM is used")
+        CHROMIUM.mkdir(parents=True)
+        return
+    part = CHROMIUM.with_name("chromium.part")
+    shutil.rmtree(part, ignore_errors=True)
+    call(NODE, ROOT / "build" / "chromium.mjs", part)
+    call(part / "headless-chromium", "--version", quiet=True)
+    part.rename(CHROMIUM)
+
+
+def bundle_web() -> None:
+    """web/dist: the page, its workers and, at /pyodide/, the distribution they load."""
+    call(NODE, ROOT / "build" / "web.mjs")
+    served = WEB / "pyodide"
+    shutil.rmtree(served, ignore_errors=True)
+    served.mkdir()
+    for path in PYODIDE.iterdir():
+        place(path, served / path.name)

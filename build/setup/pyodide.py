@@ -1,0 +1,116 @@
+"""The wheel, and the Pyodide distributions that hold it.
+
+A distribution is a folder with wheels and a lock file of our own that names exactly those, by hash;
+Pyodide's loader checks them. The interpreter itself comes from the npm package, unchanged.
+Rule of the file: no wheel gets in whose hash is not written down in this repository.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable
+from email.parser import Parser
+from pathlib import Path
+
+from fetch import member, place, sha256_of, wheels_of
+from places import CACHE, DIST, NODE_MODULES, PYODIDE, PYODIDE_TESTS, PYTHON, REQUIREMENTS
+from steps import SetupError, call
+
+NUMPY = "numpy-2.4.3-cp314-cp314-pyemscripten_2026_0_wasm32.whl"
+NUMPY_SHA256 = "0cad9c1b91f0082e4f959bc0e0bf5835a2efbba6ab3b1e9d1fe6e7e564cca98e"
+# No index carries numpy for WebAssembly by itself. These packages ship a whole Pyodide of the same ABI; the
+# hash is the one that Pyodide's own lock file (npm, pyodide 314.0.3) gives for numpy.
+NUMPY_SOURCES = tuple(
+    (f"open-webui=={version}", f"open_webui/frontend/pyodide/{NUMPY}") for version in ("0.12.4", "0.12.3")
+)
+
+INTERPRETER = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
+TARGET = ("--platform", "pyemscripten_2026_0_wasm32", "--python-version", "3.14",
+          "--implementation", "cp", "--abi", "cp314")  # fmt: skip
+LOCK = REQUIREMENTS / "pyodide.txt"
+TESTS_LOCK = REQUIREMENTS / "pyodide-tests.txt"
+
+
+def build_wheel() -> None:
+    """dist/kwaainet-VERSION-py3-none-any.whl, the only one there."""
+    for old in DIST.glob("kwaainet-*.whl"):
+        old.unlink()
+    call(PYTHON, "-m", "hatchling", "build", "--target", "wheel", "--directory", DIST, quiet=True)
+    (CACHE / "wheel").write_text(f"{wheel().name}\n")
+
+
+def wheel() -> Path:
+    """The built wheel."""
+    found = next(DIST.glob("kwaainet-*.whl"), None)
+    if found is None:
+        raise SetupError("dist/ holds no kwaainet wheel; run: make wheel")
+    return found
+
+
+def build_distribution() -> None:
+    """dist/pyodide: the interpreter, numpy, msgpack and our wheel."""
+    member(NUMPY_SOURCES, NUMPY_SHA256, CACHE / NUMPY)
+    wheels = [CACHE / NUMPY, wheel(), *_wheels(LOCK)]
+    _lay_out(PYODIDE, wheels, [NODE_MODULES / "pyodide" / name for name in INTERPRETER])
+
+
+def build_tests_distribution() -> None:
+    """.cache/pyodide-tests: what dist/pyodide holds and pytest, without the interpreter."""
+    wheels = [*PYODIDE.glob("*.whl"), *_wheels(TESTS_LOCK)]
+    _lay_out(PYODIDE_TESTS, wheels, [])
+
+
+def _wheels(lock: Path) -> list[Path]:
+    return sorted(wheels_of(lock, *TARGET).glob("*.whl"))
+
+
+def _lay_out(folder: Path, wheels: Iterable[Path], others: Iterable[Path]) -> None:
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for path in (*wheels, *others):
+        place(path, part / path.name)
+    _write_lock(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def _write_lock(folder: Path) -> None:
+    """pyodide-lock.json for exactly the wheels in ``folder``; the ABI block is that of the npm package."""
+    official = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_text())
+    packages = dict(_entry(path) for path in sorted(folder.glob("*.whl")))
+    for entry in packages.values():
+        entry["depends"] = [name for name in entry["depends"] if name in packages]
+    lock = {"info": official["info"], "packages": packages}
+    (folder / "pyodide-lock.json").write_text(json.dumps(lock, indent=1, sort_keys=True) + "\n")
+
+
+def _entry(path: Path) -> tuple[str, dict]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        metadata_name = next(name for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        metadata = Parser().parsestr(archive.read(metadata_name).decode())
+    requirements = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
+    tops = {
+        name.split("/")[0].removesuffix(".py")
+        for name in names
+        if not re.match(r"[^/]+\.(dist-info|data|libs)/", name)
+    }
+    return _normal(metadata["Name"]), {
+        "name": metadata["Name"],
+        "version": metadata["Version"],
+        "file_name": path.name,
+        "install_dir": "site",
+        "sha256": sha256_of(path),
+        "package_type": "package",
+        "imports": sorted(tops),
+        "depends": sorted({_normal(re.match(r"[\w.-]+", text)[0]) for text in requirements}),
+        "unvendored_tests": False,
+    }
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

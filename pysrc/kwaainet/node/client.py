@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+from ..dht.record import Dictionary, Record
 from ..errors import KwaaiNetError, ProtocolError, RpcError, StreamReset, Unreachable
 from ..inference.chain import HopSession
 from ..inference.head import LanguageHead
@@ -20,9 +21,10 @@ from ..inference.sampling import Sampling, choose
 from ..ports import Clock, Floats, Host, Stream
 from ..swarm import blocks
 from ..swarm.routing import Candidate, Hop, choose_chain
-from ..swarm.server_info import ServerInfo, Span, compute_spans
+from ..swarm.server_info import ServerInfo, Span, compute_spans, read_servers
 from ..types import PeerId
 from ..wire.messages import PingRequest
+from .dht import DhtNode
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,23 @@ MAX_PINGS = 16  # servers measured before a chain is chosen
 DEFAULT_SECONDS_PER_BLOCK = 0.01  # where a server announces no rate
 
 ReadServers = Callable[[str, int], Awaitable[Sequence[Mapping[PeerId, ServerInfo]]]]
+
+
+def dht_reader(dht: DhtNode) -> ReadServers:
+    """Reads the records of a model's blocks through a DHT node."""
+
+    async def read(prefix: str, num_blocks: int) -> list[dict[PeerId, ServerInfo]]:
+        keys = [blocks.uid(prefix, block) for block in range(num_blocks)]
+        found = await dht.get_many(keys)
+        return [_servers(found[key]) for key in keys]
+
+    return read
+
+
+def _servers(record: Record | None) -> dict[PeerId, ServerInfo]:
+    if not isinstance(record, Dictionary):
+        return {}
+    return read_servers((subkey, value.data) for subkey, value in record.entries.items())
 
 
 class Client:

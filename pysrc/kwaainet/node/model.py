@@ -1,0 +1,159 @@
+"""Loads a span: its tensors from the blob store or by range from the source, into an engine.
+
+Rule of the file: bytes are believed only if they have the hash the manifest states; what was
+fetched once is kept; one block's weights at a time are held decoded, beside a few blocks' bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..errors import IntegrityError
+from ..formats.manifest import Assembly, ModelManifest, Read, TensorEntry, fetch_plan
+from ..formats.weights import decode
+from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
+from ..ports import BlobStore, Engine, Floats, RangeSource, Report
+from ..types import BlockRange, Progress
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+CACHED, FETCHED, BUILD = "cached", "fetched", "build"  # stages of progress; the first two count bytes
+BLOCKS_AHEAD = 2  # fetched or being fetched: the one packed next, and one more meanwhile
+ATTEMPTS = 2  # a source gets one more chance to send the right bytes
+
+
+@dataclass(slots=True)
+class LoadStats:
+    """Bytes of the span's tensors: ``fetched + cached == total`` once it is loaded."""
+
+    total: int
+    fetched: int = 0
+    cached: int = 0
+
+
+async def load_span(
+    manifest: ModelManifest,
+    blocks: BlockRange,
+    source: RangeSource,
+    store: BlobStore,
+    engine: Engine,
+    report: Report = lambda progress: None,
+    *,
+    parallel: int = 4,
+) -> LoadStats:
+    """Fill and build ``engine`` with ``blocks``; cancelling it stops every fetch.
+
+    Raises ``IntegrityError`` if the source twice sends bytes of another hash, what the source
+    raises, and ``EngineError``.
+    """
+    total = sum(entry.length for entry in manifest.span(blocks).values())
+    loader = _Loader(manifest, source, store, report, parallel, LoadStats(total))
+    for name, table in rope_tables(manifest.config):
+        await engine.add_tensor(name, table)
+    ahead: deque[asyncio.Future[dict[str, bytes]]] = deque()
+    try:
+        for index in range(blocks.start, blocks.end):
+            while len(ahead) < BLOCKS_AHEAD and index + len(ahead) < blocks.end:
+                ahead.append(asyncio.ensure_future(loader.block(index + len(ahead))))
+            raw = await ahead[0]
+            ahead.popleft()
+            for name, packed in loader.pack(index, index - blocks.start, raw):
+                await engine.add_tensor(name, packed)
+    finally:
+        await _stop(ahead)
+    report(Progress(BUILD, 0, 1))
+    await engine.build(build_graph(manifest.config, len(blocks)), span_shape(manifest.config, len(blocks)))
+    report(Progress(BUILD, 1, 1))
+    return loader.stats
+
+
+class _Loader:
+    """Gets blocks' bytes; at most ``parallel`` reads are under way at once."""
+
+    def __init__(
+        self,
+        manifest: ModelManifest,
+        source: RangeSource,
+        store: BlobStore,
+        report: Report,
+        parallel: int,
+        stats: LoadStats,
+    ) -> None:
+        self._manifest, self._source, self._store, self._report = manifest, source, store, report
+        self._turns = asyncio.Semaphore(parallel)
+        self.stats = stats
+
+    async def block(self, index: int) -> dict[str, bytes]:
+        """The bytes of one block's tensors by Hugging Face suffix."""
+        entries = self._manifest.block(index)
+        found: dict[str, bytes] = {}
+        for suffix, entry in entries.items():
+            data = await self._store.get(entry.sha256)
+            if data is not None and len(data) == entry.length:
+                found[suffix] = data
+                self.stats.cached += entry.length
+                self._report(Progress(CACHED, self.stats.cached, self.stats.total))
+        missing = {suffix: entry for suffix, entry in entries.items() if suffix not in found}
+        return found | await self._fetch(index, missing)
+
+    async def _fetch(self, index: int, missing: Mapping[str, TensorEntry]) -> dict[str, bytes]:
+        fetched: dict[str, bytes] = {}
+        for attempt in range(ATTEMPTS):
+            wanted = {suffix: entry for suffix, entry in missing.items() if suffix not in fetched}
+            assembly = Assembly(wanted)
+            reads = (self._read(read, assembly, wanted, fetched) for read in fetch_plan(wanted))
+            refusals = [error for error in await _together(reads) if error is not None]
+            if not refusals:
+                break
+            if attempt + 1 == ATTEMPTS:
+                raise IntegrityError(
+                    f"block {index}: {refusals[0]}; the source sent it wrong twice, give another"
+                )
+            log.warning("block %d: %s; fetching it again", index, refusals[0])
+        return fetched
+
+    async def _read(
+        self, read: Read, assembly: Assembly, wanted: Mapping[str, TensorEntry], fetched: dict[str, bytes]
+    ) -> IntegrityError | None:
+        """Fetch one range and keep the tensors it completes; the refusal of a wrong one."""
+        async with self._turns:
+            data = await self._source.read(read.file, read.offset, read.length)
+        try:
+            for suffix, complete in assembly.receive(read, data):
+                fetched[suffix] = complete
+                self.stats.fetched += len(complete)
+                self._report(Progress(FETCHED, self.stats.fetched, self.stats.total))
+                await self._store.put(wanted[suffix].sha256, complete)
+        except IntegrityError as error:
+            return error
+        return None
+
+    def pack(self, index: int, position: int, raw: dict[str, bytes]) -> Iterator[tuple[str, Floats]]:
+        """The engine's tensors of a block, decoded; ``raw`` is emptied on the way."""
+        entries, config = self._manifest.block(index), self._manifest.config
+        weights = {suffix: decode(entries[suffix], raw.pop(suffix), config) for suffix in list(raw)}
+        return pack_block(config, position, weights)
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all; the first failure, or being cancelled, stops the rest."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _stop(tasks)
+
+
+async def _stop(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel what still runs and wait for it; a failure beside the one being told is let go."""
+    stopped = list(tasks)
+    for task in stopped:
+        task.cancel()
+    await asyncio.gather(*stopped, return_exceptions=True)

@@ -188,7 +188,7 @@ class TensorJoiner:
                 raise ProtocolError("a tensor's first part must name its dtype")
             if part.chunks > MAX_PARTS:
                 raise LimitExceeded(f"tensor announces {part.chunks} parts; {MAX_PARTS} are allowed")
-            self._first = part
+            self._first = replace(part, buffer=b"")
         elif part.dtype:
             raise ProtocolError(f"next tensor starts after {self._count} of {self._first.chunks} parts")
         self._payload += part.buffer

@@ -85,7 +85,8 @@ def _pack_extension(value: object) -> msgpack.ExtType:
         return msgpack.ExtType(
             _DESCRIPTOR, dumps({name: getattr(value, name) for name in _DESCRIPTOR_FIELDS})
         )
-    raise UsageError(f"{type(value).__module__}.{type(value).__name__} has no msgpack form; convert it first")
+    name = f"{type(value).__module__}.{type(value).__name__}"
+    raise UsageError(f"{name} {value!r:.40} has no msgpack form; convert it first")
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -94,15 +94,6 @@ class PrivateKey:
         return crypto.ed25519_sign(self.seed, message)
 
 
-def peer_id(self) -> PeerId:
-        """The id of the peer that holds this key."""
-        return peer_id(self.public)
-
-    def sign(self, crypto: Crypto, message: bytes) -> bytes:
-        """An Ed25519 signature, 64 bytes."""
-        return crypto.ed25519_sign(self.seed, message)
-
-
 def peer_id(public: PublicKey) -> PeerId:
     """The id of the holder of a public key: the key itself if it is small, else its sha256."""
     data = public.encode()

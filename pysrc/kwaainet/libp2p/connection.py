@@ -98,7 +98,8 @@ class Connection:
         self._events: deque[Event] = deque()
         self._negotiating: dict[int, Proposer | Chooser] = {}
         self._fed: dict[int, int] = {}  # bytes a negotiating stream has received
-        self._stale: set[int] = set()  # negotiating since before the last deadline
+        self._stale: set[int] = set()  # negotiating, or refused, since before the last deadline
+        self._refused: set[int] = set()  # inbound streams that were told no; the peer should reset them
         self._deadline = now + HANDSHAKE_TIMEOUT
         self._heard = self._asked = False
         if initiator:  # optimistic: the first noise message rides behind the proposal
@@ -152,7 +153,10 @@ class Connection:
         self._heard = False
         for stream_id in self._stale & self._negotiating.keys():
             self._refuse(stream_id, "its protocol was not agreed in time")
-        self._stale = set(self._negotiating)
+        for stream_id in self._stale & self._refused:
+            self._refused.discard(stream_id)
+            self._mux.reset(stream_id)
+        self._stale = self._refused | self._negotiating.keys()
         self._deadline = now + KEEPALIVE
 
     # --- the streams' side ------------------------------------------------------------------------
@@ -167,6 +171,8 @@ class Connection:
                 self._start_inbound(event.stream_id)
             elif self._negotiating and self._is_negotiating(event):
                 self._advance(event)
+            elif self._refused and isinstance(event, StreamData) and event.stream_id in self._refused:
+                self._mux.grant(event.stream_id, len(event.data))
             else:
                 return event
         return self._events.popleft()
@@ -303,6 +309,10 @@ class Connection:
     def _refuse(self, stream_id: int, reason: str) -> None:
         negotiation = self._negotiating.pop(stream_id)
         self._fed.pop(stream_id)
+        if isinstance(negotiation, Chooser) and self._mux.unsent(stream_id):
+            self._mux.end(stream_id)  # behind the answer "na", which a reset would overtake
+            self._refused.add(stream_id)
+            return
         self._mux.reset(stream_id)
         if isinstance(negotiation, Proposer):
             self._events.append(StreamRefused(stream_id, reason))

@@ -1,0 +1,151 @@
+"""``ports.Host`` natively: a libp2p host on asyncio, over TCP, WebSockets and circuits.
+
+Composes the parts: ``Network`` holds connections, ``Identification`` and ``Routing`` serve and ask
+identify and kad, ``Dialer`` and ``Circuits`` connect, ``rpc`` speaks Hivemind. Rule of the file: it
+decides nothing that one of the parts could.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from .. import __version__
+from ..errors import InputError, Unreachable
+from ..identity.keys import PrivateKey
+from ..libp2p.multiaddr import Multiaddr
+from ..ports import Crypto, Stream, StreamHandler, UnaryHandler
+from ..types import PeerId
+from ..wire.rpc import StreamAnswerer, StreamCaller
+from . import rpc
+from .circuits import Circuits
+from .crypto import NativeCrypto
+from .dialing import Dialer
+from .identify import Identification
+from .link import Link
+from .network import Network, RawHandler
+from .routing import Routing
+from .stream import RawStream
+
+AGENT = f"kwaainet/{__version__}"
+_FAREWELL = "this server is leaving the network"
+
+
+class NativeHost:
+    """A host of one identity; make it with ``create``, then register handlers, then ``listen``."""
+
+    def __init__(self, network: Network, listen: Sequence[Multiaddr]) -> None:
+        self.network = network
+        self.routing = Routing(network)
+        self.identification = Identification(network, AGENT)
+        self._circuits = Circuits(network)
+        self._dialer = Dialer(network, self.routing, self._circuits)
+        self._listen = tuple(listen)
+        self._served: dict[rpc.RpcStream, None] = {}
+
+    @classmethod
+    async def create(
+        cls,
+        identity: PrivateKey,
+        listen: Sequence[str] = (),
+        announce: Sequence[str] = (),
+        crypto: Crypto | None = None,
+    ) -> NativeHost:
+        """A host that will listen on ``listen`` (``/ip4/../tcp/..``, ``../ws``, or a relay's address
+        with ``/p2p-circuit`` behind it for a slot there) and tell others ``announce`` instead, if given.
+
+        Raises ``InputError`` for an address that is none.
+        """
+        network = Network(identity, crypto or NativeCrypto(), [Multiaddr.parse(text) for text in announce])
+        return cls(network, [Multiaddr.parse(text) for text in listen])
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.network.peer_id
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        return [str(address.with_peer(self.peer_id)) for address in self.network.addresses]
+
+    @property
+    def connected_peers(self) -> Sequence[PeerId]:
+        """Peers with at least one open connection."""
+        return self.network.peers
+
+    def on_peer_lost(self, callback: Callable[[PeerId], None]) -> None:
+        """Call back with a peer when its last connection is gone."""
+        self.network.on_lost(callback)
+
+    # --- serving ----------------------------------------------------------------------------------
+
+    def handle_unary(self, protocol: str, handler: UnaryHandler) -> None:
+        self.network.handle(protocol, lambda raw: rpc.serve_unary(raw, handler))
+
+    def handle_stream(self, protocol: str, handler: StreamHandler) -> None:
+        async def serve(raw: RawStream) -> None:
+            stream = rpc.RpcStream(raw, StreamAnswerer())
+            self._served[stream] = None
+            try:
+                await rpc.serve_stream(stream, handler)
+            finally:
+                del self._served[stream]
+
+        self.network.handle(protocol, serve)
+
+    def handle_raw(self, protocol: str, handler: RawHandler) -> None:
+        """Serve a protocol that is not a Hivemind RPC, on the stream's bytes."""
+        self.network.handle(protocol, handler)
+
+    async def listen(self) -> None:
+        for address in self._listen:
+            if address.is_circuit:
+                relay, rest = address.split_circuit()
+                if rest.parts and rest.peer != self.peer_id:
+                    raise InputError(f"{address} is not an address to listen on: it ends in another peer")
+                await self._circuits.keep_slot(relay, self._dialer.connect)
+            else:
+                await self.network.listen(address)
+                self.routing.serve()
+
+    # --- calling ----------------------------------------------------------------------------------
+
+    async def connect(self, address: str) -> PeerId:
+        """Connect to a multiaddr; returns who is there. Raises ``Unreachable``, ``HandshakeError``,
+        ``InputError``."""
+        link = await self._dialer.connect(Multiaddr.parse(address))
+        return link.remote_peer
+
+    async def call(self, peer: PeerId, protocol: str, request: bytes, *, timeout: float) -> bytes:
+        async with asyncio.timeout(timeout):
+            link = await self._reach(peer)
+            return await rpc.call_unary(link.open_stream(protocol), peer, request)
+
+    async def open_stream(self, peer: PeerId, protocol: str, *, timeout: float) -> Stream:
+        return rpc.RpcStream(await self.open_raw(peer, protocol, timeout=timeout), StreamCaller())
+
+    async def open_raw(self, peer: PeerId, protocol: str, *, timeout: float) -> RawStream:
+        """A stream of a protocol that is not a Hivemind RPC. Raises ``Unreachable``,
+        ``HandshakeError`` (the peer does not speak it), ``StreamReset``, ``TimeoutError``."""
+        async with asyncio.timeout(timeout):
+            stream = (await self._reach(peer)).open_stream(protocol)
+            try:
+                await stream.opened()
+            except BaseException:
+                stream.reset()
+                raise
+            return stream
+
+    async def close(self) -> None:
+        if self.network.closed:
+            return
+        for stream in self._served:
+            stream.fail(_FAREWELL)
+        self._dialer.close()
+        await asyncio.sleep(0)  # the farewells leave before the connections do
+        self.network.close()
+        await asyncio.sleep(0)
+
+    async def _reach(self, peer: PeerId) -> Link:
+        if self.network.closed:
+            raise Unreachable("this host is closed")
+        return await self._dialer.reach(peer)

@@ -1,0 +1,241 @@
+"""The connections of one identity: listeners, links by peer, and which protocols are served.
+
+Rule of the file: it accepts, counts and forgets; whom to dial and what streams mean is decided
+elsewhere (``dialing``, ``host``, ``relay``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from ..errors import CapacityError, KwaaiNetError
+from ..identity.keys import PrivateKey, peer_id
+from ..libp2p import noise
+from ..libp2p.multiaddr import Multiaddr
+from ..ports import Crypto
+from ..types import PeerId
+from . import transport
+from .link import Link, Wire
+from .peerstore import Peerstore
+from .stream import RawStream
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 4096  # one per tab and a few per native peer; about 31 kB each
+MAX_HANDSHAKES = 256  # connections that have not proved an identity yet
+MAX_PER_PEER = 16  # a peer with more is leaking them: the newest is closed
+
+RawHandler: TypeAlias = Callable[[RawStream], Awaitable[None]]
+
+
+class Network:
+    """All links of one identity. Implements ``link.LinkOwner``."""
+
+    def __init__(self, identity: PrivateKey, crypto: Crypto, announce: Sequence[Multiaddr] = ()) -> None:
+        self.identity = identity
+        self.crypto = crypto
+        self.credentials = noise.Credentials.create(crypto, identity, secrets.token_bytes(32))
+        self.public_key = identity.public(crypto)
+        self.peer_id = peer_id(self.public_key)
+        self.peerstore = Peerstore()
+        self._announce = tuple(address.without_peer() for address in announce)
+        self._circuits: dict[Multiaddr, None] = {}  # addresses through relays that hold a slot for us
+        self._handlers: dict[str, RawHandler] = {}
+        self._listeners: list[transport.Listener] = []
+        self._links: dict[PeerId, list[Link]] = {}
+        self._shaking: dict[Link, None] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._opened: list[Callable[[Link], None]] = []
+        self._lost: list[Callable[[PeerId], None]] = []
+        self._changed: list[Callable[[], None]] = []
+        self._closed = False
+
+    # --- what is served ---------------------------------------------------------------------------
+
+    def handle(self, protocol: str, handler: RawHandler) -> None:
+        """Serve a protocol; a stream that its handler leaves open stays open."""
+        self._handlers[protocol] = handler
+        self.changed()
+
+    def supports(self, protocol: str) -> bool:
+        return protocol in self._handlers
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        """Ids of all protocols served."""
+        return tuple(self._handlers)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    # --- where we are -----------------------------------------------------------------------------
+
+    async def listen(self, address: Multiaddr) -> None:
+        """Bind one address. Raises ``InputError`` or ``Unreachable``."""
+        self._listeners.append(await transport.listen(address, self.accept))
+        self.changed()
+
+    @property
+    def addresses(self) -> list[Multiaddr]:
+        """Where others can dial us (without ``/p2p``): what is announced, else what is bound."""
+        bound = self._announce or [a for listener in self._listeners for a in _expand(listener.address)]
+        return list(dict.fromkeys((*bound, *self._circuits)))
+
+    def add_circuit(self, address: Multiaddr) -> None:
+        """A relay granted a slot: we can be dialled through it."""
+        self._circuits[address] = None
+        self.changed()
+
+    def remove_circuit(self, address: Multiaddr) -> None:
+        """The slot is gone."""
+        if self._circuits.pop(address, self) is None:
+            self.changed()
+
+    # --- who is connected -------------------------------------------------------------------------
+
+    @property
+    def peers(self) -> list[PeerId]:
+        """Connected peers."""
+        return list(self._links)
+
+    def link(self, peer: PeerId) -> Link | None:
+        """The best connection to a peer: a direct one before a circuit, then the oldest."""
+        links = self._links.get(peer)
+        return min(links, key=lambda link: link.address.is_circuit) if links else None
+
+    def links(self) -> Iterable[Link]:
+        """All open connections."""
+        return [link for links in self._links.values() for link in links]
+
+    def on_opened(self, callback: Callable[[Link], None]) -> None:
+        """Call back with every connection that opens."""
+        self._opened.append(callback)
+
+    def on_lost(self, callback: Callable[[PeerId], None]) -> None:
+        """Call back with a peer when its last connection is gone."""
+        self._lost.append(callback)
+
+    def on_changed(self, callback: Callable[[], None]) -> None:
+        """Call back when our protocols or addresses change."""
+        self._changed.append(callback)
+
+    def changed(self) -> None:
+        """Our protocols or addresses changed."""
+        for callback in self._changed:
+            callback()
+
+    # --- making links -----------------------------------------------------------------------------
+
+    def accept(self, wire: Wire, address: Multiaddr) -> Link | None:
+        """A link for a connection that came in; ``None`` over a cap."""
+        try:
+            return self.connect(wire, address, initiator=False)
+        except CapacityError as error:
+            logger.warning("refused a connection from %s: %s", address, error)
+            return None
+
+    def connect(
+        self, wire: Wire, address: Multiaddr, *, initiator: bool, expected_peer: PeerId | None = None
+    ) -> Link:
+        """A link over a wire. Raises ``CapacityError``."""
+        if self._closed:
+            raise CapacityError("this host is closed")
+        open_links = sum(map(len, self._links.values()))
+        if open_links >= MAX_CONNECTIONS or len(self._shaking) >= MAX_HANDSHAKES:
+            raise CapacityError(f"{open_links} connections are open and {len(self._shaking)} are opening")
+        link = Link(self, wire, address, initiator=initiator, expected_peer=expected_peer)
+        self._shaking[link] = None
+        return link
+
+    # --- called by links --------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        self._shaking.pop(link, None)
+        peer = link.remote_peer
+        links = self._links.setdefault(peer, [])
+        if peer == self.peer_id or len(links) >= MAX_PER_PEER:
+            if not links:
+                del self._links[peer]
+            link.close("it is ourselves" if peer == self.peer_id else "the peer has too many connections")
+            return
+        links.append(link)
+        logger.info("connected to %s at %s", peer, link.address)
+        for callback in self._opened:
+            callback(link)
+
+    def link_closed(self, link: Link, reason: str) -> None:
+        if link in self._shaking:
+            del self._shaking[link]
+            logger.debug("no connection with %s: %s", link.address, reason)
+            return
+        peer = link.remote_peer
+        links = self._links.get(peer, [])
+        if link not in links:
+            return
+        links.remove(link)
+        logger.info("disconnected from %s at %s: %s", peer, link.address, reason)
+        if not links:
+            del self._links[peer]
+            self.peerstore.disconnected(peer)
+            for callback in self._lost:
+                callback(peer)
+
+    def stream_opened(self, stream: RawStream) -> None:
+        self.spawn(self._serve(stream))
+
+    # --- tasks and the end ------------------------------------------------------------------------
+
+    def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        """Run something until it ends or the host closes."""
+        task = asyncio.ensure_future(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._task_done)
+        return task
+
+    def close(self) -> None:
+        """Stop listening, cancel what runs, close every connection."""
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()
+        for task in list(self._tasks):
+            task.cancel()
+        for link in [*self.links(), *self._shaking]:
+            link.close("this host is closing")
+
+    async def _serve(self, stream: RawStream) -> None:
+        try:
+            await self._handlers[stream.protocol](stream)
+        except (KwaaiNetError, TimeoutError) as error:
+            logger.info("%s of %s ended: %s", stream.protocol, stream.remote_peer, error or "timeout")
+            stream.reset()
+        except BaseException:
+            stream.reset()
+            raise
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task failed", exc_info=error)
+
+
+def _expand(address: Multiaddr) -> list[Multiaddr]:
+    """A wildcard address as the addresses of this machine."""
+    family, host = address.parts[0]
+    if host not in ("0.0.0.0", "::"):
+        return [address]
+    kind = socket.AF_INET if family == "ip4" else socket.AF_INET6
+    hosts = ["127.0.0.1" if family == "ip4" else "::1"]
+    try:
+        hosts += [str(row[4][0]) for row in socket.getaddrinfo(socket.gethostname(), None, kind)]
+    except OSError:
+        logger.debug("the addresses of this machine's name are not known")
+    return [
+        Multiaddr(((family, found.partition("%")[0]), *address.parts[1:])) for found in dict.fromkeys(hosts)
+    ]

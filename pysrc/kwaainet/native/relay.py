@@ -1,0 +1,230 @@
+"""The relay: HOP and STOP of circuit relay v2, as a server.
+
+Follows the libp2p circuit-v2 spec. Circuits have no limit on time or bytes. Every circuit is its own
+pair of streams and its own pair of pumps: what happens to one is not seen by any other. Rule of the
+file: bytes are granted to one side when the other side took them, so a slow reader slows its own
+sender and nobody's memory grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+from ..errors import CapacityError, KwaaiNetError, ProtocolError
+from ..libp2p import circuit
+from ..libp2p.circuit import HopMessage, HopType, ReservationTable, Status, StopMessage, StopType
+from ..libp2p.multiaddr import Multiaddr
+from ..types import PeerId
+from .host import NativeHost
+from .stream import RawStream
+
+logger = logging.getLogger(__name__)
+
+HOP_TIMEOUT = 15.0  # seconds for a request to arrive, and for the target to accept
+MAX_CIRCUITS = 4096
+
+Policy: TypeAlias = Callable[[PeerId, PeerId], Status]  # (source, target) -> OK or why not
+
+
+class Relay:
+    """Serves HOP on a host. ``policy`` decides who may open a circuit to whom; by default anybody to
+    those who hold a reservation."""
+
+    def __init__(self, host: NativeHost, *, policy: Policy | None = None) -> None:
+        self._host = host
+        self._network = host.network
+        self._table = ReservationTable()
+        self._policy = policy or self.only_reserved
+        self._circuits: dict[Circuit, None] = {}
+        self._past_bytes = 0
+        host.handle_raw(circuit.HOP_PROTOCOL, self._hop)
+        host.on_peer_lost(self._table.release)
+        host.routing.add_source(self._addresses)
+
+    @property
+    def reservations(self) -> int:
+        """Peers that hold a slot."""
+        self._table.expire(time.time())
+        return len(self._table)
+
+    @property
+    def circuits(self) -> int:
+        """Circuits open now."""
+        return len(self._circuits)
+
+    @property
+    def relayed_bytes(self) -> int:
+        """Bytes carried so far, both directions together."""
+        return self._past_bytes + sum(circuit.carried for circuit in self._circuits)
+
+    def has_reservation(self, peer: PeerId) -> bool:
+        """Whether a peer holds a slot, that is: can be reached through us."""
+        return self._table.holds(peer, time.time())
+
+    def only_reserved(self, source: PeerId, target: PeerId) -> Status:
+        """The default policy."""
+        return Status.OK if self.has_reservation(target) else Status.NO_RESERVATION
+
+    def _addresses(self, peer: PeerId) -> list[Multiaddr]:
+        """What kad tells about a peer that holds a slot."""
+        if not self.has_reservation(peer):
+            return []
+        return [address / "/p2p-circuit" for address in self._own_addresses()]
+
+    def _own_addresses(self) -> list[Multiaddr]:
+        network = self._network
+        return [address.with_peer(network.peer_id) for address in network.addresses if not address.is_circuit]
+
+    # --- HOP --------------------------------------------------------------------------------------
+
+    async def _hop(self, stream: RawStream) -> None:
+        async with asyncio.timeout(HOP_TIMEOUT):
+            data = await stream.read_message(circuit.MAX_MESSAGE)
+        try:
+            message = HopMessage.decode(data or b"")
+            if message.type == HopType.RESERVE:
+                self._reserve(stream)
+            elif message.type == HopType.CONNECT:
+                await self._connect(stream, circuit.peer_of(message))
+            else:
+                _refuse(stream, Status.UNEXPECTED_MESSAGE)
+        except ProtocolError:
+            _refuse(stream, Status.MALFORMED_MESSAGE)
+            raise
+
+    def _reserve(self, stream: RawStream) -> None:
+        peer = stream.remote_peer
+        if stream.address.is_circuit:  # a slot reached through another relay would chain relays
+            _refuse(stream, Status.PERMISSION_DENIED)
+            return
+        try:
+            expire = self._table.reserve(peer, time.time())
+        except CapacityError as error:
+            logger.warning("no slot for %s: %s", peer, error)
+            _refuse(stream, Status.RESERVATION_REFUSED)
+            return
+        signed = circuit.voucher(self._network.crypto, self._network.identity, peer, expire)
+        stream.write_message(circuit.reserved(expire, self._own_addresses(), signed).encode())
+        stream.close()
+
+    async def _connect(self, source: RawStream, target: PeerId) -> None:
+        status = self._policy(source.remote_peer, target)
+        if status == Status.OK and len(self._circuits) >= MAX_CIRCUITS:
+            status = Status.RESOURCE_LIMIT_EXCEEDED
+        if status != Status.OK:
+            _refuse(source, status)
+            return
+        try:
+            stop = await self._stop(source.remote_peer, target)
+        except (KwaaiNetError, TimeoutError) as error:
+            logger.info("no circuit from %s to %s: %s", source.remote_peer, target, error or "timeout")
+            _refuse(source, Status.CONNECTION_FAILED)
+            return
+        source.write_message(HopMessage(HopType.STATUS, status=Status.OK).encode())
+        opened = Circuit(source, stop, self._circuit_ended)
+        self._circuits[opened] = None
+        opened.start()
+
+    async def _stop(self, source: PeerId, target: PeerId) -> RawStream:
+        """A stream on which the target has accepted the circuit. Raises ``KwaaiNetError``."""
+        link = self._network.link(target)
+        if link is None:
+            raise ProtocolError("the target is not connected")
+        stream = link.open_stream(circuit.STOP_PROTOCOL)
+        try:
+            stream.write_message(StopMessage(StopType.CONNECT, peer=circuit.Peer(source.data)).encode())
+            async with asyncio.timeout(HOP_TIMEOUT):
+                data = await stream.read_message(circuit.MAX_MESSAGE)
+            reply = StopMessage.decode(data or b"")
+            if reply.type != StopType.STATUS or reply.status != Status.OK:
+                raise ProtocolError(f"the target answered with status {reply.status}")
+        except BaseException:
+            stream.reset()
+            raise
+        return stream
+
+    def _circuit_ended(self, ended: Circuit) -> None:
+        if ended in self._circuits:
+            del self._circuits[ended]
+            self._past_bytes += ended.carried
+
+
+class Circuit:
+    """Two streams, each pumped into the other."""
+
+    def __init__(self, one: RawStream, other: RawStream, on_end: Callable[[Circuit], None]) -> None:
+        self._forth = _Pump(one, other, self._pump_ended)
+        self._back = _Pump(other, one, self._pump_ended)
+        self._forth.twin, self._back.twin = self._back, self._forth
+        self._on_end = on_end
+
+    @property
+    def carried(self) -> int:
+        """Bytes carried, both directions together."""
+        return self._forth.carried + self._back.carried
+
+    def start(self) -> None:
+        """Deliver what has arrived already, then everything else."""
+        self._forth.source.attach(self._forth)
+        self._back.source.attach(self._back)
+
+    def _pump_ended(self) -> None:
+        if self._forth.ended and self._back.ended:
+            self._on_end(self)
+
+
+class _Pump:
+    """One direction. Implements ``stream.Sink`` of its source."""
+
+    twin: _Pump
+
+    def __init__(self, source: RawStream, target: RawStream, on_end: Callable[[], None]) -> None:
+        self.source = source
+        self.carried = 0
+        self.ended = False
+        self._target = target
+        self._on_end = on_end
+        self._waiting = 0  # bytes handed to the target that have not left yet
+
+    def stream_data(self, data: bytes | memoryview) -> None:
+        size = len(data)
+        try:
+            self._target.write(data)
+        except KwaaiNetError:
+            self.source.reset()
+            return
+        self.carried += size
+        self._waiting += size
+
+    def stream_sent(self) -> None:
+        self.twin.target_sent()
+
+    def target_sent(self) -> None:
+        """Some bytes left on the target: as many may come from the source."""
+        waiting = min(self._waiting, self._target.unsent)
+        if waiting < self._waiting:
+            taken = self._waiting - waiting
+            self._waiting = waiting
+            self.source.grant(taken)
+
+    def stream_ended(self) -> None:
+        self._target.finish()
+        self._end()
+
+    def stream_gone(self, error: KwaaiNetError) -> None:
+        self._target.reset()
+        self._end()
+
+    def _end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._on_end()
+
+
+def _refuse(stream: RawStream, status: Status) -> None:
+    stream.write_message(HopMessage(HopType.STATUS, status=status).encode())
+    stream.close()

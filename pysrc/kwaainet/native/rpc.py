@@ -1,0 +1,183 @@
+"""Hivemind's unary and stream RPCs over the host's streams: both sides of both.
+
+Rule of the file: bytes and meaning are ``wire.rpc``'s; here is only who waits for what, and that a
+caller always learns why its call failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+from ..errors import KwaaiNetError, ProtocolError, RpcError, StreamReset
+from ..ports import StreamHandler, UnaryHandler
+from ..types import PeerId
+from ..wire.rpc import (
+    Cancelled,
+    Failed,
+    Message,
+    StreamAnswerer,
+    StreamCaller,
+    UnaryAnswerer,
+    UnaryCaller,
+)
+from .stream import LINGER, RawStream
+
+logger = logging.getLogger(__name__)
+
+CALL_ID_SIZE = 16
+_INTERNAL = "internal error"
+
+
+class RpcStream:
+    """``ports.Stream`` over a raw stream; the machine says which side this is."""
+
+    def __init__(self, raw: RawStream, machine: StreamCaller | StreamAnswerer) -> None:
+        self._raw = raw
+        self._machine = machine
+        self._done = False  # the other end has said so
+        self._closed = False
+
+    @property
+    def remote_peer(self) -> PeerId:
+        return self._raw.remote_peer
+
+    async def receive(self) -> bytes | None:
+        while not self._done:
+            event = self._machine.next_event()
+            if event is None:
+                await self._receive_more()
+            elif isinstance(event, Message):
+                return event.data
+            elif isinstance(event, Cancelled):
+                raise StreamReset(f"{self.remote_peer} left before its {self._raw.protocol} call was over")
+            else:
+                self._done = True
+                if isinstance(event, Failed):
+                    raise RpcError(event.text)
+        return None
+
+    async def send(self, message: bytes) -> None:
+        if self._closed:
+            raise StreamReset(f"this {self._raw.protocol} stream is closed on this side")
+        self._machine.send(message)
+        self._flush()
+        await self._raw.drain()
+
+    async def end(self) -> None:
+        if isinstance(self._machine, StreamCaller):
+            self._machine.end()
+            self._flush()
+            await self._raw.drain()
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if isinstance(self._machine, StreamCaller):
+            if self._done:
+                self._raw.close()
+            else:
+                self._raw.reset()
+            return
+        self._machine.finish()
+        await self._linger()
+        self._raw.close()
+
+    def fail(self, text: str) -> None:
+        """Callee only: end with an error frame, if it can still be sent."""
+        if isinstance(self._machine, StreamAnswerer) and not self._closed:
+            try:
+                self._machine.fail(text)
+                self._flush()
+            except KwaaiNetError:
+                logger.debug("the error %r came too late for %s", text, self.remote_peer)
+
+    async def _receive_more(self) -> None:
+        data = await self._raw.read()
+        try:
+            if data:
+                self._machine.receive_data(data)
+            else:
+                self._machine.receive_eof()
+        except ProtocolError:
+            self._raw.reset()
+            raise
+
+    async def _linger(self) -> None:
+        """Wait for the caller's end: closing before it has sent it would break its pipe."""
+        try:
+            async with asyncio.timeout(LINGER):
+                while await self.receive() is not None:
+                    pass
+        except (KwaaiNetError, TimeoutError):
+            return
+
+    def _flush(self) -> None:
+        self._raw.write(self._machine.data_to_send())
+
+
+async def serve_stream(stream: RpcStream, handler: StreamHandler) -> None:
+    """Run a stream handler to its end, whatever it is."""
+    try:
+        await handler(stream)
+    except StreamReset as error:
+        logger.info("%s", error)
+        stream.fail(str(error))
+    except KwaaiNetError as error:
+        stream.fail(str(error) or type(error).__name__)
+    except Exception:
+        logger.exception("a stream handler failed on a call of %s", stream.remote_peer)
+        stream.fail(_INTERNAL)
+    await stream.close()
+
+
+async def serve_unary(raw: RawStream, handler: UnaryHandler) -> None:
+    """Answer one unary call; the caller's leaving cancels the handler."""
+    machine = UnaryAnswerer()
+    while (event := machine.next_event()) is None:
+        data = await raw.read()
+        if data:
+            machine.receive_data(data)
+        else:
+            machine.receive_eof()
+    if not isinstance(event, Message):
+        raw.reset()
+        return
+    task = asyncio.current_task()
+    raw.on_gone = task.cancel if task is not None else None
+    try:
+        reply = await handler(raw.remote_peer, event.data)
+        machine.respond(reply)
+    except KwaaiNetError as error:
+        machine.fail(repr(error))
+    except Exception:
+        logger.exception("%s failed on a call of %s", raw.protocol, raw.remote_peer)
+        machine.fail(_INTERNAL)
+    finally:
+        raw.on_gone = None
+    raw.write(machine.data_to_send())
+    raw.close()
+
+
+async def call_unary(raw: RawStream, peer: PeerId, request: bytes) -> bytes:
+    """One unary call over a fresh stream. Raises ``RpcError``, ``StreamReset``, ``ProtocolError``."""
+    machine = UnaryCaller(secrets.token_bytes(CALL_ID_SIZE), peer.data, raw.protocol, request)
+    try:
+        raw.write(machine.data_to_send())
+        while (event := machine.next_event()) is None:
+            data = await raw.read()
+            if data:
+                machine.receive_data(data)
+            else:
+                machine.receive_eof()
+    except BaseException:
+        raw.reset()
+        raise
+    raw.close()
+    if isinstance(event, Message):
+        return event.data
+    if isinstance(event, Failed):
+        raise RpcError(event.text)
+    raise StreamReset(f"{peer} closed its {raw.protocol} stream without a reply")

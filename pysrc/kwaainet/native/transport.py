@@ -1,0 +1,237 @@
+"""TCP and WebSocket: listeners and dialers that end in a ``Link``.
+
+Rule of the file: addresses in, links out; it knows nothing of peers or protocols. WebSocket framing
+and masking are picows' (C); pings of the other side are answered, text messages end a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias, cast
+
+import picows
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
+
+from ..errors import InputError, StreamReset, Unreachable
+from ..libp2p.multiaddr import Multiaddr
+from .link import Link, Wire
+from .stream import HIGH_WATER, RawStream
+
+MAX_WS_FRAME = 16 << 20  # bytes; js-libp2p sends a noise message (64 KiB) each, others coalesce
+SOCKET_BUFFER = 512 << 10  # bytes a socket may hold unsent before its link is paused
+_WS_HANDSHAKE_TIMEOUT = 15.0
+_ws_logger = logging.getLogger("kwaainet.native.picows")
+_ws_logger.setLevel(logging.WARNING)  # it tells every connection at INFO, as the network does
+
+MakeLink: TypeAlias = Callable[[Wire, Multiaddr], Link | None]  # None: refuse the connection
+
+
+class TcpWire(asyncio.Protocol):
+    """A TCP socket under a link."""
+
+    def __init__(self, make_link: MakeLink) -> None:
+        self._make_link = make_link
+        self._transport: asyncio.Transport | None = None
+        self.link: Link | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=SOCKET_BUFFER)
+        self.link = self._make_link(self, _remote(self._transport))
+        if self.link is None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.link is not None:
+            self.link.receive(data)
+
+    def pause_writing(self) -> None:
+        if self.link is not None:
+            self.link.pause()
+
+    def resume_writing(self) -> None:
+        if self.link is not None:
+            self.link.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.link is not None:
+            self.link.lost(str(exc) if exc else "the peer closed it")
+
+
+class WsWire(WSListener):
+    """A WebSocket under a link."""
+
+    def __init__(self, make_link: MakeLink) -> None:
+        self._make_link = make_link
+        self._transport: WSTransport | None = None
+        self.link: Link | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.send(WSMsgType.BINARY, data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.disconnect()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        socket = transport.underlying_transport
+        socket.set_write_buffer_limits(high=SOCKET_BUFFER)
+        self.link = self._make_link(self, _remote(socket) / "/ws")
+        if self.link is None:
+            transport.disconnect()
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        kind = frame.msg_type
+        if kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
+            if self.link is not None:
+                self.link.receive(frame.get_payload_as_memoryview())
+        elif kind in (WSMsgType.CLOSE, WSMsgType.TEXT):
+            transport.disconnect()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        if self.link is not None:
+            self.link.lost("the peer closed it")
+
+    def pause_writing(self) -> None:
+        if self.link is not None:
+            self.link.pause()
+
+    def resume_writing(self) -> None:
+        if self.link is not None:
+            self.link.resume()
+
+
+class CircuitWire:
+    """A stream through a relay under a link: the inner connection is its peer's, not the relay's."""
+
+    def __init__(self, stream: RawStream, address: Multiaddr, make_link: MakeLink) -> None:
+        self._stream = stream
+        self._paused = False
+        self.link = make_link(self, address)
+        if self.link is None:
+            stream.reset()
+        else:
+            stream.attach(self)
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._stream.write(data)
+        except StreamReset:
+            return  # the stream tells the link itself
+        if not self._paused and self._stream.unsent > HIGH_WATER and self.link is not None:
+            self._paused = True
+            self.link.pause()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def stream_data(self, data: bytes | memoryview) -> None:
+        if self.link is not None:
+            self.link.receive(data)
+        self._stream.grant(len(data))
+
+    def stream_sent(self) -> None:
+        if self._paused and self._stream.unsent < HIGH_WATER // 2 and self.link is not None:
+            self._paused = False
+            self.link.resume()
+
+    def stream_ended(self) -> None:
+        self._stream.finish()
+        if self.link is not None:
+            self.link.lost("the peer closed its circuit")
+
+    def stream_gone(self, error: Exception) -> None:
+        if self.link is not None:
+            self.link.lost(f"its circuit ended: {error}")
+
+
+@dataclass(slots=True)
+class Listener:
+    """A bound address; ``address`` has the port that was given if 0 was asked for."""
+
+    address: Multiaddr
+    _server: asyncio.Server = field(repr=False)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._server.close()
+
+
+async def listen(address: Multiaddr, make_link: MakeLink) -> Listener:
+    """Bind a ``/tcp`` or ``/tcp/../ws`` address. Raises ``InputError`` or ``Unreachable``."""
+    if address.transport not in ("tcp", "ws") or address.names[0] not in ("ip4", "ip6"):
+        raise InputError(f"cannot listen on {address}; give /ip4/HOST/tcp/PORT or /ip4/HOST/tcp/PORT/ws")
+    host, port = address.host_port
+    try:
+        if address.transport == "tcp":
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(lambda: TcpWire(make_link), host, port)
+        else:
+            server = await picows.ws_create_server(
+                lambda request: _upgrade(request, make_link),
+                host,
+                port,
+                websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
+                max_frame_size=MAX_WS_FRAME,
+                enable_auto_pong=True,
+                logger_name=_ws_logger,
+            )
+    except OSError as error:
+        raise Unreachable(f"cannot listen on {address}: {error}") from error
+    port = server.sockets[0].getsockname()[1]
+    bound = Multiaddr((address.parts[0], ("tcp", str(port)), *address.parts[2:]))
+    return Listener(bound, server)
+
+
+async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
+    """Connect to a TCP or WebSocket address. Raises ``Unreachable``; the handshake is still to come."""
+    host, port = address.host_port
+    wire: TcpWire | WsWire
+    try:
+        if address.transport == "tcp":
+            loop = asyncio.get_running_loop()
+            _, wire = await loop.create_connection(lambda: TcpWire(make_link), host, port)
+        else:
+            _, listener = await picows.ws_connect(
+                lambda: WsWire(make_link),
+                _url(address, host, port),
+                ssl_context=ssl.create_default_context() if address.transport == "wss" else None,
+                max_frame_size=MAX_WS_FRAME,
+                enable_auto_pong=True,
+                websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
+                logger_name=_ws_logger,
+            )
+            wire = cast(WsWire, listener)
+    except (OSError, picows.WSError) as error:
+        raise Unreachable(f"{address}: {error}") from error
+    if wire.link is None:
+        raise Unreachable(f"{address}: too many connections are open")
+    return wire.link
+
+
+def _url(address: Multiaddr, host: str, port: int) -> str:
+    netloc = f"[{host}]" if address.names[0] == "ip6" else host
+    return f"{address.transport}://{netloc}:{port}/"
+
+
+def _upgrade(request: WSUpgradeRequest, make_link: MakeLink) -> WSListener:
+    return WsWire(make_link)
+
+
+def _remote(transport: asyncio.BaseTransport) -> Multiaddr:
+    host, port = transport.get_extra_info("peername")[:2]
+    return Multiaddr((("ip6" if ":" in host else "ip4", host.partition("%")[0]), ("tcp", str(port))))

@@ -5,6 +5,7 @@ import { describe } from './faults.ts'
 import type { Bytes } from './protobuf.ts'
 
 const FOLDER = 'blobs'
+const STALL = 20_000 // ms without a byte before an attempt is given up
 
 declare global {
   /** Of the worker library, which cannot be loaded beside the page's. */
@@ -71,18 +72,27 @@ async function sha256 (data: Bytes): Promise<string> {
 export interface RangeAnswer { status: number, total: number, body: Bytes | null, reason: string }
 
 /** Fetch `length` bytes at `offset`. A body is read only from a 206, or from a 200 of exactly the range asked. */
-export async function fetchRange (url: string, offset: number, length: number, progress: (received: number) => void): Promise<RangeAnswer> {
+export async function fetchRange (url: string, offset: number, length: number): Promise<RangeAnswer> {
+  const abort = new AbortController()
+  let timer = 0
+  const alive = (): void => {
+    clearTimeout(timer)
+    timer = setTimeout(() => { abort.abort(new Error(`no byte came for ${STALL / 1000} s`)) }, STALL) as unknown as number
+  }
   try {
-    const response = await fetch(url, { headers: { Range: `bytes=${offset}-${offset + length - 1}` } })
+    alive()
+    const response = await fetch(url, { headers: { Range: `bytes=${offset}-${offset + length - 1}` }, signal: abort.signal })
     const total = sizeOf(response)
     const usable = response.status === 206 || (response.status === 200 && offset === 0 && total === length)
     if (!usable) {
       await response.body?.cancel()
       return { status: response.status, total, body: null, reason: response.statusText }
     }
-    return { status: response.status, total, body: await readBody(response, length, progress), reason: '' }
+    return { status: response.status, total, body: await readBody(response, length, alive), reason: '' }
   } catch (error) {
     return { status: 0, total: -1, body: null, reason: describe(error) }
+  } finally {
+    clearTimeout(timer)
   }
 }
 
@@ -93,7 +103,7 @@ function sizeOf (response: Response): number {
 }
 
 /** At most `length` bytes; a shorter body is returned short. */
-async function readBody (response: Response, length: number, progress: (received: number) => void): Promise<Bytes> {
+async function readBody (response: Response, length: number, alive: () => void): Promise<Bytes> {
   const data = new Uint8Array(length)
   let received = 0
   if (response.body === null) return data.subarray(0, 0)
@@ -101,7 +111,7 @@ async function readBody (response: Response, length: number, progress: (received
     const part = chunk.subarray(0, length - received)
     data.set(part, received)
     received += part.length
-    progress(received)
+    alive()
     if (received === length) break
   }
   return received === length ? data : data.subarray(0, received)

@@ -2,17 +2,16 @@
 
 import { createNode, type NodeEvent, preflight } from '../sdk/index.ts'
 
-const WORDS: Record<NodeEvent['event'], string> = {
+const WORDS: Partial<Record<NodeEvent['event'], string>> = {
   starting: 'Starting…',
   reserving: 'Asking the relay for a place…',
   loading: 'Loading…',
   joining: 'Joining the swarm…',
   online: 'Online: this tab serves its blocks.',
   offline: 'Not contributing.',
-  error: 'Stopped by a problem.',
-  connection: ''
+  error: 'Stopped by a problem.'
 }
-const STAGES: Record<string, string> = { python: 'Python', weights: 'weights', engine: 'engine' }
+const STAGES: Record<string, string> = { python: 'Python', fetched: 'weights', cached: 'weights kept from before', build: 'the engine' }
 const CONNECTIONS: Record<string, string> = { connecting: 'connecting…', reserved: 'connected', lost: 'lost, trying again…' }
 
 function element<T extends HTMLElement = HTMLElement> (id: string): T {
@@ -40,14 +39,16 @@ const node = createNode({
 })
 
 function show (event: NodeEvent): void {
-  if (event.event === 'connection') {
-    element('relay').textContent = CONNECTIONS[event.connection ?? ''] ?? ''
-    return
-  }
+  if (event.event === 'connection') element('relay').textContent = CONNECTIONS[event.connection ?? ''] ?? ''
+  else if (event.event === 'progress') showProgress(event)
+  else showState(event)
+}
+
+function showState (event: NodeEvent): void {
   const idle = event.event === 'offline' || event.event === 'error'
   contribute.disabled = !idle
   stop.disabled = idle
-  element('state').textContent = WORDS[event.event] + describeProgress(event)
+  element('state').textContent = WORDS[event.event] ?? event.event
   element('backend').textContent = idle ? '–' : event.backend ?? '–'
   element('blocks').textContent = idle || event.blocks?.length !== 2 ? '–' : `${event.blocks[0]}:${event.blocks[1]}`
   element('peer').textContent = event.peer_id ?? '–'
@@ -55,21 +56,15 @@ function show (event: NodeEvent): void {
   const problem = element('problem')
   problem.hidden = event.event !== 'error'
   problem.textContent = event.message ?? ''
-  showProgress(event)
-}
-
-function describeProgress ({ event, progress }: NodeEvent): string {
-  if (event !== 'loading' || progress === undefined) return ''
-  const { stage, done, total } = progress
-  const amount = total > 1e5 ? ` ${(done / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB` : ''
-  return ` ${STAGES[stage] ?? stage}${amount}`
-}
-
-function showProgress ({ event, progress }: NodeEvent): void {
   const bar = element<HTMLProgressElement>('progress')
-  bar.hidden = event !== 'loading' && event !== 'starting' && event !== 'reserving' && event !== 'joining'
-  if (progress !== undefined && progress.total > 0) bar.value = progress.done / progress.total
-  else bar.removeAttribute('value')
+  bar.hidden = idle || event.event === 'online'
+  bar.removeAttribute('value')
+}
+
+function showProgress ({ stage = '', done = 0, total = 0 }: NodeEvent): void {
+  const amount = total > 1e5 ? ` ${(done / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB` : ''
+  element('state').textContent = `Loading ${STAGES[stage] ?? stage}${amount}…`
+  if (total > 0) element<HTMLProgressElement>('progress').value = done / total
 }
 
 contribute.addEventListener('click', () => { void node.start() })

@@ -13,12 +13,16 @@ const STOP_PATIENCE = 10_000 // ms for an orderly leave before the workers are e
 const BYE_TIME = 80 // ms the page stays busy when it goes: a message posted alone loses the race 3 of 11 times
 
 export interface NodeEvent {
-  event: State | 'connection'
+  event: State | 'connection' | 'progress'
   peer_id?: string
   blocks?: number[]
   backend?: string
   message?: string
-  progress?: { stage: string, done: number, total: number }
+  /** Of `progress`: bytes or steps of a stage; total 0 = unknown. */
+  stage?: string
+  done?: number
+  total?: number
+  /** Of `connection`: connecting, reserved or lost. */
   connection?: string
 }
 
@@ -71,6 +75,11 @@ interface Running {
   endRtc: () => void
 }
 
+/** Half the processor, at most 4: more does not pay, and the person at this machine wants some. */
+function defaultThreads (): number {
+  return Math.min(4, Math.max(1, Math.floor(navigator.hardwareConcurrency / 2)))
+}
+
 export function createNode (options: NodeOptions): Node {
   return new TabNode(options)
 }
@@ -104,7 +113,7 @@ class TabNode implements Node {
         model: described.model,
         blocks: this.#options.blocks ?? '',
         backend: checked.backend,
-        threads: crossOriginIsolated ? this.#options.threads ?? 0 : 1,
+        threads: crossOriginIsolated ? this.#options.threads ?? defaultThreads() : 1,
         public_name: this.#options.publicName ?? ''
       })
     } catch (error) {
@@ -161,7 +170,8 @@ class TabNode implements Node {
     if (message.type === 'state') this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, message: message.message })
     else if (message.type === 'progress') {
       const { stage, done, total } = message
-      this.#tell({ event: 'loading', progress: { stage, done, total } })
+      if (this.#status.event !== 'loading') this.#tell({ event: 'loading' })
+      this.#emit({ event: 'progress', stage, done, total })
     } else if (message.type === 'failed') this.#fail(message.message)
     else this.#stopped()
   }

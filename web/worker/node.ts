@@ -8,7 +8,7 @@ import { type Blobs, fetchRange, openBlobs } from '../bridge/store.ts'
 import type { NetworkGone, NetworkToNode, NodeConfig, NodeToNetwork, NodeToPage, PageToNode, StartNode } from './messages.ts'
 
 const PACKAGE = 'kwaainet'
-const PYTHON_FILES = 4 // core wasm, standard library, numpy and msgpack, kwaainet: steps of progress
+const PYTHON_STEPS = 4 // of progress: the core is half of it, packages the rest
 
 let deliver: ((message: NetworkToNode) => void) | null = null
 let stop: (() => void) | null = null
@@ -74,23 +74,29 @@ class Bridge {
 }
 
 async function bootPython (origin: string): Promise<PyodideInterface> {
-  const step = (done: number): void => { report({ type: 'progress', stage: 'python', done, total: PYTHON_FILES }) }
+  const step = (done: number): void => { report({ type: 'progress', stage: 'python', done, total: PYTHON_STEPS }) }
   const folder = new URL('/pyodide/', origin).href
   step(0)
   const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
   const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
   step(2)
   await python.loadPackage([PACKAGE], { messageCallback: () => {} })
-  step(PYTHON_FILES)
+  step(PYTHON_STEPS)
   return python
+}
+
+async function fetchManifest (url: string): Promise<string> {
+  const response = await fetch(url)
+  if (!response.ok) throw new Error(`the model's manifest cannot be had: ${url} answered ${response.status}`)
+  return await response.text()
 }
 
 async function start ({ config, network }: StartNode): Promise<void> {
   const bridge = new Bridge(network)
   report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, message: '' })
-  const python = await bootPython(config.origin)
-  const worker = python.pyimport(`${PACKAGE}.browser.worker`) as PyProxy & { main: (bridge: Bridge, config: NodeConfig) => Promise<void> }
-  await worker.main(bridge, config)
+  const [python, manifest] = await Promise.all([bootPython(config.origin), fetchManifest(config.model.manifest)])
+  const worker = python.pyimport(`${PACKAGE}.browser.worker`) as PyProxy & { main: (bridge: Bridge, config: NodeConfig, manifest: string) => Promise<void> }
+  await worker.main(bridge, config, manifest)
 }
 
 function run (message: StartNode): void {

@@ -28,7 +28,13 @@ State = Literal["starting", "reserving", "loading", "joining", "online", "offlin
 Backend = Literal["wasm", "webgpu"]
 ConnectionState = Literal["connecting", "reserved", "lost"]
 FaultName = Literal[
-    "RpcError", "StreamReset", "Unreachable", "ProtocolError", "LimitExceeded", "HandshakeError", "CapacityError"
+    "RpcError",
+    "StreamReset",
+    "Unreachable",
+    "ProtocolError",
+    "LimitExceeded",
+    "HandshakeError",
+    "CapacityError",
 ]
 
 

@@ -1,0 +1,72 @@
+"""What JavaScript offers the node worker, as Python values: the far side of ``Bridge`` in web/worker/node.ts.
+
+Rule of the file: the one place, with ``worker``, that knows Pyodide; conversions only. Bytes are
+copied once each way; what goes out is a buffer of its own, so that it can be transferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from js import Object
+from pyodide.ffi import create_proxy, to_js
+
+from .messages import NetworkToNode, NodeToNetwork, NodeToPage
+from .store import RangeAnswer
+
+
+class JsPort:
+    """``NetworkPort``: messages as plain objects."""
+
+    def __init__(self, bridge: Any) -> None:
+        self._bridge = bridge
+        self._post = bridge.post  # looked up once: it is on the path of every message
+
+    def post(self, message: NodeToNetwork) -> None:
+        self._post(_to_object(message))
+
+    def listen(self, receive: Callable[[NetworkToNode], None]) -> None:
+        def take(message: Any) -> None:
+            fields = message.to_py(depth=1)
+            body = fields.get("body")
+            if body is not None:
+                fields["body"] = body.to_bytes() if hasattr(body, "to_bytes") else bytes(body)
+            if "addresses" in fields:
+                fields["addresses"] = list(fields["addresses"])
+            receive(cast(NetworkToNode, fields))
+
+        self._bridge.listen(create_proxy(take))
+
+
+class JsFiles:
+    """``BlobFiles`` in OPFS and ``RangeFetcher`` by ``fetch``."""
+
+    def __init__(self, bridge: Any) -> None:
+        self._bridge = bridge
+
+    async def read(self, digest: str) -> bytes | None:
+        data = await self._bridge.readBlob(digest)
+        return None if data is None else cast(bytes, data.to_bytes())
+
+    async def write(self, digest: str, data: bytes) -> str:
+        return str(await self._bridge.writeBlob(digest, to_js(data)))
+
+    async def fetch(self, url: str, offset: int, length: int) -> RangeAnswer:
+        answer = await self._bridge.fetchRange(url, offset, length)
+        body = None if answer.body is None else answer.body.to_bytes()
+        return RangeAnswer(int(answer.status), int(answer.total), body, str(answer.reason))
+
+
+def reporter(bridge: Any) -> Callable[[NodeToPage], None]:
+    """Messages to the page."""
+    return lambda message: bridge.report(_to_object(message))
+
+
+def on_stop(bridge: Any, callback: Callable[[], None]) -> None:
+    """Have ``callback`` called when the page asks the node to stop."""
+    bridge.onStop(create_proxy(callback))
+
+
+def _to_object(message: Any) -> Any:
+    return to_js(message, dict_converter=Object.fromEntries)

@@ -1,0 +1,129 @@
+"""The node worker's main: builds the same ``ServerNode`` as every runtime, over the tab's ports.
+
+Rule of the file: composition, and what the page is told; what the node does is decided in ``node``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from ..errors import ConfigError
+from ..formats.manifest import ModelManifest
+from ..node.announce import RelayAnnouncer
+from ..node.config import NodeConfig
+from ..node.server import ServerNode
+from ..swarm.announcement import PROTOCOL
+from ..types import BlockRange, PeerId, Progress
+from . import messages
+from .bridge import JsFiles, JsPort, on_stop, reporter
+from .engine import BrowserEngine
+from .host import BrowserHost
+from .store import BrowserSource, BrowserStore
+
+log = logging.getLogger(__name__)
+
+STATES: dict[str, messages.State] = {"listen": "reserving", "joining": "joining", "online": "online"}
+
+
+async def main(bridge: Any, config: Any, manifest: str) -> None:
+    """Serve until the page says stop. ``config`` is a ``messages.NodeConfig`` as a JavaScript object."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    asked = cast(messages.NodeConfig, config.to_py())
+    stop = asyncio.Event()
+    on_stop(bridge, stop.set)
+    tab = await Tab.create(bridge, asked, manifest)
+    await tab.serve(stop)
+
+
+class Tab:
+    """One node and what the page hears of it."""
+
+    def __init__(
+        self, node: ServerNode, host: BrowserHost, relay: PeerId, tell: Callable[[messages.NodeToPage], None]
+    ) -> None:
+        self._node, self._host, self._relay, self._tell = node, host, relay, tell
+        self._online = self._leaving = False
+        self._announcing: asyncio.Task[None] | None = None
+        host.on_return = self._announce_again
+
+    @classmethod
+    async def create(cls, bridge: Any, asked: messages.NodeConfig, manifest_text: str) -> Tab:
+        """Raises ``ConfigError``, ``ModelFileError`` and ``EngineError``."""
+        manifest = ModelManifest.from_json(manifest_text)
+        blocks = BlockRange.parse(asked["blocks"] or f"0:{manifest.config.num_hidden_layers}")
+        config = NodeConfig(asked["model"]["prefix"], blocks, public_name=asked["public_name"] or None)
+        config.check_model(manifest.config)
+        host = await BrowserHost.create(JsPort(bridge))
+        relay = relay_of(asked["relays"])
+        files = JsFiles(bridge)
+        engine = await bridge.createEngine(asked["backend"], f"{asked['origin']}/ort/", asked["threads"])
+        node = ServerNode(
+            config,
+            host=host,
+            engine=BrowserEngine(engine),
+            store=BrowserStore(files),
+            source=BrowserSource(files, asked["model"]["files"]),
+            manifest=manifest,
+            announcer=RelayAnnouncer(host, relay, timeout=config.announce_timeout),
+            now=time.time,
+        )
+        return cls(node, host, relay, reporter(bridge))
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Start, go on until ``stop`` is set, and leave. Raises what starting raises."""
+        starting = asyncio.ensure_future(self._node.start(self._report))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            self._online = True
+            await stopping
+            self._leaving = True
+            await self._node.stop()
+        else:
+            self._leaving = True
+            starting.cancel()
+            await asyncio.wait({starting})
+
+    def _report(self, progress: Progress) -> None:
+        status = self._node.status
+        if progress.stage in STATES:
+            self._tell_state(STATES[progress.stage], "")
+            self._host.set_farewell(self._relay, PROTOCOL, self._node.farewell())
+        elif progress.stage == "offline":
+            if self._online and not self._leaving:  # a failed start and a stop are told when they are over
+                self._tell_state("error", status.error or "the node left the swarm by itself")
+        else:
+            self._tell(
+                {
+                    "type": "progress",
+                    "stage": progress.stage,
+                    "done": progress.done,
+                    "total": progress.total,
+                }
+            )
+
+    def _tell_state(self, state: messages.State, message: str) -> None:
+        status = self._node.status
+        blocks = [status.blocks.start, status.blocks.end]
+        self._tell(
+            {"type": "state", "state": state, "blocks": blocks, "backend": status.backend, "message": message}
+        )
+
+    def _announce_again(self) -> None:
+        """The relay took our announcement down when it lost us."""
+        if not self._leaving:
+            self._announcing = asyncio.ensure_future(self._node.announce_again())
+
+
+def relay_of(relays: list[str]) -> PeerId:
+    """The peer id at the end of the first relay's address; ``ConfigError`` if there is none."""
+    for address in relays:
+        head, found, peer = address.rpartition("/p2p/")
+        if head and found:
+            return PeerId.parse(peer)
+    raise ConfigError(f"none of the relays {relays} ends in /p2p/ID")

@@ -1,0 +1,108 @@
+"""``config.json`` as old and new ``transformers`` write it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kwaainet.errors import ModelFileError, UnsupportedModel
+from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.huggingface import read_config, read_tensors, write_config
+from kwaainet.formats.safetensors import StoredTensor
+
+NEEDED = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "vocab_size": 32000,
+}
+LLAMA_2: dict[str, Any] = {  # meta-llama/Llama-2-7b-hf, as it was published
+    **NEEDED,
+    "architectures": ["LlamaForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 4096,
+    "num_key_value_heads": 32,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.31.0.dev0",
+    "use_cache": True,
+}
+
+
+def test_an_old_config_with_its_defaults() -> None:
+    config = read_config(LLAMA_2)
+    assert (config.head_dim, config.rope_theta, config.num_hidden_layers) == (128, 10000.0, 32)
+    assert read_config(NEEDED) == replace(
+        config, max_position_embeddings=2048, rms_norm_eps=1e-6, bos_token_id=None, eos_token_id=None
+    )
+
+
+def test_a_new_config() -> None:
+    new = LLAMA_2 | {
+        "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"},
+        "head_dim": 64,
+        "eos_token_id": [7, 8],
+        "tie_word_embeddings": True,
+    }
+    config = read_config(new)
+    assert (config.rope_theta, config.head_dim, config.eos_token_id, config.tie_word_embeddings) == (
+        5e5,
+        64,
+        7,
+        True,
+    )
+
+
+def test_what_we_write_we_read(tiny_config: LlamaConfig) -> None:
+    written = write_config(replace(tiny_config, tie_word_embeddings=True))
+    assert written["architectures"] == ["LlamaForCausalLM"]
+    assert written["tie_word_embeddings"] is False
+    assert read_config(written) == tiny_config
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model_type": "mistral"}, UnsupportedModel, "'mistral'; only 'llama'"),
+        ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act is 'gelu'"),
+        ({"attention_bias": True}, UnsupportedModel, "attention_bias is True"),
+        ({"quantization_config": {"bits": 4}}, UnsupportedModel, "quantization_config"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, UnsupportedModel, "rope_scaling is"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, UnsupportedModel, "rope_parameters is"),
+        ({"rope_scaling": 2}, ModelFileError, "rope_scaling is 2; an object"),
+        ({"num_hidden_layers": None}, ModelFileError, "num_hidden_layers is missing"),
+        ({"vocab_size": "32000"}, ModelFileError, "vocab_size is '32000'"),
+        ({"rms_norm_eps": True}, ModelFileError, "rms_norm_eps is True"),
+        ({"rope_theta": 10**400}, ModelFileError, "rope_theta is too large"),
+        ({"num_attention_heads": 0}, ModelFileError, "among 0 heads"),
+        ({"num_attention_heads": 33}, ModelFileError, "among 33 heads"),
+        ({"num_key_value_heads": 5}, ModelFileError, "32 heads do not divide among 5"),
+    ],
+)
+def test_what_is_not_supported_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_config(LLAMA_2 | change)
+
+
+def test_only_the_models_own_tensors_are_taken(tiny_config: LlamaConfig) -> None:
+    norm = StoredTensor("F32", (64,), 100, 256)
+    stored = {
+        "model.norm.weight": norm,
+        "model.layers.0.self_attn.rotary_emb.inv_freq": norm,
+        "lm_head.weight": norm,
+    }
+    tied = replace(tiny_config, tie_word_embeddings=True)
+    assert list(read_tensors(stored, "f", tied)) == ["model.norm.weight"]
+    for name in ("model.layers.0.self_attn.q_proj.bias", "model.layers.2.mlp.up_proj.weight"):
+        with pytest.raises(UnsupportedModel, match=name):
+            read_tensors({name: norm}, "f", tiny_config)

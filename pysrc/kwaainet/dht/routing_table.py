@@ -33,7 +33,7 @@ class _Bucket:
 
     lower: int
     depth: int
-    changed: float  # unix seconds at which somebody of this bucket was last heard of
+    changed: float  # unix seconds at which its range was last searched or heard from
     nodes: dict[DHTID, PeerId] = field(default_factory=dict)
     waiting: dict[DHTID, PeerId] = field(default_factory=dict)  # for a place, latest last
     pinged: dict[DHTID, None] = field(default_factory=dict)  # asked whether they are still there
@@ -138,8 +138,12 @@ class RoutingTable:
                 break
         return found[:count]
 
+    def searched(self, key: DHTID, now: float) -> None:
+        """We searched the DHT for ``key``."""
+        self._bucket(key).changed = now
+
     def stale(self, before: float) -> list[tuple[int, int]]:
-        """The ranges [lower, upper) of ids of which nobody was heard since ``before``."""
+        """The ranges [lower, upper) of ids searched for, or heard from, last before ``before``."""
         return [(bucket.lower, bucket.upper) for bucket in self._buckets if bucket.changed < before]
 
     def _place(self, node_id: DHTID, peer_id: PeerId, now: float) -> Neighbour | None:

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 CALL_TIMEOUT = 3.0  # seconds, Hivemind's wait_timeout
 PARALLEL_CALLS = 64  # outgoing calls at once, of all lookups together
 UPKEEP_PERIOD = 60.0  # seconds between sweeps of expired records and attempts to rejoin lost peers
-STALE_AFTER = 900.0  # seconds without word from a bucket's nodes after which it is searched
+STALE_AFTER = 900.0  # seconds after which a bucket is searched that was neither searched nor heard from
 FAILURES_TO_FORGET = 2  # calls in a row without an answer; one may be bad luck
 
 
@@ -156,6 +156,8 @@ class DhtNode:
 
     def _lookup(self, keys: Iterable[DHTID]) -> Lookup:
         wanted = list(keys)
+        for key in wanted:
+            self.table.searched(key, self._now())
         start = [node for key in wanted for node in self.table.nearest(key, BUCKET_SIZE)]
         return Lookup(wanted, dict.fromkeys(start), self.node_id)
 
@@ -337,10 +339,10 @@ class DhtNode:
             await asyncio.sleep(UPKEEP_PERIOD)
             self.storage.expire(self._now())
             lost = [peer for peer in self._initial_peers if self.table.id_of(peer) is None]
-            await asyncio.gather(*map(self._greet, lost))
+            outcomes = await asyncio.gather(*map(self._greet, lost))
             stale = self.table.stale(self._now() - STALE_AFTER)
             targets = [DHTID(lower + self._random_number() % (upper - lower)) for lower, upper in stale]
-            if lost:
+            if None in outcomes:
                 targets.append(self.node_id)
             await self._nearest(targets)
 

@@ -119,6 +119,8 @@ class NativeEngine:
     async def close(self) -> None:
         """See ``ports.Engine``."""
         self._tensors, self._session, self._caches = {}, None, None
+        self._worker.shutdown(wait=False)
+        self._worker = ThreadPoolExecutor(1, "engine")
 
     def _built(self) -> CacheTable[_Memory]:
         if self._caches is None:

@@ -1,0 +1,188 @@
+// The Engine port's half in the node worker: one span graph on onnxruntime-web, its KV caches, and the queue of runs.
+// Rule of the file: lengths, limits and the cutting of runs into pieces are decided in browser/engine.py; here every
+// call does what it is told, one at a time, and errors carry the names of kwaainet.errors.
+
+import { describe } from './faults.ts'
+
+export type EngineBackend = 'wasm' | 'webgpu'
+
+/** What must be known of a span beside its graph. */
+export interface Shape { blocks: number, hiddenSize: number, kvHeads: number, headDim: number }
+
+/** External data of a graph by name, little-endian. */
+export type Tensors = Map<string, Uint8Array>
+
+/** A small span to compute before trusting a device, in `tokens` positions at once and one more after them. */
+export interface Probe { graph: Uint8Array, tensors: Tensors, shape: Shape, tokens: number, hidden: Float32Array }
+
+/** Which rows of a cache a run is for, and how many positions these rows hold before it. */
+export interface Place { firstRow: number, rows: number, length: number }
+
+/** One built span; `Cache` is its memory for one cache. Calls never overlap. */
+export interface Span<Cache> {
+  openCache: (batch: number, maxLength: number) => Cache | Promise<Cache>
+  /** hidden [rows, tokens, hidden size] flattened; the answer has the same size. */
+  run: (cache: Cache, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
+  /** Row i becomes what row rows[i] was, as far as `length` positions. */
+  reorder: (cache: Cache, rows: number[], length: number) => void | Promise<void>
+  closeCache: (cache: Cache) => void
+  release: () => Promise<void>
+}
+
+/** What builds spans: onnxruntime-web loaded with one execution provider. */
+export interface Runtime<Cache> {
+  build: (graph: Uint8Array, tensors: Tensors, shape: Shape) => Promise<Span<Cache>>
+  /** Raises EngineError if this machine computes the probe wrongly. */
+  verify: (probe: Probe) => Promise<void>
+}
+
+/** The graph's names for a span's caches: each block's keys, then its values. */
+export function cacheNames (shape: Shape, time: 'past' | 'present'): string[] {
+  return Array.from({ length: 2 * shape.blocks }, (_, index) => `${time}_${index % 2 === 0 ? 'k' : 'v'}.${index >> 1}`)
+}
+
+export type EngineErrorName = 'EngineError' | 'CapacityError' | 'DeviceLost'
+
+/** An error that becomes the Python class of its name. */
+export class EngineError extends Error {
+  constructor (name: EngineErrorName, message: string) {
+    super(message)
+    this.name = name
+  }
+}
+
+/** What browser/engine.py holds. Tensors and results are flat typed arrays; each belongs to its receiver. */
+export interface JsEngine {
+  readonly backend: EngineBackend
+  addTensor: (name: string, data: Uint8Array) => Promise<void>
+  /** Only for a first look at a device: tensors added so far are the probe's, and are released. */
+  verify: (graph: Uint8Array, shape: Shape, tokens: number, hidden: Float32Array) => Promise<void>
+  build: (graph: Uint8Array, shape: Shape) => Promise<void>
+  openCache: (batch: number, maxLength: number) => Promise<number>
+  run: (cache: number, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
+  reorder: (cache: number, rows: number[], length: number) => Promise<void>
+  closeCache: (cache: number) => Promise<void>
+  close: () => Promise<void>
+}
+
+export interface EngineOptions {
+  backend: EngineBackend
+  /** The folder of onnxruntime-web's .mjs and .wasm files, with a slash at its end. */
+  ortUrl: string
+  /** Threads of the wasm backend; more than one only where the page is cross-origin isolated. */
+  threads?: number
+}
+
+/** Load onnxruntime-web for a backend. Raises EngineError when this browser cannot run it. */
+export async function createEngine ({ backend, ortUrl, threads = 1 }: EngineOptions): Promise<JsEngine> {
+  try {
+    if (backend === 'webgpu') {
+      const { GpuRuntime } = await import('./engine_webgpu.ts')
+      return new Engine(backend, await GpuRuntime.load(ortUrl))
+    }
+    const { WasmRuntime } = await import('./engine_wasm.ts')
+    return new Engine(backend, await WasmRuntime.load(ortUrl, threads))
+  } catch (error) {
+    throw named(error, `onnxruntime-web cannot start on ${backend}`)
+  }
+}
+
+function named (error: unknown, what: string): EngineError {
+  return error instanceof EngineError ? error : new EngineError('EngineError', `${what}: ${describe(error)}`)
+}
+
+class Engine<Cache> implements JsEngine {
+  readonly backend: EngineBackend
+  readonly #runtime: Runtime<Cache>
+  readonly #caches = new Map<number, Cache>()
+  #tensors: Tensors = new Map()
+  #span: Span<Cache> | null = null
+  #handles = 0
+  #last: Promise<unknown> = Promise.resolve()
+
+  constructor (backend: EngineBackend, runtime: Runtime<Cache>) {
+    this.backend = backend
+    this.#runtime = runtime
+  }
+
+  async addTensor (name: string, data: Uint8Array): Promise<void> {
+    this.#tensors.set(name, data)
+  }
+
+  async verify (graph: Uint8Array, shape: Shape, tokens: number, hidden: Float32Array): Promise<void> {
+    const tensors = this.#takeTensors()
+    await this.#queue('the self-test cannot run', async () => {
+      await this.#runtime.verify({ graph, tensors, shape, tokens, hidden })
+    })
+  }
+
+  async build (graph: Uint8Array, shape: Shape): Promise<void> {
+    const tensors = this.#takeTensors()
+    await this.#queue('onnxruntime cannot build the span', async () => {
+      this.#span = await this.#runtime.build(graph, tensors, shape)
+    })
+  }
+
+  async openCache (batch: number, maxLength: number): Promise<number> {
+    return await this.#queue('no memory for a cache', async () => {
+      const cache = await this.#built().openCache(batch, maxLength)
+      this.#caches.set(++this.#handles, cache)
+      return this.#handles
+    })
+  }
+
+  async run (cache: number, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+    return await this.#queue('onnxruntime cannot run the span', async () => {
+      return await this.#built().run(this.#cache(cache), place, tokens, hidden)
+    })
+  }
+
+  async reorder (cache: number, rows: number[], length: number): Promise<void> {
+    await this.#queue('the cache cannot be reordered', async () => {
+      await this.#built().reorder(this.#cache(cache), rows, length)
+    })
+  }
+
+  async closeCache (cache: number): Promise<void> {
+    await this.#queue('the cache cannot be closed', () => {
+      const memory = this.#caches.get(cache)
+      this.#caches.delete(cache)
+      if (memory !== undefined) this.#span?.closeCache(memory)
+    })
+  }
+
+  async close (): Promise<void> {
+    this.#takeTensors()
+    await this.#queue('the engine cannot be closed', async () => {
+      const span = this.#span
+      this.#span = null
+      for (const memory of this.#caches.values()) span?.closeCache(memory)
+      this.#caches.clear()
+      await span?.release()
+    })
+  }
+
+  #takeTensors (): Tensors {
+    const tensors = this.#tensors
+    this.#tensors = new Map()
+    return tensors
+  }
+
+  #built (): Span<Cache> {
+    if (this.#span === null) throw new EngineError('EngineError', 'the engine has no graph; build it first')
+    return this.#span
+  }
+
+  #cache (handle: number): Cache {
+    const cache = this.#caches.get(handle)
+    if (cache === undefined) throw new EngineError('EngineError', `cache ${handle} is not open`)
+    return cache
+  }
+
+  /** One at a time, in the order asked: onnxruntime-web must not load or run two things at once. */
+  async #queue<T> (what: string, work: () => T | Promise<T>): Promise<T> {
+    const result = this.#last.then(work).catch((error: unknown) => { throw named(error, what) })
+    this.#last = result.catch(() => {})
+    return await result
+  }
+}

@@ -1,0 +1,287 @@
+// Spans on the processor: onnxruntime's WebAssembly build, driven through the functions its module exports.
+// Rule of the file: all that knows about addresses in the module's heap is here.
+//
+// Why not onnxruntime-web's own InferenceSession: it copies every input into the heap and every output out of it, and a
+// KV cache is both. With 30 blocks of SmolLM2 a step took 53 ms at position 50 and 88 at 500 (129 at 1000); with caches
+// that live in the heap, bound as past and as present of the same run, it took 53, 57 and 72. The plain build used here
+// is also the smallest. The exports are those that onnxruntime-web 1.30.0 calls itself (its lib/wasm/wasm-types.ts);
+// they are not a public interface, so the version is pinned and tests/browser/test_engine.py runs every one of them.
+
+import { cacheNames, EngineError, type Place, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
+
+const FLOAT = 1 // TensorProto.DataType
+const INT32 = 6
+const CPU = 1 // onnxruntime-web's DataLocation
+const ALL_OPTIMIZATIONS = 99
+const LOG_ERRORS = 3
+const POINTER = 4
+// Weights lie in the heap up to twice while the session packs them, and a 32-bit heap ends at 4 GiB.
+const MAX_WEIGHT_BYTES = 1.5 * 2 ** 30
+
+/** The part of the emscripten module that is used; sizes and addresses are bytes. */
+interface OrtModule {
+  readonly HEAPU8: Uint8Array
+  _malloc: (size: number) => number
+  _free: (address: number) => void
+  getValue: (address: number, type: string) => number
+  setValue: (address: number, value: number, type: string) => void
+  UTF8ToString: (address: number) => string
+  stringToUTF8: (text: string, address: number, size: number) => void
+  lengthBytesUTF8: (text: string) => number
+  mountExternalData: (path: string, data: Uint8Array) => void
+  unmountExternalData: () => void
+  _OrtInit: (threads: number, logLevel: number) => number
+  _OrtGetLastError: (code: number, message: number) => void
+  _OrtCreateSessionOptions: (
+    optimization: number, arena: boolean, pattern: boolean, mode: number, profile: boolean,
+    profilePrefix: number, logId: number, logLevel: number, verbosity: number, optimizedPath: number
+  ) => number
+  _OrtReleaseSessionOptions: (options: number) => void
+  _OrtCreateSession: (graph: number, size: number, options: number) => number | Promise<number>
+  _OrtReleaseSession: (session: number) => void
+  _OrtCreateTensor: (type: number, data: number, size: number, dims: number, rank: number, location: number) => number
+  _OrtReleaseTensor: (tensor: number) => void
+  _OrtRun: (
+    session: number, inputNames: number, inputs: number, inputCount: number,
+    outputNames: number, outputCount: number, outputs: number, options: number
+  ) => number | Promise<number>
+}
+
+type ModuleFactory = (options: { numThreads: number, locateFile: (name: string) => string }) => Promise<OrtModule>
+
+/** One cache: for each block the address of its keys, then of its values: float [batch, kv heads, maxLength, head dim]. */
+export interface WasmCache { batch: number, maxLength: number, addresses: number[] }
+
+export class WasmRuntime implements Runtime<WasmCache> {
+  readonly #heap: Heap
+
+  private constructor (heap: Heap) {
+    this.#heap = heap
+  }
+
+  /** Load the module; one thread where the page is not cross-origin isolated. */
+  static async load (ortUrl: string, threads: number): Promise<WasmRuntime> {
+    const { default: factory } = await import(`${ortUrl}ort-wasm-simd-threaded.mjs`) as { default: ModuleFactory }
+    const numThreads = globalThis.crossOriginIsolated ? Math.max(1, threads) : 1
+    const module = await factory({ numThreads, locateFile: name => ortUrl + name })
+    const heap = new Heap(module)
+    heap.check(module._OrtInit(numThreads, LOG_ERRORS) === 0)
+    return new WasmRuntime(heap)
+  }
+
+  /** The processor is what other backends are measured by. */
+  async verify (): Promise<void> {}
+
+  async build (graph: Uint8Array, tensors: Tensors, shape: Shape): Promise<WasmSpan> {
+    const size = [...tensors.values()].reduce((sum, data) => sum + data.byteLength, 0)
+    if (size > MAX_WEIGHT_BYTES) {
+      throw new EngineError('CapacityError', `the weights of ${shape.blocks} blocks take ${Math.ceil(size / 2 ** 20)} MiB; ` +
+        `the wasm backend holds ${MAX_WEIGHT_BYTES / 2 ** 20}: take fewer blocks`)
+    }
+    return new WasmSpan(this.#heap, await this.#createSession(graph, tensors), shape)
+  }
+
+  async #createSession (graph: Uint8Array, tensors: Tensors): Promise<number> {
+    const heap = this.#heap
+    const { module } = heap
+    const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, false, false, 0, false, 0, 0, LOG_ERRORS, 0, 0)
+    heap.check(options !== 0)
+    const address = heap.copy(graph)
+    try {
+      for (const [name, data] of tensors) module.mountExternalData(name, data)
+      const session = await module._OrtCreateSession(address, graph.byteLength, options)
+      heap.check(session !== 0)
+      return session
+    } finally {
+      module.unmountExternalData()
+      module._free(address)
+      module._OrtReleaseSessionOptions(options)
+    }
+  }
+}
+
+class WasmSpan implements Span<WasmCache> {
+  readonly #heap: Heap
+  readonly #session: number
+  readonly #shape: Shape
+  readonly #inputNames: number
+  readonly #outputNames: number
+
+  constructor (heap: Heap, session: number, shape: Shape) {
+    this.#heap = heap
+    this.#session = session
+    this.#shape = shape
+    this.#inputNames = heap.pointers(['x', 'seqlens_k', 'total_seq', ...cacheNames(shape, 'past')].map(name => heap.text(name)))
+    this.#outputNames = heap.pointers(['y', ...cacheNames(shape, 'present')].map(name => heap.text(name)))
+  }
+
+  openCache (batch: number, maxLength: number): WasmCache {
+    const { blocks } = this.#shape
+    const size = batch * this.#rowSize(maxLength)
+    const cache: WasmCache = { batch, maxLength, addresses: [] }
+    for (let index = 0; index < 2 * blocks; index++) {
+      const address = this.#heap.module._malloc(size)
+      if (address === 0) {
+        this.closeCache(cache)
+        throw new EngineError('CapacityError', `no memory for a cache of ${batch} rows of ${maxLength} positions`)
+      }
+      cache.addresses.push(address)
+    }
+    return cache
+  }
+
+  async run (cache: WasmCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+    const heap = this.#heap
+    const { rows, length } = place
+    const total = length + tokens
+    const use = new Use(heap)
+    try {
+      const dims = [rows, tokens, this.#shape.hiddenSize]
+      const x = use.memory(heap.copy(new Uint8Array(hidden.buffer, hidden.byteOffset, hidden.byteLength)))
+      const y = use.memory(heap.allocate(hidden.byteLength))
+      const lengths = use.memory(heap.pointers([...new Array<number>(rows).fill(total - 1), total]))
+      const caches = this.#cacheTensors(use, cache, place)
+      const inputs = use.memory(heap.pointers([
+        use.tensor(FLOAT, x, dims), use.tensor(INT32, lengths, [rows]), use.tensor(INT32, lengths + rows * POINTER, []), ...caches
+      ]))
+      const outputs = use.memory(heap.pointers([use.tensor(FLOAT, y, dims), ...caches]))
+      const code = await heap.module._OrtRun(
+        this.#session, this.#inputNames, inputs, caches.length + 3, this.#outputNames, caches.length + 1, outputs, 0)
+      heap.check(code === 0)
+      return heap.floats(y, hidden.length).slice()
+    } finally {
+      use.end()
+    }
+  }
+
+  reorder (cache: WasmCache, rows: number[], length: number): void {
+    const { kvHeads, headDim } = this.#shape
+    const head = cache.maxLength * headDim
+    for (const address of cache.addresses) {
+      const all = this.#heap.floats(address, cache.batch * kvHeads * head)
+      const old = all.slice()
+      rows.forEach((from, to) => {
+        for (let index = 0; index < kvHeads; index++) {
+          const start = (from * kvHeads + index) * head
+          all.set(old.subarray(start, start + length * headDim), (to * kvHeads + index) * head)
+        }
+      })
+    }
+  }
+
+  closeCache (cache: WasmCache): void {
+    for (const address of cache.addresses.splice(0)) this.#heap.module._free(address)
+  }
+
+  async release (): Promise<void> {
+    const names = 2 * this.#shape.blocks
+    this.#heap.freePointers(this.#inputNames, names + 3)
+    this.#heap.freePointers(this.#outputNames, names + 1)
+    this.#heap.module._OrtReleaseSession(this.#session)
+  }
+
+  /** The same tensors serve as past and as present: the attention then writes new positions in place. */
+  #cacheTensors (use: Use, cache: WasmCache, { firstRow, rows }: Place): number[] {
+    const { kvHeads, headDim } = this.#shape
+    const skip = firstRow * this.#rowSize(cache.maxLength)
+    return cache.addresses.map(address => use.tensor(FLOAT, address + skip, [rows, kvHeads, cache.maxLength, headDim]))
+  }
+
+  #rowSize (maxLength: number): number {
+    return this.#shape.kvHeads * maxLength * this.#shape.headDim * Float32Array.BYTES_PER_ELEMENT
+  }
+}
+
+/** What one run borrows from the heap. */
+class Use {
+  readonly #heap: Heap
+  readonly #tensors: number[] = []
+  readonly #addresses: number[] = []
+
+  constructor (heap: Heap) {
+    this.#heap = heap
+  }
+
+  memory (address: number): number {
+    this.#addresses.push(address)
+    return address
+  }
+
+  /** A tensor over memory that stays where it is; all types used here have four bytes. */
+  tensor (type: number, address: number, dims: number[]): number {
+    const size = dims.reduce((product, dim) => product * dim, 4)
+    const shape = this.#heap.pointers(dims)
+    const tensor = this.#heap.module._OrtCreateTensor(type, address, size, shape, dims.length, CPU)
+    this.#heap.module._free(shape)
+    this.#heap.check(tensor !== 0)
+    this.#tensors.push(tensor)
+    return tensor
+  }
+
+  end (): void {
+    for (const tensor of this.#tensors) this.#heap.module._OrtReleaseTensor(tensor)
+    for (const address of this.#addresses) this.#heap.module._free(address)
+  }
+}
+
+/** The module's memory. A view of it is good until the next call: the heap may grow and leave old views behind. */
+class Heap {
+  readonly module: OrtModule
+
+  constructor (module: OrtModule) {
+    this.module = module
+  }
+
+  allocate (size: number): number {
+    const address = this.module._malloc(Math.max(size, POINTER))
+    if (address === 0) throw new EngineError('CapacityError', `the wasm heap has no ${size} bytes left`)
+    return address
+  }
+
+  copy (data: Uint8Array): number {
+    const address = this.allocate(data.byteLength)
+    this.#bytes(address, data.byteLength).set(data)
+    return address
+  }
+
+  /** 32-bit numbers or addresses one after another. */
+  pointers (values: number[]): number {
+    const address = this.allocate(values.length * POINTER)
+    values.forEach((value, index) => { this.module.setValue(address + index * POINTER, value, '*') })
+    return address
+  }
+
+  /** Free an array of addresses and what they point to. */
+  freePointers (address: number, count: number): void {
+    for (let index = 0; index < count; index++) this.module._free(this.module.getValue(address + index * POINTER, '*'))
+    this.module._free(address)
+  }
+
+  text (text: string): number {
+    const size = this.module.lengthBytesUTF8(text) + 1
+    const address = this.allocate(size)
+    this.module.stringToUTF8(text, address, size)
+    return address
+  }
+
+  floats (address: number, count: number): Float32Array {
+    const { buffer, byteOffset } = this.#bytes(address, count * Float32Array.BYTES_PER_ELEMENT)
+    return new Float32Array(buffer, byteOffset, count)
+  }
+
+  /** Raises EngineError with onnxruntime's own words. */
+  check (ok: boolean): void {
+    if (ok) return
+    const place = this.allocate(2 * POINTER)
+    this.module._OrtGetLastError(place, place + POINTER)
+    const message = this.module.getValue(place + POINTER, '*')
+    const text = message === 0 ? 'no reason given' : this.module.UTF8ToString(message)
+    this.module._free(place)
+    throw new EngineError('EngineError', `onnxruntime: ${text}`)
+  }
+
+  #bytes (address: number, size: number): Uint8Array {
+    this.module.getValue(address, 'i8') // makes the module renew HEAPU8 if the memory has grown
+    return new Uint8Array(this.module.HEAPU8.buffer, address, size)
+  }
+}

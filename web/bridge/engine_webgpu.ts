@@ -1,0 +1,198 @@
+// Spans on the graphics device: onnxruntime-web's WebGPU execution provider.
+// Rule of the file: the only one that imports onnxruntime-web. Caches never leave the device: each block's keys and values
+// are one buffer of maxLength positions, given to a run as past and as present, so that the attention writes in place;
+// truncating is a smaller length. Where a run is for one row of several, that row passes through buffers of its own,
+// because a tensor over a buffer starts at its first byte.
+
+import type { InferenceSession, Tensor } from 'onnxruntime-web'
+import { cacheNames, EngineError, type Place, type Probe, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
+import { Gpu } from './gpu.ts'
+
+type Ort = typeof import('onnxruntime-web')
+type Feeds = Record<string, Tensor>
+
+const TOLERANCE = 1e-3 // of the largest value: float32 kernels differ by about 1e-6 of it, wrong ones by its whole
+
+/** One cache: for each block its keys, then its values: float [batch, kv heads, maxLength, head dim]. */
+export interface GpuCache { batch: number, maxLength: number, buffers: GPUBuffer[] }
+
+export class GpuRuntime implements Runtime<GpuCache> {
+  readonly #ort: Ort
+  #gpu: Gpu | null = null
+  #subgroups = true
+
+  private constructor (ort: Ort) {
+    this.#ort = ort
+  }
+
+  /** Load the build that this browser can run best, and find a device. */
+  static async load (ortUrl: string): Promise<GpuRuntime> {
+    const ort = 'Suspending' in WebAssembly ? await import('onnxruntime-web/jspi') : await import('onnxruntime-web/webgpu')
+    ort.env.wasm.wasmPaths = ortUrl
+    ort.env.wasm.numThreads = 1
+    ort.env.logLevel = 'error'
+    const runtime = new GpuRuntime(ort)
+    await runtime.#device()
+    return runtime
+  }
+
+  async verify (probe: Probe): Promise<void> {
+    const expected = await this.#computeOnProcessor(probe)
+    let error = await this.#errorOf(probe, expected)
+    if (!(error <= TOLERANCE) && (await this.#device()).subgroups) {
+      this.#subgroups = false
+      this.#gpu?.device.destroy()
+      this.#gpu = null
+      error = await this.#errorOf(probe, expected)
+    }
+    if (!(error <= TOLERANCE)) {
+      throw new EngineError('EngineError', `this graphics device computes wrongly: the self-test is off by ${error.toExponential(1)} ` +
+        `of the largest value (allowed ${TOLERANCE}); use the wasm backend`)
+    }
+  }
+
+  async build (graph: Uint8Array, tensors: Tensors, shape: Shape): Promise<GpuSpan> {
+    const gpu = await this.#device()
+    const preferredOutputLocation = Object.fromEntries(cacheNames(shape, 'present').map(name => [name, 'gpu-buffer' as const]))
+    const session = await gpu.guard(async () => await this.#ort.InferenceSession.create(graph, {
+      executionProviders: [{ name: 'webgpu', device: gpu.device }],
+      externalData: files(tensors),
+      preferredOutputLocation
+    }))
+    return new GpuSpan(this.#ort, gpu, session, shape)
+  }
+
+  async #device (): Promise<Gpu> {
+    if (this.#gpu === null || this.#gpu.lost) this.#gpu = await Gpu.open(this.#subgroups)
+    return this.#gpu
+  }
+
+  /** Largest difference over largest value; NaN or more than TOLERANCE means wrong. */
+  async #errorOf ({ graph, tensors, shape, tokens, hidden }: Probe, expected: Float32Array): Promise<number> {
+    const span = await this.build(graph, tensors, shape)
+    try {
+      const cache = await span.openCache(1, 2 * tokens)
+      const split = tokens * shape.hiddenSize
+      const first = await span.run(cache, { firstRow: 0, rows: 1, length: 0 }, tokens, hidden.subarray(0, split))
+      const last = await span.run(cache, { firstRow: 0, rows: 1, length: tokens }, 1, hidden.subarray(split))
+      span.closeCache(cache)
+      return difference([...first, ...last], expected)
+    } finally {
+      await span.release()
+    }
+  }
+
+  /** The probe on the same build's processor kernels, which share no code with those of the device. */
+  async #computeOnProcessor ({ graph, tensors, shape, tokens, hidden }: Probe): Promise<Float32Array> {
+    const { InferenceSession, Tensor } = this.#ort
+    const session = await InferenceSession.create(graph, { executionProviders: ['wasm'], externalData: files(tensors) })
+    const empty = new Tensor('float32', new Float32Array(0), [1, shape.kvHeads, 0, shape.headDim])
+    const pasts = Object.fromEntries(cacheNames(shape, 'past').map(name => [name, empty]))
+    const feeds = { ...feed(this.#ort, { firstRow: 0, rows: 1, length: 0 }, tokens + 1, hidden, shape), ...pasts }
+    const { y } = await session.run(feeds)
+    await session.release()
+    return y?.data as Float32Array
+  }
+}
+
+class GpuSpan implements Span<GpuCache> {
+  readonly #ort: Ort
+  readonly #gpu: Gpu
+  readonly #session: InferenceSession
+  readonly #shape: Shape
+
+  constructor (ort: Ort, gpu: Gpu, session: InferenceSession, shape: Shape) {
+    this.#ort = ort
+    this.#gpu = gpu
+    this.#session = session
+    this.#shape = shape
+  }
+
+  async openCache (batch: number, maxLength: number): Promise<GpuCache> {
+    const size = batch * this.#rowSize(maxLength)
+    return { batch, maxLength, buffers: await this.#gpu.guard(async () => await this.#gpu.allocate(2 * this.#shape.blocks, size)) }
+  }
+
+  async run (cache: GpuCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+    return await this.#gpu.guard(async () => {
+      if (place.rows === cache.batch) return await this.#runOn(cache.buffers, cache, place, tokens, hidden)
+      const size = place.rows * this.#rowSize(cache.maxLength)
+      const start = place.firstRow * this.#rowSize(cache.maxLength)
+      const rows = await this.#gpu.allocate(cache.buffers.length, size)
+      const pairs = cache.buffers.map((buffer, index) => [buffer, rows[index] as GPUBuffer] as const)
+      try {
+        this.#gpu.copy(encoder => { for (const [all, row] of pairs) encoder.copyBufferToBuffer(all, start, row, 0, size) })
+        const result = await this.#runOn(rows, cache, place, tokens, hidden)
+        this.#gpu.copy(encoder => { for (const [all, row] of pairs) encoder.copyBufferToBuffer(row, 0, all, start, size) })
+        return result
+      } finally {
+        for (const buffer of rows) buffer.destroy()
+      }
+    })
+  }
+
+  async reorder (cache: GpuCache, rows: number[]): Promise<void> {
+    const size = this.#rowSize(cache.maxLength)
+    const old = cache.buffers
+    cache.buffers = await this.#gpu.guard(async () => await this.#gpu.allocate(old.length, size * cache.batch))
+    this.#gpu.copy(encoder => {
+      cache.buffers.forEach((buffer, index) => {
+        rows.forEach((from, to) => { encoder.copyBufferToBuffer(old[index] as GPUBuffer, from * size, buffer, to * size, size) })
+      })
+    })
+    for (const buffer of old) buffer.destroy()
+  }
+
+  closeCache (cache: GpuCache): void {
+    for (const buffer of cache.buffers.splice(0)) buffer.destroy()
+  }
+
+  async release (): Promise<void> {
+    await this.#session.release().catch((error: unknown) => { if (!this.#gpu.lost) throw error })
+  }
+
+  async #runOn (buffers: GPUBuffer[], { maxLength }: GpuCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+    const { kvHeads, headDim } = this.#shape
+    const feeds = feed(this.#ort, place, tokens, hidden, this.#shape)
+    const fetches: Record<string, Tensor | null> = { y: null }
+    const presents = cacheNames(this.#shape, 'present')
+    cacheNames(this.#shape, 'past').forEach((name, index) => {
+      const dims = [place.rows, kvHeads, maxLength, headDim]
+      const tensor = this.#ort.Tensor.fromGpuBuffer(buffers[index] as GPUBuffer, { dataType: 'float32', dims })
+      feeds[name] = tensor
+      fetches[presents[index] as string] = tensor
+    })
+    const { y } = await this.#session.run(feeds, fetches)
+    return y?.data as Float32Array
+  }
+
+  #rowSize (maxLength: number): number {
+    return this.#shape.kvHeads * maxLength * this.#shape.headDim * Float32Array.BYTES_PER_ELEMENT
+  }
+}
+
+function files (tensors: Tensors): Array<{ path: string, data: Uint8Array }> {
+  return Array.from(tensors, ([path, data]) => ({ path, data }))
+}
+
+/** The inputs beside the caches. */
+function feed ({ Tensor }: Ort, { rows, length }: Place, tokens: number, hidden: Float32Array, { hiddenSize }: Shape): Feeds {
+  const total = length + tokens
+  return {
+    x: new Tensor('float32', hidden, [rows, tokens, hiddenSize]),
+    seqlens_k: new Tensor('int32', new Int32Array(rows).fill(total - 1), [rows]),
+    total_seq: new Tensor('int32', Int32Array.of(total), [])
+  }
+}
+
+function difference (found: ArrayLike<number>, expected: ArrayLike<number>): number {
+  let error = 0
+  let largest = 1
+  for (let index = 0; index < expected.length; index++) {
+    const value = expected[index] ?? NaN
+    const distance = Math.abs((found[index] ?? NaN) - value)
+    if (!(distance <= error)) error = distance // a NaN stays
+    largest = Math.max(largest, Math.abs(value))
+  }
+  return error / largest
+}

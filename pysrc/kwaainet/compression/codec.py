@@ -148,7 +148,7 @@ def _decode_plain(payload: memoryview, shape: tuple[int, ...], name: str) -> NDA
     if dtype.kind == "b":
         return (np.frombuffer(payload, np.uint8) != 0).reshape(shape)
     # A message's fields start at any byte; engines want whole words.
-    array = np.frombuffer(payload, dtype).reshape(shape)
+    array: NDArray[Any] = np.frombuffer(payload, dtype).reshape(shape)
     return array if array.flags.aligned else array.copy()
 
 

@@ -146,7 +146,7 @@ def _decode_plain(payload: memoryview, shape: tuple[int, ...], name: str) -> NDA
         raise RequestError(f"dtype {name[:40]!r} is not supported; use one of {', '.join(_DTYPES)}, bfloat16")
     floating.require_size(payload, dtype.itemsize * math.prod(shape))
     if dtype.kind == "b":
-        return (np.frombuffer(payload, np.uint8) != 0).reshape(shape)
+        return np.frombuffer(payload, np.uint8).astype(bool).reshape(shape)
     # A message's fields start at any byte; engines want whole words.
     array: NDArray[Any] = np.frombuffer(payload, dtype).reshape(shape)
     return array if array.flags.aligned else array.copy()

@@ -21,6 +21,17 @@ log = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+class NoStore:
+    """Keeps nothing: for a model that lies on this machine's disk already."""
+
+    async def get(self, digest: str) -> bytes | None:
+        """See ``ports.BlobStore``."""
+        return None
+
+    async def put(self, digest: str, data: bytes) -> None:
+        """See ``ports.BlobStore``."""
+
+
 class FileStore:
     """``ports.BlobStore``: one file a blob, named by its hash, in a folder of its own."""
 

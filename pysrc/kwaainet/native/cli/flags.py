@@ -1,0 +1,72 @@
+"""The flags that more than one command has, so that they mean the same everywhere.
+
+Rule of the file: a flag and its help stand here once; a command names those it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...types import BlockRange
+
+
+def add_command(commands: Any, name: str, summary: str, description: str | None) -> argparse.ArgumentParser:
+    """A command's parser, with the flags every command has."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=description)
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="log what happens; twice for everything"
+    )
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """``--model`` and ``--prefix``."""
+    parser.add_argument(
+        "--model", type=Path, required=required, metavar="PATH", help="a .gguf file or Hugging Face folder"
+    )
+    parser.add_argument(
+        "--prefix", metavar="NAME", help="the model's name in the DHT; the default follows its file"
+    )
+
+
+def add_initial_peers(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """``--initial-peers``."""
+    text = "peers of the swarm to join" if required else "peers of the swarm to join; none starts a new one"
+    parser.add_argument(
+        "--initial-peers", nargs="+", default=[], required=required, metavar="MULTIADDR", help=text
+    )
+
+
+def add_listening(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    """``--listen``, ``--announce`` and ``--identity-path``; ``options.listen`` is ``None`` if not given."""
+    parser.add_argument(
+        "--listen",
+        action="append",
+        metavar="MULTIADDR",
+        help=f"listen here; repeatable ({' '.join(default)})",
+    )
+    parser.add_argument(
+        "--announce", action="append", default=[], metavar="MULTIADDR", help="an address others reach us by"
+    )
+    parser.add_argument(
+        "--identity-path",
+        type=Path,
+        metavar="FILE",
+        help="keep the identity here (made if absent, mode 0600)",
+    )
+
+
+def add_blocks(parser: argparse.ArgumentParser) -> None:
+    """``--blocks``; ``None`` if not given."""
+    parser.add_argument("--blocks", type=_blocks, metavar="A:B", help="serve these blocks (all of them)")
+
+
+def _blocks(text: str) -> BlockRange:
+    try:
+        return BlockRange.parse(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

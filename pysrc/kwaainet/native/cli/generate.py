@@ -1,0 +1,155 @@
+"""``kwaainet generate``: complete a prompt through the swarm, with our own client."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import ConfigError
+from ...identity.keys import PrivateKey
+from ...inference.sampling import Sampling
+from ...node.client import Client, dht_reader, generate
+from ...node.dht import DhtNode
+from ..chat import render_chat
+from ..crypto import NativeCrypto
+from ..host import NativeHost
+from ..model import Model, open_model
+from .flags import add_command, add_initial_peers, add_model
+from .terminal import ProgressLine, say
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What to say and how: ``raw`` passes the prompt on as it is, without the model's chat template."""
+
+    prompt: str
+    max_new_tokens: int = 128
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int | None = None
+    raw: bool = False
+
+
+@asynccontextmanager
+async def joined_client(initial_peers: Sequence[str], prefix: str, num_blocks: int) -> AsyncIterator[Client]:
+    """A client of its own identity that has joined the swarm, and leaves it at the end."""
+    async with AsyncExitStack() as stack:
+        host = await NativeHost.create(PrivateKey(os.urandom(32)), listen=(), crypto=NativeCrypto())
+        stack.push_async_callback(host.close)
+        dht = DhtNode(host, now=time.time, random_bytes=os.urandom, client_mode=True)
+        stack.push_async_callback(dht.close)
+        await dht.join([await host.connect(address) for address in initial_peers])
+        yield Client(
+            host, dht_reader(dht), prefix, num_blocks, now=time.perf_counter, random_bytes=os.urandom
+        )
+
+
+async def complete(
+    client: Client, model: Model, completion: Completion, write: Callable[[str], None]
+) -> tuple[int, float]:
+    """Write the completion piece by piece; returns the new tokens and the seconds after the first."""
+    head = await asyncio.to_thread(model.load_head)
+    text = completion.prompt
+    if not completion.raw and model.chat_template:
+        text = render_chat(model, [{"role": "user", "content": completion.prompt}])
+    prompt = model.tokenizer.encode(text)
+    longest = model.manifest.config.max_position_embeddings
+    length = len(prompt) + completion.max_new_tokens
+    if not prompt or length > longest:
+        raise ConfigError(
+            f"the prompt has {len(prompt)} tokens and {completion.max_new_tokens} more were asked for; "
+            f"this model holds 1 to {longest} together"
+        )
+    decoder = model.tokenizer.decoder()
+    chance = random.Random(completion.seed).random
+    count, started = 0, time.perf_counter()
+    async with client.session(length) as session:
+        say("through " + ", then ".join(f"{hop.peer} (blocks {hop.blocks})" for hop in session.hops))
+        tokens = generate(
+            session,
+            head,
+            prompt,
+            completion.max_new_tokens,
+            sampling=completion.sampling,
+            chance=chance,
+            stop=model.stop_tokens,
+        )
+        async for token in tokens:
+            if not count:
+                started = time.perf_counter()
+            count += 1
+            write(decoder.feed(token))
+    write(decoder.finish())
+    return count, time.perf_counter() - started
+
+
+def write_stdout(text: str) -> None:
+    """A piece of the completion, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def add_completion_flags(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    """The flags that ``generate`` and ``up`` share."""
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        metavar="N",
+        help="stop after N tokens (%(default)s)",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (%(default)s)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens; 0 is off"
+    )
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="only the likeliest share P; 1 is off"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable")
+    parser.add_argument(
+        "--raw", action="store_true", help="do not wrap the prompt in the model's chat template"
+    )
+
+
+def completion_of(options: argparse.Namespace) -> Completion:
+    """From the parsed flags; ``ConfigError`` for a number that makes no sense."""
+    if options.max_new_tokens < 1:
+        raise ConfigError(f"--max-new-tokens is {options.max_new_tokens}; give at least 1")
+    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    return Completion(options.prompt, options.max_new_tokens, sampling, options.seed, options.raw)
+
+
+def add(commands: Any) -> None:
+    """Declare ``kwaainet generate``."""
+    parser = add_command(commands, "generate", "complete a prompt through the swarm", __doc__)
+    parser.add_argument("prompt", metavar="PROMPT")
+    add_model(parser, required=True)
+    add_initial_peers(parser, required=True)
+    add_completion_flags(parser, 128)
+    parser.set_defaults(run=run)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Complete one prompt; the completion goes to stdout."""
+    completion = completion_of(options)
+    progress = ProgressLine()
+    model = await asyncio.to_thread(open_model, options.model, report=progress)
+    progress.finish()
+    prefix = options.prefix or model.manifest.name
+    async with joined_client(
+        options.initial_peers, prefix, model.manifest.config.num_hidden_layers
+    ) as client:
+        count, seconds = await complete(client, model, completion, write_stdout)
+    write_stdout("\n")
+    if count > 1:
+        say(f"{count} tokens, {(count - 1) / seconds:.1f} a second after the first")
+    return 0

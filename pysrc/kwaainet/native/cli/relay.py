@@ -1,0 +1,179 @@
+"""``kwaainet relay``: circuit relay, kad server, Hivemind DHT node and the page's origin in one process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...identity.keys import PrivateKey
+from ...node.announce import AnnounceHandler
+from ...node.dht import DhtNode
+from ...ports import Report
+from ...swarm.announcement import Announcement
+from ...swarm.blocks import check_prefix
+from ..assets import find_assets
+from ..crypto import NativeCrypto
+from ..host import NativeHost
+from ..http import ModelFiles, Origin, parse_http_address, serve
+from ..identity_file import load_or_create_identity
+from ..model import Model, open_model
+from ..relay import Relay
+from .flags import add_command, add_initial_peers, add_listening, add_model
+from .terminal import ProgressLine, emit, say
+
+DEFAULT_HTTP = "127.0.0.1:8080"
+DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/tcp/4002/ws")
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """Everything a relay is told. ``http`` port 0 and ``/tcp/0`` take free ports."""
+
+    http: str = DEFAULT_HTTP
+    listen: Sequence[str] = DEFAULT_LISTEN
+    announce: Sequence[str] = ()
+    initial_peers: Sequence[str] = ()
+    identity_path: Path | None = None
+    model: Path | None = None
+    prefix: str | None = None
+
+
+@dataclass(slots=True)
+class RunningRelay:
+    """A relay that is up: its parts, for whoever runs something beside it."""
+
+    host: NativeHost
+    relay: Relay
+    dht: DhtNode
+    http: str
+    model: Model | None
+    prefix: str | None
+
+
+@asynccontextmanager
+async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[RunningRelay]:
+    """Start a relay; everything is closed again, in reverse order, at the end."""
+    http_host, http_port = parse_http_address(options.http)
+    assets = find_assets()
+    prefix = check_prefix(options.prefix) if options.prefix else None
+    async with AsyncExitStack() as stack:
+        model = None
+        if options.model is not None:
+            model = await asyncio.to_thread(open_model, options.model, report=report, name=prefix)
+            prefix = model.name
+        crypto = NativeCrypto()
+        identity = identity_of(options.identity_path, crypto)
+        host = await NativeHost.create(
+            identity, listen=options.listen, announce=options.announce, crypto=crypto
+        )
+        stack.push_async_callback(host.close)
+        relay = Relay(host)
+        await host.listen()
+        dht = DhtNode(host, now=time.time, random_bytes=os.urandom)
+        stack.push_async_callback(dht.close)
+        await dht.join([await host.connect(address) for address in options.initial_peers])
+        announcements = AnnounceHandler(host, dht, relay.has_reservation, time.time)
+        host.on_peer_lost(announcements.peer_lost)
+        stack.push_async_callback(announcements.withdraw_all)
+        origin = Origin(
+            assets,
+            lambda: [address for address in host.addresses if "/ws/" in address],
+            __version__,
+            _model_files(model) if model else None,
+            lambda: _status(host, relay, announcements),
+        )
+        runner, page = await serve(origin, http_host, http_port)
+        stack.push_async_callback(runner.cleanup)
+        yield RunningRelay(host, relay, dht, page, model, prefix)
+
+
+def identity_of(path: Path | None, crypto: NativeCrypto) -> PrivateKey:
+    """The identity kept in a file, made if absent; without a file a new one for this run."""
+    return PrivateKey(os.urandom(32)) if path is None else load_or_create_identity(path, crypto)
+
+
+def _model_files(model: Model) -> ModelFiles:
+    manifest = model.manifest
+    return ModelFiles(manifest.name, manifest.config.num_hidden_layers, manifest.to_json(), model.files)
+
+
+def _status(host: NativeHost, relay: Relay, announcements: AnnounceHandler) -> dict[str, Any]:
+    live = announcements.announced
+    return {
+        "peer_id": str(host.peer_id),
+        "peers": len(host.connected_peers),
+        "reservations": relay.reservations,
+        "circuits": relay.circuits,
+        "relayed_bytes": relay.relayed_bytes,
+        "announced": {str(peer): [_describe(one) for one in ones] for peer, ones in live.items()},
+    }
+
+
+def _describe(announcement: Announcement) -> dict[str, Any]:
+    blocks = announcement.server.blocks
+    return {
+        "prefix": announcement.prefix,
+        "state": announcement.server.state.name,
+        "blocks": [blocks.start, blocks.end] if blocks else None,
+    }
+
+
+async def until_signalled() -> None:
+    """Return on SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def add_relay_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that ``relay`` and ``up`` share."""
+    parser.add_argument(
+        "--http", default=DEFAULT_HTTP, metavar="HOST:PORT", help="where the page is served (%(default)s)"
+    )
+    add_listening(parser, DEFAULT_LISTEN)
+    add_initial_peers(parser, required=False)
+    add_model(parser, required=False)
+
+
+def relay_options(options: argparse.Namespace) -> RelayOptions:
+    """From the parsed flags."""
+    return RelayOptions(
+        options.http,
+        options.listen or DEFAULT_LISTEN,
+        options.announce,
+        options.initial_peers,
+        options.identity_path,
+        options.model,
+        options.prefix,
+    )
+
+
+def add(commands: Any) -> None:
+    """Declare ``kwaainet relay``."""
+    parser = add_command(commands, "relay", "relay, DHT node and page for contributing tabs", __doc__)
+    add_relay_flags(parser)
+    parser.set_defaults(run=run)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Run until SIGINT or SIGTERM."""
+    progress = ProgressLine()
+    async with running_relay(relay_options(options), progress) as relay:
+        progress.finish()
+        addresses = list(relay.host.addresses)
+        emit({"event": "ready", "peer_id": str(relay.host.peer_id), "maddrs": addresses, "http": relay.http})
+        say(f"relay {relay.host.peer_id} is up; open {relay.http} in a browser to contribute")
+        await until_signalled()
+        say("stopping")
+    return 0

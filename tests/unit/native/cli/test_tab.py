@@ -1,0 +1,79 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from kwaainet.errors import ConfigError, LocalError
+from kwaainet.native.cli.tab import Narrator, Tab, TabOptions
+from kwaainet.native.cli.terminal import ProgressLine
+from kwaainet.types import BlockRange
+
+
+class ScriptedPage:
+    """Stands for a page whose buttons send the events it was told to."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.clicked: list[str] = []
+
+    async def evaluate(self, expression: str) -> None:
+        self.clicked.append(expression.split("'")[1])
+
+
+def test_the_choices_stand_in_the_query() -> None:
+    options = TabOptions("http://127.0.0.1:8080/", BlockRange(0, 15), "wasm")
+    assert options.page_url() == "http://127.0.0.1:8080/?blocks=0%3A15&backend=wasm"
+    assert TabOptions("http://h/").page_url() == "http://h/"
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8080", "/ip4/127.0.0.1/tcp/1", "ftp://h/", "http://"])
+def test_what_is_no_page_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="http address"):
+        TabOptions(url).page_url()
+
+
+def follow(events: list[dict[str, Any]], *, ends: bool = False) -> dict[str, Any]:
+    async def main() -> dict[str, Any]:
+        page = ScriptedPage()
+        seen: list[dict[str, Any]] = []
+        tab = Tab(page, seen.append)  # type: ignore[arg-type]
+        await tab.contribute()
+        assert page.clicked == ["#contribute"]
+        waiting = asyncio.ensure_future(tab.until("online"))
+        for event in events:
+            await asyncio.sleep(0)
+            tab.on_event(event)
+        if ends:
+            page.ended.set_result(None)
+        try:
+            return await asyncio.wait_for(waiting, 5)
+        finally:
+            assert seen == events
+
+    return asyncio.run(main())
+
+
+def test_a_tab_is_followed_until_it_is_online() -> None:
+    online = {"event": "online", "peer_id": "12D3", "blocks": [0, 5], "backend": "wasm"}
+    assert follow([{"event": "loading"}, {"event": "joining"}, online]) == online
+
+
+def test_an_error_of_the_page_is_raised_with_its_text() -> None:
+    with pytest.raises(LocalError, match="no WebGPU adapter"):
+        follow([{"event": "loading"}, {"event": "error", "message": "no WebGPU adapter"}])
+
+
+def test_a_browser_that_goes_away_is_noticed() -> None:
+    with pytest.raises(LocalError, match="went away while the tab was loading"):
+        follow([{"event": "loading"}], ends=True)
+
+
+def test_states_are_told_once_and_progress_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[dict[str, Any]] = []
+    narrator = Narrator(ProgressLine(), told.append, "tab 1: ")
+    for done in (0, 50, 100):
+        narrator({"event": "loading", "progress": {"stage": "weights", "done": done, "total": 100}})
+    narrator({"event": "connection", "connection": "reserved"})
+    narrator({"event": "online", "backend": "wasm"})
+    assert told == [{"event": "loading"}, {"event": "online", "backend": "wasm"}]
+    assert "tab 1: weights: 50 of 100 (50 %)" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""The RPCs of a served span: ``TransformerConnectionHandler`` over the Host and Engine ports.
+
+Follows Petals' ``server/handler.py``; bytes as in hivemind's ``runtime.proto``. Rule of the file: a
+request that cannot be served raises an error that tells its caller why; it touches nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from .. import __version__
+from ..compression.codec import TensorJoiner, split_for_streaming
+from ..errors import LimitExceeded, RequestError
+from ..formats.config import LlamaConfig
+from ..inference import tensors
+from ..inference.session import InferenceSession, part_of_span
+from ..inference.tensors import Limits
+from ..ports import Clock, Host, Stream
+from ..swarm import blocks
+from ..types import PeerId
+from ..wire import msgpack
+from ..wire.messages import (
+    ExpertInfo,
+    ExpertRequest,
+    ExpertResponse,
+    ExpertUID,
+    NodeInfo,
+    PingRequest,
+    PingResponse,
+    Tensor,
+)
+from ..wire.msgpack import BatchTensorDescriptor
+from ..wire.rpc import MAX_UNARY_SIZE
+from .config import NodeConfig
+from .inference import SessionServer
+from .span import ServedSpan
+
+SERVICE = "TransformerConnectionHandler"
+PING = "DHTProtocol.rpc_ping"
+MAX_PART_SIZE = 4 << 20  # bytes of one part of a streamed tensor, as Hivemind splits them
+MAX_PARTS = 4096  # messages of one streamed request
+MAX_REPLY_SIZE = MAX_UNARY_SIZE - 1024  # the envelope takes the rest
+
+
+class TransformerConnectionHandler:
+    """Answers for the blocks of ``config`` of a model; ``span`` may have no engine yet.
+
+    ``sessions`` counts the inference sessions being served.
+    """
+
+    def __init__(self, config: NodeConfig, model: LlamaConfig, span: ServedSpan) -> None:
+        config.check_model(model)
+        self._config, self._span = config, span
+        self._limits = Limits(model.hidden_size, config.max_length(model))
+        self.sessions = 0
+
+    def register(self, host: Host) -> None:
+        """Serve every RPC of the service on this host."""
+        for name in ("info", "forward", "backward", "push"):
+            host.handle_unary(f"{SERVICE}.rpc_{name}", getattr(self, f"rpc_{name}"))
+        for name in ("inference", "forward_stream", "backward_stream"):
+            host.handle_stream(f"{SERVICE}.rpc_{name}", getattr(self, f"rpc_{name}"))
+
+    @property
+    def cache_tokens_left(self) -> int:
+        """As ``ServerInfo`` counts: a token takes a key and a value in each block."""
+        return 2 * len(self._config.blocks) * self._span.admission.tokens_left
+
+    # --- unary ------------------------------------------------------------------------------------
+
+    async def rpc_info(self, peer: PeerId, request: bytes) -> bytes:
+        """About the server; with the uid of a block also the schemas that clients encode by."""
+        uid = ExpertUID.decode(request).uid
+        info: dict[str, Any] = {
+            "version": __version__,
+            "dht_client_mode": self._config.answer_ping,  # no DHT node of our own
+            "cache_tokens_available": len(self._config.blocks) * self._span.admission.tokens_left,
+        }
+        if uid:
+            blocks.parse_chain(uid, self._config.prefix, self._config.blocks)
+            info |= _schemas(self._limits.hidden_size)
+        return ExpertInfo(msgpack.dumps(info)).encode()
+
+    async def rpc_forward(self, peer: PeerId, request: bytes) -> bytes:
+        """Hidden states [batch, n, hidden] through the span, without a session."""
+        message = ExpertRequest.decode(request)
+        async with self._time_limit():
+            output = await self._forward(message, list(message.tensors))
+        reply = ExpertResponse(tensors=(output,)).encode()
+        if len(reply) > MAX_REPLY_SIZE:
+            raise RequestError(
+                f"the reply takes {len(reply)} bytes, more than the {MAX_REPLY_SIZE} of a unary call; "
+                "use rpc_forward_stream"
+            )
+        return reply
+
+    async def rpc_backward(self, peer: PeerId, request: bytes) -> bytes:
+        """Refused: the span's graph has no gradients."""
+        raise _no_gradients()
+
+    async def rpc_push(self, peer: PeerId, request: bytes) -> bytes:
+        """Accepted and ignored.
+
+        A push only saves time: Petals' clients send every step to every server themselves, and the
+        first arrival counts. An error would just fill the pushing server's log.
+        """
+        blocks.parse_chain(ExpertRequest.decode(request).uid, self._config.prefix, self._config.blocks)
+        return ExpertResponse().encode()
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    async def rpc_inference(self, stream: Stream) -> None:
+        """One session: each request's positions are appended to the session's own cache."""
+        session = InferenceSession(self._config.prefix, self._config.blocks, self._limits)
+        self.sessions += 1
+        try:
+            await SessionServer(stream, session, self._span, self._config).serve()
+        finally:
+            self.sessions -= 1
+
+    async def rpc_forward_stream(self, stream: Stream) -> None:
+        """``rpc_forward`` for what does not fit one message: tensors come and go in parts."""
+        async with self._time_limit():
+            request, inputs = await self._gather(stream)
+            output = await self._forward(request, inputs)
+            for part in split_for_streaming(output, MAX_PART_SIZE):
+                await stream.send(ExpertResponse(tensors=(part,)).encode())
+
+    async def rpc_backward_stream(self, stream: Stream) -> None:
+        """Refused: the span's graph has no gradients."""
+        await stream.receive()  # the caller hears of it while it still sends
+        raise _no_gradients()
+
+    # --- shared -----------------------------------------------------------------------------------
+
+    async def _forward(self, request: ExpertRequest, inputs: list[Tensor]) -> Tensor:
+        asked = blocks.parse_chain(request.uid, self._config.prefix, self._config.blocks)
+        if asked != self._config.blocks:
+            raise part_of_span(self._config.prefix, asked, self._config.blocks)
+        options = tensors.metadata(request)
+        tensors.check_common(options)
+        given = tensors.arguments(inputs, options.get("args_structure"))
+        hidden = given[0] if given else None
+        tensors.check_hidden(hidden, self._limits)
+        assert hidden is not None  # check_hidden raises otherwise
+        tensors.check_prompts(given[1] if len(given) > 1 else None)
+        reply = tensors.reply_format(hidden, options)
+        states = tensors.unpack_hidden(hidden)
+        return reply.pack(await self._span.forward(states, self._config.request_timeout))
+
+    async def _gather(self, stream: Stream) -> tuple[ExpertRequest, list[Tensor]]:
+        """(the first message, the whole tensors of all messages)."""
+        first: ExpertRequest | None = None
+        joiner = TensorJoiner()
+        inputs: list[Tensor] = []
+        size = messages = 0
+        while (message := await stream.receive()) is not None:
+            size, messages = size + len(message), messages + 1
+            if size > self._config.max_request_bytes or messages > MAX_PARTS:
+                raise LimitExceeded(
+                    f"a streamed request of more than {self._config.max_request_bytes} bytes or {MAX_PARTS} "
+                    "parts; send a smaller batch"
+                )
+            request = ExpertRequest.decode(message)
+            first = first or request
+            if request.uid != first.uid:
+                raise RequestError(f"block uids differ within one request: {request.uid[:200]!r}")
+            inputs += [whole for part in request.tensors if (whole := joiner.add(part)) is not None]
+        joiner.finish()
+        if first is None:
+            raise RequestError("the request ended before its first message")
+        return first, inputs
+
+    @asynccontextmanager
+    async def _time_limit(self) -> AsyncIterator[None]:
+        limit = self._config.request_timeout
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError:
+            raise RequestError(f"the request took longer than {limit:g} s; send a smaller batch") from None
+
+
+def answer_pings(host: Host, now: Clock) -> None:
+    """Answer ``DHTProtocol.rpc_ping`` where no DHT node of our own does.
+
+    Clients measure a server's round trip with it, and take one that does not answer for very far.
+    The empty node id says that nobody may take us for a DHT node.
+    """
+
+    async def rpc_ping(peer: PeerId, request: bytes) -> bytes:
+        PingRequest.decode(request)
+        return PingResponse(peer=NodeInfo(), dht_time=now(), available=True).encode()
+
+    host.handle_unary(PING, rpc_ping)
+
+
+def _no_gradients() -> RequestError:
+    return RequestError(
+        "this server computes no gradients (rpc_backward); train through servers that run on petals itself"
+    )
+
+
+def _schemas(hidden_size: int) -> dict[str, Any]:
+    """What a client learns about the tensors to send; compression 0 (NONE) throughout."""
+    hidden = BatchTensorDescriptor((None, 1, 2048, hidden_size))
+    prompts = BatchTensorDescriptor((None,))
+    hypo_ids = BatchTensorDescriptor((None,), "torch.int64")
+    return {
+        "forward_schema": ((hidden,), {}),
+        "outputs_schema": (hidden,),
+        "keyword_names": (),
+        "inference_schema": ((hidden, prompts, hypo_ids), {}),
+    }

@@ -1,0 +1,387 @@
+"""A session over the wire: two hosts in memory, a numpy engine, the client's own machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kwaainet.compression.codec import deserialize, serialize
+from kwaainet.errors import DeviceLost, EngineError, RpcError, StreamReset
+from kwaainet.node.admission import Admission
+from kwaainet.node.config import NodeConfig
+from kwaainet.node.model import load_span
+from kwaainet.node.rpc import TransformerConnectionHandler
+from kwaainet.node.span import ServedSpan
+from kwaainet.ports import Stream
+from kwaainet.swarm import blocks
+from kwaainet.testing.clock import now, run
+from kwaainet.testing.faults import FaultyEngine
+from kwaainet.testing.host import MemoryHost, MemoryNetwork
+from kwaainet.testing.model import TINY, random_model
+from kwaainet.testing.store import MemorySource, MemoryStore
+from kwaainet.types import BlockRange
+from kwaainet.wire import msgpack
+from kwaainet.wire.messages import ExpertRequest, ExpertResponse
+
+SPAN = BlockRange(0, 2)
+UID = blocks.join("tiny", SPAN)
+CONFIG = NodeConfig("tiny", SPAN, cache_tokens=96, max_run_tokens=16)
+MANIFEST, FILES = random_model()
+NO_PROMPTS, NO_HYPO_IDS = np.zeros(0, np.float32), np.zeros(0, np.int64)
+
+
+def states(batch: int = 1, tokens: int = 1, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((batch, tokens, TINY.hidden_size), np.float32)
+
+
+def message(hidden: np.ndarray, hypo_ids: np.ndarray = NO_HYPO_IDS, **metadata: Any) -> bytes:
+    tensors = tuple(map(serialize, (hidden, NO_PROMPTS, hypo_ids)))
+    metadata["args_structure"] = ((b"__T0", b"__T1", b"__T2"), {})
+    return ExpertRequest(UID, tensors, msgpack.dumps(metadata)).encode()
+
+
+class Swarm:
+    """One server, one client, and streams between them."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.network = MemoryNetwork(1)
+        self.client, self.server = self.network.host(), self.network.host()
+        self.engine = FaultyEngine()
+        self.losses: list[DeviceLost] = []
+        admission = Admission(config.total_tokens(TINY), config.max_sessions)
+        self.span = ServedSpan(admission, config.max_run_tokens, self.losses.append)
+        self.handler = TransformerConnectionHandler(config, TINY, self.span)
+
+    async def start(self) -> None:
+        await load_span(MANIFEST, SPAN, MemorySource(FILES), MemoryStore(), self.engine)
+        self.engine.runs.clear()
+        self.span.resume(self.engine)
+        self.handler.register(self.server)
+        await self.server.listen()
+
+    async def open(self, host: MemoryHost | None = None) -> Stream:
+        protocol = "TransformerConnectionHandler.rpc_inference"
+        return await (host or self.client).open_stream(self.server.peer_id, protocol, timeout=5.0)
+
+    async def expected(self, hidden: np.ndarray) -> np.ndarray:
+        cache = await self.engine.open_cache(hidden.shape[0], hidden.shape[1])
+        output = await self.engine.run(cache, hidden)
+        await self.engine.close_cache(cache)
+        return output
+
+    async def settle(self) -> None:
+        """Everything on the way has arrived, and nothing is held."""
+        await asyncio.sleep(1)
+        assert self.engine.open_caches == set()
+        assert self.span.admission.tokens_left == self.span.admission.total
+        assert self.handler.sessions == 0
+
+
+async def step(stream: Stream, request: bytes) -> np.ndarray:
+    await stream.send(request)
+    reply = await stream.receive()
+    assert reply is not None
+    (tensor,) = ExpertResponse.decode(reply).tensors
+    return deserialize(tensor)
+
+
+async def finish(stream: Stream) -> None:
+    await stream.send(ExpertRequest().encode())
+    await stream.end()
+    assert await stream.receive() is None
+
+
+def served(test: Callable[[Swarm], Awaitable[None]], config: NodeConfig = CONFIG) -> None:
+    async def main() -> None:
+        swarm = Swarm(config)
+        await swarm.start()
+        await test(swarm)
+        await swarm.settle()
+
+    run(main())
+
+
+def test_steps_compute_what_a_prefill_does() -> None:
+    async def test(swarm: Swarm) -> None:
+        hidden = states(1, 12)
+        stream = await swarm.open()
+        outputs = [await step(stream, message(hidden[:, :9], max_length=20, session_id="s"))]
+        for at in range(9, 12):
+            outputs.append(await step(stream, message(hidden[:, at : at + 1], step_id=str(at))))
+        await finish(stream)
+        np.testing.assert_allclose(np.concatenate(outputs, 1), await swarm.expected(hidden), atol=1e-5)
+
+    served(test)
+
+
+def test_rolling_back_and_reordering_over_the_wire() -> None:
+    async def test(swarm: Swarm) -> None:
+        hidden, other = states(2, 6), states(2, 2, seed=9)
+        stream = await swarm.open()
+        await step(stream, message(hidden, max_length=20))
+        back = await step(stream, message(other, np.array([1, 1]), start_from_position=3))
+        whole = await swarm.expected(np.concatenate([hidden[[1, 1], :3], other], 1))
+        np.testing.assert_allclose(back, whole[:, 3:], atol=1e-5)
+        await finish(stream)
+
+    served(test)
+
+
+def test_a_repeated_step_gets_no_second_answer() -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        await step(stream, message(states(), max_length=20, step_id="a"))
+        await stream.send(message(states(), step_id="a"))
+        answer = await step(stream, message(states(1, 2), step_id="b"))
+        assert answer.shape == (1, 2, TINY.hidden_size)
+        assert swarm.engine.runs == [(1, 1), (1, 2)]
+        await finish(stream)
+
+    served(test)
+
+
+def test_zero_tokens_take_the_room_and_nothing_else() -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        answer = await step(stream, message(states(1, 0), max_length=90))
+        assert answer.shape == (1, 0, TINY.hidden_size)
+        assert (swarm.span.admission.tokens_left, swarm.engine.runs) == (6, [])
+        await finish(stream)
+
+    served(test)
+
+
+def test_sessions_side_by_side_do_not_mix() -> None:
+    async def test(swarm: Swarm) -> None:
+        async def one(seed: int) -> None:
+            hidden = states(1, 6, seed)
+            stream = await swarm.open()
+            first = await step(stream, message(hidden[:, :2], max_length=10))
+            rest = [await step(stream, message(hidden[:, at : at + 1])) for at in range(2, 6)]
+            await finish(stream)
+            outputs = np.concatenate([first, *rest], 1)
+            np.testing.assert_allclose(outputs, await swarm.expected(hidden), atol=1e-5)
+
+        await asyncio.gather(*map(one, range(5)))
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"\xff\xff\xff", "."),
+        (message(states(1, 30)), "Maximum length exceeded: prefix 2"),
+        (message(states(2, 1)), "batch of 2"),
+        (message(states()[..., :3]), r"shape \[1, 1, 3\]"),
+        (message(states(), np.array([4])), "hypo_ids"),
+        (message(states(), start_from_position=9), "start_from_position"),
+        (message(states())[:-9], "."),
+    ],
+)
+def test_a_session_that_fails_is_told_why_and_its_neighbour_goes_on(bad: bytes, reason: str) -> None:
+    async def test(swarm: Swarm) -> None:
+        hidden = states(1, 4)
+        neighbour, stream = await swarm.open(), await swarm.open()
+        first = await step(neighbour, message(hidden[:, :2], max_length=20))
+        await step(stream, message(states(1, 2), max_length=20))
+        await stream.send(bad)
+        with pytest.raises(RpcError, match=reason):
+            await stream.receive()
+        last = await step(neighbour, message(hidden[:, 2:]))
+        outputs = np.concatenate([first, last], 1)
+        np.testing.assert_allclose(outputs, await swarm.expected(hidden), atol=1e-5)
+        assert len(swarm.engine.open_caches) == 1
+        await finish(neighbour)
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (message(states()), "max_length"),
+        (message(states(), max_length=97), "Cannot allocate KV cache for 97 tokens, max = 96"),
+        (message(states(2, 1), max_length=50), "100 tokens .* has 96 in all"),
+        (message(states(), max_length=4).replace(b"tiny.1", b"tiny.4"), "'tiny.4' is not served"),
+        (message(states(), max_length=4).replace(b"tiny", b"tony"), "'tony.0' is not served"),
+        (ExpertRequest("tiny.1", (serialize(states()),)).encode(), "cannot run only blocks 1:2"),
+    ],
+)
+def test_a_session_that_cannot_be_opened_is_told_why(first: bytes, reason: str) -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        await stream.send(first)
+        with pytest.raises(RpcError, match=reason):
+            await stream.receive()
+
+    served(test)
+
+
+def test_a_full_cache_is_waited_for_and_then_refused() -> None:
+    async def test(swarm: Swarm) -> None:
+        holder, hasty, patient = [await swarm.open() for _ in range(3)]
+        await step(holder, message(states(), max_length=90))
+        await hasty.send(message(states(), max_length=10))
+        with pytest.raises(RpcError, match="attention cache is full: 10 tokens"):
+            await hasty.receive()
+        waiting = asyncio.ensure_future(step(patient, message(states(), max_length=10, alloc_timeout=30.0)))
+        await asyncio.sleep(20)
+        assert not waiting.done()
+        await finish(holder)
+        await waiting
+        await finish(patient)
+
+    served(test)
+
+
+def test_nobody_waits_longer_for_cache_than_the_server_allows() -> None:
+    async def test(swarm: Swarm) -> None:
+        holder, patient = await swarm.open(), await swarm.open()
+        await step(holder, message(states(), max_length=90))
+        started = now()
+        await patient.send(message(states(), max_length=10, alloc_timeout=None))
+        with pytest.raises(RpcError, match="in 60 s"):
+            await patient.receive()
+        assert 60 <= now() - started < 61
+        await finish(holder)
+
+    served(test)
+
+
+def test_one_who_leaves_while_waiting_for_cache_leaves_the_queue() -> None:
+    async def test(swarm: Swarm) -> None:
+        holder, leaver = await swarm.open(), await swarm.open()
+        await step(holder, message(states(), max_length=90))
+        await leaver.send(message(states(), max_length=50, alloc_timeout=50.0))
+        await asyncio.sleep(1)
+        await leaver.close()
+        await asyncio.sleep(1)
+        assert swarm.handler.sessions == 1
+        await finish(holder)
+
+    served(test)
+
+
+def test_a_cancelled_stream_frees_its_cache_at_once() -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        await step(stream, message(states(), max_length=90))
+        await stream.close()
+
+    served(test)
+
+
+def test_a_client_that_vanishes_frees_its_cache_at_once() -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        await step(stream, message(states(), max_length=90))
+        swarm.network.vanish(swarm.client.peer_id)
+
+    served(test)
+
+
+def test_a_client_that_leaves_stops_its_long_prompt() -> None:
+    async def test(swarm: Swarm) -> None:
+        swarm.engine.seconds_per_run = 1.0
+        stream = await swarm.open()
+        await stream.send(message(states(1, 90), max_length=90))
+        await asyncio.sleep(1.5)
+        await stream.close()
+        await asyncio.sleep(1.5)
+        assert len(swarm.engine.runs) == 2
+        assert swarm.engine.open_caches == set()
+
+    served(test)
+
+
+def test_an_engine_error_is_told_and_the_neighbour_goes_on() -> None:
+    async def test(swarm: Swarm) -> None:
+        neighbour, stream = await swarm.open(), await swarm.open()
+        await step(neighbour, message(states(), max_length=20))
+        await step(stream, message(states(), max_length=20))
+        swarm.engine.failures.append(EngineError("out of memory"))
+        await stream.send(message(states()))
+        with pytest.raises(RpcError, match="out of memory"):
+            await stream.receive()
+        await step(neighbour, message(states()))
+        await finish(neighbour)
+
+    served(test)
+
+
+def test_a_lost_device_ends_even_the_sessions_that_are_idle() -> None:
+    async def test(swarm: Swarm) -> None:
+        idle, stream = await swarm.open(), await swarm.open()
+        await step(idle, message(states(), max_length=20))
+        await step(stream, message(states(), max_length=20))
+        swarm.engine.failures.append(DeviceLost("gone"))
+        await stream.send(message(states()))
+        for one in (stream, idle):
+            with pytest.raises(RpcError, match="device this session was computed on was lost"):
+                await one.receive()
+        assert len(swarm.losses) == 1
+
+    served(test)
+
+
+def test_a_silent_session_is_closed_after_the_step_timeout() -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        await step(stream, message(states(), max_length=20))
+        started = now()
+        with pytest.raises(RpcError, match="no request came for 300 s"):
+            await stream.receive()
+        assert 299 < now() - started < 301
+
+    served(test)
+
+
+def test_a_session_that_never_opens_is_closed_too() -> None:
+    async def test(swarm: Swarm) -> None:
+        with pytest.raises(RpcError, match="no request came"):
+            await (await swarm.open()).receive()
+
+    served(test)
+
+
+def test_a_session_lasts_no_longer_than_allowed() -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        await step(stream, message(states(), max_length=20))
+        for _ in range(3):
+            await asyncio.sleep(20)
+            await step(stream, message(states()))
+        with pytest.raises(RpcError, match="lasted 70 s"):
+            await stream.receive()
+
+    served(test, replace(CONFIG, session_timeout=70.0))
+
+
+def test_a_caller_that_just_ends_gets_its_answers_first() -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        await stream.send(message(states(), max_length=20))
+        await stream.send(message(states()))
+        await stream.end()
+        assert await stream.receive() is not None
+        assert await stream.receive() is not None
+        assert await stream.receive() is None
+
+    served(test)
+
+
+def test_a_server_that_leaves_says_so() -> None:
+    async def test(swarm: Swarm) -> None:
+        stream = await swarm.open()
+        await step(stream, message(states(), max_length=20))
+        await swarm.server.close()
+        with pytest.raises((RpcError, StreamReset), match="leaving"):
+            await stream.receive()
+
+    served(test)

@@ -10,9 +10,8 @@ import sys
 import traceback
 from pathlib import Path
 
-# isort: split  (the shim comes before petals)
+import petals_shim  # noqa: F401  (before petals: it mends its imports)
 import hivemind
-import petals_shim  # noqa: F401
 from hivemind.dht import DHT
 from hivemind.proto import runtime_pb2
 from hivemind.utils import MSGPackSerializer

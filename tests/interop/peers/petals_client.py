@@ -15,9 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
-# isort: split  (the shim comes before petals)
+import petals_shim  # noqa: F401  (before petals: it mends its imports)
 import petals
-import petals_shim  # noqa: F401
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

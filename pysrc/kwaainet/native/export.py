@@ -7,6 +7,7 @@ cannot be written whole is begun, and weights pass through memory one tensor at 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def export(model: Model, out_dir: Path, report: Report | None = None) -> None:
     except OSError as error:
         raise ConfigError(f"cannot write {out_dir}: {error.strerror or error}") from None
     finally:
-        (out_dir / _PARTIAL).unlink(missing_ok=True)
+        with suppress(OSError):
+            (out_dir / _PARTIAL).unlink(missing_ok=True)
 
 
 def _write_weights(model: Model, out_dir: Path, report: Report) -> None:

@@ -104,14 +104,16 @@ class FileSource:
         path = self._files.get(file)
         if path is None:
             raise ModelFileError(f"{file!r:.80} is not a file of this model")
-        if offset < 0 or length < 0:
+        if not (0 <= offset < 1 << 62 and 0 <= length < 1 << 62):
             raise ModelFileError(f"{file}: {length} bytes at {offset} cannot be read")
         try:
             with path.open("rb") as opened:
                 opened.seek(offset)
                 data = opened.read(length)
-        except (OSError, OverflowError) as error:
-            raise ModelFileError(f"cannot read {path}: {error}") from None
+        except OSError as error:
+            raise ModelFileError(f"cannot read {file} at {path}: {error.strerror}") from None
         if len(data) != length:
-            raise ModelFileError(f"{path} ends {length - len(data)} bytes too early; is it truncated?")
+            raise ModelFileError(
+                f"{file} at {path} ends {length - len(data)} bytes too early; is it truncated?"
+            )
         return data

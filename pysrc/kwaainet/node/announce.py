@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..dht.record import StoreItem
 from ..errors import CapacityError, KwaaiNetError, LimitExceeded, RequestError
@@ -29,8 +29,8 @@ _TICK = 0.001  # seconds by which a later word outlives an earlier one
 class RecordStore(Protocol):
     """The part of a DHT node that announcing needs."""
 
-    async def store_many(self, records: Sequence[StoreItem]) -> Any:
-        """Store each record; returns one truth value a record (false: a newer one is there)."""
+    async def store_many(self, items: Sequence[StoreItem]) -> list[bool]:
+        """Store each item; returns whether it was accepted (not if a newer one is there)."""
 
 
 class Announcer(Protocol):
@@ -71,7 +71,7 @@ class DhtAnnouncer:
     async def announce(self, announcement: Announcement) -> None:
         """See ``Announcer``."""
         self._expiration = max(self._now() + announcement.ttl, self._expiration + _TICK)
-        await self._dht.store_many(announcement.records(self._peer, self._expiration))
+        await _store(self._dht, announcement.records(self._peer, self._expiration))
 
     def farewell(self) -> bytes:
         """Nobody else speaks for us."""
@@ -109,7 +109,7 @@ class AnnounceHandler:
         now = self._now()
         announced = self._remember(peer, now)
         announced.check_rate(now)
-        await self._store(peer, announced.add(peer, announcement, now))
+        await _store(self._dht, announced.add(peer, announcement, now))
         return b""
 
     def peer_lost(self, peer: PeerId) -> None:
@@ -135,19 +135,9 @@ class AnnounceHandler:
 
     async def _withdraw(self, peer: PeerId, records: Sequence[StoreItem]) -> None:
         try:
-            await self._store(peer, records)
+            await _store(self._dht, records)
         except (KwaaiNetError, TimeoutError) as error:
             log.warning("%s left, but its records could not be taken down: %s", peer, error)
-
-    async def _store(self, peer: PeerId, records: Sequence[StoreItem]) -> None:
-        if not records:
-            return
-        stored = await self._dht.store_many(records)
-        accepted = sum(map(bool, stored.values() if isinstance(stored, dict) else stored))
-        if not accepted:
-            raise CapacityError(f"none of the {len(records)} records could be stored in the DHT; try again")
-        if accepted < len(records):
-            log.warning("%d of %d records of %s were not stored", len(records) - accepted, len(records), peer)
 
     def _remember(self, peer: PeerId, now: float) -> _Announced:
         if peer not in self._peers and len(self._peers) >= MAX_PEERS:
@@ -155,6 +145,16 @@ class AnnounceHandler:
             if len(self._peers) >= MAX_PEERS:
                 raise CapacityError(f"this relay announces {MAX_PEERS} peers already; use another relay")
         return self._peers.setdefault(peer, _Announced())
+
+
+async def _store(dht: RecordStore, records: Sequence[StoreItem]) -> None:
+    if not records:
+        return
+    accepted = sum(await dht.store_many(records))
+    if not accepted:
+        raise CapacityError(f"none of the {len(records)} records could be stored in the DHT; try again")
+    if accepted < len(records):
+        log.warning("%d of %d records were not stored", len(records) - accepted, len(records))
 
 
 class _Announced:

@@ -42,8 +42,6 @@ class Inbox:
         self._reader.cancel()
         await asyncio.wait([self._reader])
         self._failure.cancel()
-        if not self._failure.cancelled():
-            self._failure.exception()  # looked at, whether or not anybody still waited for it
 
     def is_open(self) -> bool:
         """Whether the caller is, as far as is known, still there."""
@@ -53,6 +51,7 @@ class Inbox:
         """Make ``receive`` raise this, now and from now on."""
         if not self._failure.done():
             self._failure.set_exception(error)
+            self._failure.exception()  # looked at, even if nobody waits for it any more
 
     async def receive(self, timeout: float) -> bytes | None:
         """The next message or the end; ``RequestError`` if none comes in time; what ``fail`` was given."""

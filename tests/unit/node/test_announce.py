@@ -29,9 +29,9 @@ class Records:
         self.seconds = 0.0
         self.refuse = False
 
-    async def store_many(self, records: Sequence[StoreItem]) -> list[bool]:
+    async def store_many(self, items: Sequence[StoreItem]) -> list[bool]:
         await asyncio.sleep(self.seconds)
-        return [self._store(record) for record in records]
+        return [self._store(item) for item in items]
 
     def _store(self, record: StoreItem) -> bool:
         place = (record.key, record.subkey)

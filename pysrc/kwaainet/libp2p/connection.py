@@ -294,8 +294,11 @@ class Connection:
     def _negotiate_stream(self, stream_id: int, data: bytes | memoryview) -> None:
         negotiation = self._negotiating[stream_id]
         self._fed[stream_id] += len(data)
-        negotiation.receive_data(data)
-        self._mux.send(stream_id, negotiation.data_to_send())
+        try:
+            negotiation.receive_data(data)
+        finally:  # a refusal is sent even where the peer's optimism made nonsense of what follows
+            if line := negotiation.data_to_send():
+                self._mux.send(stream_id, line)
         if negotiation.protocol is None:
             return
         del self._negotiating[stream_id]

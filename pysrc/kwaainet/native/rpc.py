@@ -37,6 +37,7 @@ class RpcStream:
         self._raw = raw
         self._machine = machine
         self._done = False  # the other end has said so
+        self._input_over = False
         self._closed = False
 
     @property
@@ -46,7 +47,9 @@ class RpcStream:
     async def receive(self) -> bytes | None:
         while not self._done:
             event = self._machine.next_event()
-            if event is None:
+            if event is None and self._input_over:
+                self._done = True
+            elif event is None:
                 await self._receive_more()
             elif isinstance(event, Message):
                 return event.data
@@ -100,6 +103,7 @@ class RpcStream:
             if data:
                 self._machine.receive_data(data)
             else:
+                self._input_over = True
                 self._machine.receive_eof()
         except ProtocolError:
             self._raw.reset()

@@ -34,7 +34,9 @@ def spell(kind: Any) -> str:
         return " | ".join(f'"{value}"' for value in get_args(kind))
     if isinstance(kind, types.UnionType) or get_origin(kind) is typing.Union:
         return " | ".join(spell(each) for each in get_args(kind))
-    raise TypeError(f"{kind!r} cannot be part of a message; use str, int, float, bool, bytes, list or Literal")
+    raise TypeError(
+        f"{kind!r} cannot be part of a message; use str, int, float, bool, bytes, list or Literal"
+    )
 
 
 def interface(kind: type) -> str:

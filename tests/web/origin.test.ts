@@ -1,0 +1,34 @@
+// What a relay says of itself is checked before anything is started.
+
+import assert from 'node:assert/strict'
+import test from 'node:test'
+import { readOrigin } from '../../web/sdk/origin.ts'
+
+const RELAY = '/ip4/127.0.0.1/tcp/1/ws/p2p/12D3KooWRelay'
+const MODEL = { prefix: 'm', num_blocks: 4, manifest: '/model/manifest.json', files: '/model/' }
+
+test('addresses become absolute, and only those a browser can dial are kept', () => {
+  const origin = readOrigin('http://localhost:8/', { relay: ['/ip4/127.0.0.1/tcp/2/p2p/12D3KooWRelay', RELAY], model: MODEL, version: '1' })
+  assert.deepEqual(origin.relays, [RELAY])
+  assert.equal(origin.model.manifest, 'http://localhost:8/model/manifest.json')
+  assert.equal(origin.model.files, 'http://localhost:8/model/')
+})
+
+test('a page that came by https dials only wss', () => {
+  const secure = '/dns4/relay.example/tcp/443/tls/ws/p2p/12D3KooWRelay'
+  assert.deepEqual(readOrigin('https://relay.example/', { relay: [RELAY, secure], model: MODEL }).relays, [secure])
+  assert.throws(() => readOrigin('https://relay.example/', { relay: [RELAY], model: MODEL }), /wss/)
+})
+
+for (const [what, document] of Object.entries({
+  'no document': null,
+  'no relay': { model: MODEL },
+  'a relay that is no list': { relay: RELAY, model: MODEL },
+  'addresses that are no texts': { relay: [7], model: MODEL },
+  'no model': { relay: [RELAY], model: null },
+  'half a model': { relay: [RELAY], model: { prefix: 'm' } }
+})) {
+  test(`${what} is a clear error`, () => {
+    assert.throws(() => readOrigin('http://x/', document), /http:\/\/x\/ (names no relay|offers no model)/)
+  })
+}

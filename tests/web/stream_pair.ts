@@ -1,0 +1,84 @@
+// js-libp2p streams in memory, as far as bridge/ needs them: two ends, half-close, reset, pause.
+
+import type { RpcStream } from '../../web/bridge/streams.ts'
+
+type Kind = 'message' | 'remoteCloseWrite' | 'close'
+
+export class MemoryStream implements RpcStream {
+  readStatus = 'readable'
+  aborted: Error | null = null
+  closed = false
+  sent: Uint8Array[] = []
+  other: MemoryStream | null = null
+  readonly #listeners: Array<[Kind, (event: any) => void]> = []
+  #held: Uint8Array[] = []
+
+  addEventListener (type: Kind, listener: (event: any) => void): void {
+    this.#listeners.push([type, listener])
+  }
+
+  emit (type: Kind, event: unknown): void {
+    for (const [kind, listener] of this.#listeners) if (kind === type) listener(event)
+  }
+
+  /** What the other end sent arrives. */
+  arrive (data: Uint8Array): void {
+    if (this.readStatus === 'paused') this.#held.push(data)
+    else this.emit('message', { data })
+  }
+
+  pause (): void { this.readStatus = 'paused' }
+
+  resume (): void {
+    this.readStatus = 'readable'
+    for (const data of this.#held.splice(0)) this.arrive(data)
+  }
+
+  get held (): number { return this.#held.length }
+
+  send (data: Uint8Array): boolean {
+    if (this.closed || this.aborted !== null) throw new Error('the stream is closed')
+    this.sent.push(data.slice())
+    const copy = data.slice()
+    queueMicrotask(() => this.other?.arrive(copy))
+    return true
+  }
+
+  async onDrain (): Promise<void> {}
+
+  async close (): Promise<void> {
+    if (this.closed) return
+    this.closed = true
+    queueMicrotask(() => this.other?.emit('remoteCloseWrite', {}))
+  }
+
+  abort (error: Error): void {
+    if (this.aborted !== null) return
+    this.aborted = error
+    this.emit('close', { error })
+    queueMicrotask(() => {
+      const other = this.other
+      if (other !== null && other.aborted === null) other.emit('close', { error: new Error('the other end reset the stream') })
+    })
+  }
+}
+
+export function streamPair (): [MemoryStream, MemoryStream] {
+  const [here, there] = [new MemoryStream(), new MemoryStream()]
+  here.other = there
+  there.other = here
+  return [here, there]
+}
+
+/** Everything `stream` sent, joined, as hex. */
+export function hexOf (stream: MemoryStream): string {
+  return Buffer.concat(stream.sent).toString('hex')
+}
+
+export const fromHex = (text: string): Uint8Array<ArrayBuffer> => Uint8Array.from(Buffer.from(text, 'hex'))
+export const toHex = (data: Uint8Array): string => Buffer.from(data).toString('hex')
+
+/** Let everything that is ready run. */
+export async function settle (): Promise<void> {
+  for (let turn = 0; turn < 20; turn++) await new Promise(resolve => setImmediate(resolve))
+}

@@ -1,4 +1,7 @@
-"""A tiny Llama with odd shapes, and writers of it by the formats' reference packages."""
+"""A tiny Llama with odd shapes, and writers of it by the formats' reference packages.
+
+Those packages are imported where they are used: Pyodide, where tests run too, lacks them.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from kwaainet.formats.config import LlamaConfig
@@ -103,7 +104,9 @@ def _gguf_name(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def write_gguf(tiny_config: LlamaConfig, tiny_metadata: dict[str, Any]) -> Callable[..., Path]:
-    """``write_gguf(path, weights, dtype="F32", architecture="llama", **metadata)``; ``None`` drops a key."""
+    """``write_gguf(path, weights, dtype="F32", architecture="llama", metadata={…})``; ``None`` drops a key."""
+    import gguf
+    import gguf  # here, for there is none inside Pyodide, where most of these tests run too
 
     def write(
         path: Path,
@@ -164,6 +167,8 @@ def tiny_tokenizer_json() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def write_directory(tiny_config: LlamaConfig, tiny_tokenizer_json: dict[str, Any]) -> Callable[..., Path]:
     """``write_directory(folder, weights, shards=1, config={…})``: a Hugging Face directory."""
+    import safetensors.numpy
+    import safetensors.numpy  # here, for there is none inside Pyodide
 
     def write(
         folder: Path,

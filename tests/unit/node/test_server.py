@@ -198,6 +198,24 @@ def test_a_refresh_that_fails_is_repeated_soon() -> None:
     served(test)
 
 
+def test_announcing_again_says_what_the_node_is_now() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        await swarm.node.announce_again()
+        assert swarm.board.states == []
+        await swarm.node.start()
+        await swarm.node.announce_again()
+        assert swarm.board.states == [JOINING, ONLINE, ONLINE]
+        swarm.board.failures = [Unreachable("the relay is gone")]
+        await swarm.node.announce_again()
+        assert swarm.node.status.error == "the relay is gone"
+        await swarm.node.stop()
+        await swarm.node.announce_again()
+        assert swarm.board.states == [JOINING, ONLINE, ONLINE, OFFLINE]
+
+    run(main())
+
+
 def test_stopping_announces_first_and_tells_every_session() -> None:
     async def main() -> None:
         swarm = Swarm()

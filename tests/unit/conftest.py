@@ -1,7 +1,4 @@
-"""A tiny Llama with odd shapes, and writers of it by the formats' reference packages.
-
-Those packages are imported where they are used: Pyodide, where tests run too, lacks them.
-"""
+"""A tiny Llama with odd shapes, and writers of it by the formats' reference packages."""
 
 from __future__ import annotations
 
@@ -104,8 +101,7 @@ def _gguf_name(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def write_gguf(tiny_config: LlamaConfig, tiny_metadata: dict[str, Any]) -> Callable[..., Path]:
-    """``write_gguf(path, weights, dtype="F32", architecture="llama", metadata={…})``; ``None`` drops a key."""
-    import gguf
+    """``write_gguf(path, weights, dtype="F32", architecture="llama", metadata={…})``; metadata ``None`` drops."""
     import gguf  # here, for there is none inside Pyodide, where most of these tests run too
 
     def write(
@@ -167,7 +163,6 @@ def tiny_tokenizer_json() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def write_directory(tiny_config: LlamaConfig, tiny_tokenizer_json: dict[str, Any]) -> Callable[..., Path]:
     """``write_directory(folder, weights, shards=1, config={…})``: a Hugging Face directory."""
-    import safetensors.numpy
     import safetensors.numpy  # here, for there is none inside Pyodide
 
     def write(

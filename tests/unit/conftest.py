@@ -101,7 +101,7 @@ def _gguf_name(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def write_gguf(tiny_config: LlamaConfig, tiny_metadata: dict[str, Any]) -> Callable[..., Path]:
-    """``write_gguf(path, weights, dtype="F32", architecture="llama", metadata={…})``; metadata ``None`` drops."""
+    """``write_gguf(path, weights, dtype, architecture, metadata={…})``; metadata ``None`` drops a key."""
     import gguf  # here, for there is none inside Pyodide, where most of these tests run too
 
     def write(

@@ -63,10 +63,11 @@ class Tab:
         return self._page
 
     def on_event(self, event: Event) -> None:
-        """One event of the page."""
-        self.last = event
+        """One event of the page; ``last`` keeps those that are states."""
         self._listener(event)
-        self._changed.set()
+        if event["event"] not in ("progress", "connection"):
+            self.last = event
+            self._changed.set()
 
     async def contribute(self) -> None:
         """Click Contribute, as a person would."""
@@ -124,16 +125,16 @@ class Narrator:
         self._state = ""
 
     def __call__(self, event: Event) -> None:
-        state = str(event["event"])
-        if state == "connection":
-            log.info("%sthe relay is %s", self._name, event.get("connection"))
-            return
-        if state != self._state:
-            self._progress.finish()
-            self._state = state
-            self._tell({key: value for key, value in event.items() if key != "progress"})
-        if step := event.get("progress"):
-            self._progress(Progress(f"{self._name}{step['stage']}", int(step["done"]), int(step["total"])))
+        match state := str(event["event"]):
+            case "connection":
+                log.info("%sthe relay is %s", self._name, event.get("connection"))
+            case "progress":
+                stage, done, total = f"{self._name}{event['stage']}", int(event["done"]), int(event["total"])
+                self._progress(Progress(stage, done, total))
+            case _ if state != self._state:
+                self._progress.finish()
+                self._state = state
+                self._tell(event)
 
 
 def add_tab_flags(parser: argparse.ArgumentParser) -> None:

@@ -71,8 +71,10 @@ def test_a_browser_that_goes_away_is_noticed() -> None:
 def test_states_are_told_once_and_progress_apart(capsys: pytest.CaptureFixture[str]) -> None:
     told: list[dict[str, Any]] = []
     narrator = Narrator(ProgressLine(), told.append, "tab 1: ")
+    narrator({"event": "loading"})
     for done in (0, 50, 100):
-        narrator({"event": "loading", "progress": {"stage": "weights", "done": done, "total": 100}})
+        narrator({"event": "progress", "stage": "weights", "done": done, "total": 100})
+        narrator({"event": "loading"})
     narrator({"event": "connection", "connection": "reserved"})
     narrator({"event": "online", "backend": "wasm"})
     assert told == [{"event": "loading"}, {"event": "online", "backend": "wasm"}]

@@ -142,8 +142,9 @@ class BrowserEngine:
         )
         data = to_js(part.reshape(-1))
         answer = await _crossing(self._engine.run(cache.storage.handle, place, part.shape[1], data))
-        answer.assign_to(part.reshape(-1))
-        result[rows, positions] = part
+        computed = np.empty_like(part)  # not into part: that may be the caller's own memory
+        answer.assign_to(computed.reshape(-1))
+        result[rows, positions] = computed
 
     async def _verify_device(self, shape: SpanShape) -> None:
         config = _probe_config(shape)

@@ -72,6 +72,17 @@ async def check(name: str, make: Callable[[], Engine]) -> None:
         await engine.close()
 
 
+async def check_all(make: Callable[[], Engine]) -> int:
+    """Run all of ``CHECKS``, in order, on one engine, where building is slow; returns their number."""
+    engine, reference = await fill(make()), await fill(NumpyEngine())
+    try:
+        for run in CHECKS.values():
+            await run(engine, reference)
+    finally:
+        await engine.close()
+    return len(CHECKS)
+
+
 def hidden_states(batch: int, tokens: int, seed: int = 1) -> Floats:
     """float32 [batch, tokens, hidden] of about unit size."""
     return np.random.default_rng(seed).standard_normal((batch, tokens, CONFIG.hidden_size), np.float32)
@@ -147,6 +158,18 @@ async def no_positions_change_nothing(engine: Engine, reference: Engine) -> None
     _assert_close(await engine.run(cache, empty), empty)
     last = await engine.run(cache, hidden[:, 3:])
     _assert_close(np.concatenate([first, last], axis=1), await _reference(reference, hidden))
+
+
+async def arguments_and_results_are_not_shared(engine: Engine, reference: Engine) -> None:
+    """Neither a run's input nor an earlier result changes under its owner."""
+    hidden = hidden_states(1, 4)
+    given = hidden.copy()
+    cache = await engine.open_cache(1, 8)
+    first = await engine.run(cache, given)
+    kept = first.copy()
+    await engine.run(cache, given)
+    assert np.array_equal(given, hidden), "a run wrote into its input"
+    assert np.array_equal(first, kept), "a run wrote into an earlier result"
 
 
 async def rolling_back_forgets(engine: Engine, reference: Engine) -> None:
@@ -249,6 +272,7 @@ CHECKS: dict[str, Check] = {
         chunks_match_a_prefill,
         batches_match_their_rows,
         no_positions_change_nothing,
+        arguments_and_results_are_not_shared,
         rolling_back_forgets,
         reordering_moves_rows,
         caches_do_not_mix,

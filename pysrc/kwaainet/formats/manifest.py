@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import InputError, IntegrityError, ModelFileError
 from ..types import BlockRange
 from .config import LlamaConfig, block_name
+from .json_text import parse_object
 from .quants import byte_length
 
 VERSION = 1
@@ -131,11 +132,8 @@ class ModelManifest:
         """From a peer's JSON; ``ModelFileError`` says what is wrong with it."""
         if len(text) > MAX_JSON_BYTES:
             raise ModelFileError(f"model manifest of {len(text)} bytes; {MAX_JSON_BYTES} are allowed")
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ModelFileError(f"model manifest is not JSON: {error!s:.80}") from None
-        if not isinstance(value, dict) or value.get("version") != VERSION:
+        value = parse_object(text, "model manifest")
+        if value.get("version") != VERSION:
             raise ModelFileError(f"model manifest is not a JSON object of version {VERSION}")
         name, tensors = value.get("name"), value.get("tensors")
         if not isinstance(name, str) or not isinstance(tensors, dict):

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from ..errors import ModelFileError, Truncated, UnsupportedModel
+from .json_text import parse_object
 from .quants import byte_length
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's cap
@@ -49,7 +50,7 @@ def parse(prefix: bytes, size: int) -> dict[str, StoredTensor]:
     start = 8 + length
     if start > len(prefix):
         raise Truncated(f"SafeTensors head ends at byte {start}", start)
-    header = load_json(prefix[8:start], "SafeTensors head")
+    header = parse_object(prefix[8:start], "SafeTensors head")
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise ModelFileError(f"SafeTensors file has {len(header)} tensors; {MAX_TENSORS} are allowed")
@@ -60,7 +61,7 @@ def parse(prefix: bytes, size: int) -> dict[str, StoredTensor]:
 
 def parse_index(data: bytes) -> dict[str, list[str]]:
     """``model.safetensors.index.json``: which tensors each shard file must hold."""
-    weight_map = load_json(data, "SafeTensors index").get("weight_map")
+    weight_map = parse_object(data, "SafeTensors index").get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise ModelFileError("SafeTensors index: weight_map must be an object of file names")
     shards: dict[str, list[str]] = {}
@@ -69,17 +70,6 @@ def parse_index(data: bytes) -> dict[str, list[str]]:
     if len(shards) > MAX_SHARDS:
         raise ModelFileError(f"SafeTensors index names {len(shards)} files; {MAX_SHARDS} are allowed")
     return shards
-
-
-def load_json(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object from a file; ``ModelFileError`` names ``what`` it was to be."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{what} is not JSON: {error!s:.80}") from None
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{what} is not a JSON object but {type(value).__name__}")
-    return value
 
 
 def header_bytes(tensors: Mapping[str, tuple[int, ...]]) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from ..errors import ModelFileError, UnsupportedModel
+from ..formats.json_text import parse_object
 from .pretokenizer import KINDS
 
 MAX_JSON_BYTES = 128 << 20  # Llama 3's has 17 MB
@@ -100,12 +101,7 @@ class Vocabulary:
         """From ``tokenizer.json``; ``UnsupportedModel`` names a step not known here."""
         if len(text) > MAX_JSON_BYTES:
             raise ModelFileError(f"tokenizer.json has {len(text)} bytes; {MAX_JSON_BYTES} are allowed")
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ModelFileError(f"tokenizer.json is not JSON: {error!s:.80}") from None
-        if not isinstance(value, dict):
-            raise ModelFileError("tokenizer.json is not a JSON object")
+        value = parse_object(text, "tokenizer.json")
         if value.get("normalizer") is not None:
             raise UnsupportedModel(
                 f"tokenizer.json: normalizer {_type(value['normalizer'])} is not supported"

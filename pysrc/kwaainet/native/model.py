@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ..errors import InputError, ModelFileError, Truncated
 from ..formats import gguf, gguf_llama, huggingface, safetensors
 from ..formats.config import EMBED, LM_HEAD, NORM, LlamaConfig
+from ..formats.json_text import parse_object
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
 from ..formats.weights import decode
 from ..inference.head import LanguageHead
@@ -166,7 +167,7 @@ def _shards(folder: Path) -> dict[str, list[str]]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a small JSON file; ``ModelFileError`` names the file."""
-    return safetensors.load_json(_limited(path, MAX_CONFIG_BYTES), path.name)
+    return parse_object(_limited(path, MAX_CONFIG_BYTES), path.name)
 
 
 def _limited(path: Path, cap: int) -> bytes:

@@ -114,24 +114,24 @@ def test_rolling_back_to_where_nothing_is_is_refused(position):
 
 def test_hypo_ids_reorder_before_the_step():
     one = opened(batch=3)
-    reorder, run = one.receive(request(states(3, 1), hypo_ids=np.array([2, 0, 0])))
+    reorder, run = one.receive(request(states(3, 1), hypo_ids=np.array([2, 0, 0], np.int64)))
     assert reorder == Reorder([2, 0, 0])
     assert isinstance(run, Run)
 
 
 def test_hypo_ids_that_keep_every_row_cost_nothing():
-    commands = opened(batch=3).receive(request(states(3, 1), hypo_ids=np.array([0, 1, 2])))
+    commands = opened(batch=3).receive(request(states(3, 1), hypo_ids=np.array([0, 1, 2], np.int64)))
     assert [type(command) for command in commands] == [Run]
 
 
 def test_hypo_ids_of_an_empty_cache_reorder_nothing():
-    commands = session().receive(request(states(2, 1), hypo_ids=np.array([1, 0]), max_length=4))
+    commands = session().receive(request(states(2, 1), hypo_ids=np.array([1, 0], np.int64), max_length=4))
     assert [type(command) for command in commands] == [OpenCache, Run]
 
 
 @pytest.mark.parametrize(
     "hypo_ids",
-    [np.array([0]), np.array([0, 2]), np.array([-1, 0]), np.array([[0, 1]]), np.array([0, 1], np.int32)],
+    [*(np.array(ids, np.int64) for ids in ([0], [0, 2], [-1, 0], [[0, 1]])), np.array([0, 1], np.int32)],
 )
 def test_bad_hypo_ids_are_refused(hypo_ids):
     with pytest.raises(RequestError, match="hypo_ids"):

@@ -124,7 +124,7 @@ def test_rolling_back_and_reordering_over_the_wire() -> None:
         hidden, other = states(2, 6), states(2, 2, seed=9)
         stream = await swarm.open()
         await step(stream, message(hidden, max_length=20))
-        back = await step(stream, message(other, np.array([1, 1]), start_from_position=3))
+        back = await step(stream, message(other, np.array([1, 1], np.int64), start_from_position=3))
         whole = await swarm.expected(np.concatenate([hidden[[1, 1], :3], other], 1))
         np.testing.assert_allclose(back, whole[:, 3:], atol=1e-5)
         await finish(stream)
@@ -179,7 +179,7 @@ def test_sessions_side_by_side_do_not_mix() -> None:
         (message(states(1, 30)), "Maximum length exceeded: prefix 2"),
         (message(states(2, 1)), "batch of 2"),
         (message(states()[..., :3]), r"shape \[1, 1, 3\]"),
-        (message(states(), np.array([4])), "hypo_ids"),
+        (message(states(), np.array([4], np.int64)), "hypo_ids"),
         (message(states(), start_from_position=9), "start_from_position"),
         (message(states())[:-9], "."),
     ],

@@ -28,6 +28,7 @@ from .routing import Routing
 from .stream import RawStream
 
 AGENT = f"kwaainet/{__version__}"
+FAREWELL_SECONDS = 1.0  # how long callers have to read that we are leaving
 _FAREWELL = "this server is leaving the network"
 
 
@@ -42,6 +43,7 @@ class NativeHost:
         self._dialer = Dialer(network, self.routing, self._circuits)
         self._listen = tuple(listen)
         self._served: dict[rpc.RpcStream, None] = {}
+        self._budget = rpc.Budget()
 
     @classmethod
     async def create(
@@ -83,7 +85,7 @@ class NativeHost:
 
     def handle_stream(self, protocol: str, handler: StreamHandler) -> None:
         async def serve(raw: RawStream) -> None:
-            stream = rpc.RpcStream(raw, StreamAnswerer())
+            stream = rpc.RpcStream(raw, StreamAnswerer(), self._budget)
             self._served[stream] = None
             try:
                 await rpc.serve_stream(stream, handler)
@@ -121,7 +123,8 @@ class NativeHost:
             return await rpc.call_unary(link.open_stream(protocol), peer, request)
 
     async def open_stream(self, peer: PeerId, protocol: str, *, timeout: float) -> Stream:
-        return rpc.RpcStream(await self.open_raw(peer, protocol, timeout=timeout), StreamCaller())
+        raw = await self.open_raw(peer, protocol, timeout=timeout)
+        return rpc.RpcStream(raw, StreamCaller(), self._budget)
 
     async def open_raw(self, peer: PeerId, protocol: str, *, timeout: float) -> RawStream:
         """A stream of a protocol that is not a Hivemind RPC. Raises ``Unreachable``,
@@ -138,12 +141,16 @@ class NativeHost:
     async def close(self) -> None:
         if self.network.closed:
             return
+        self._dialer.close()
         for stream in self._served:
             stream.fail(_FAREWELL)
-        self._dialer.close()
-        await asyncio.sleep(0)  # the farewells leave before the connections do
+        waiting = [asyncio.ensure_future(stream.gone()) for stream in self._served]
+        if waiting:  # a connection that ends too soon takes the farewell with it
+            _, late = await asyncio.wait(waiting, timeout=FAREWELL_SECONDS)
+            for task in late:
+                task.cancel()
         self.network.close()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # sockets write at the end of a turn of the loop
 
     async def _reach(self, peer: PeerId) -> Link:
         if self.network.closed:

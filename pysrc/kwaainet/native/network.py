@@ -11,7 +11,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from ..errors import CapacityError, KwaaiNetError
 from ..identity.keys import PrivateKey, peer_id
@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 4096  # one per tab and a few per native peer; about 31 kB each
 MAX_HANDSHAKES = 256  # connections that have not proved an identity yet
+MAX_SERVED = 8192  # streams being served
 MAX_PER_PEER = 16  # a peer with more is leaking them: the newest is closed
 
+_T = TypeVar("_T")
 RawHandler: TypeAlias = Callable[[RawStream], Awaitable[None]]
 
 
@@ -106,9 +108,10 @@ class Network:
         return list(self._links)
 
     def link(self, peer: PeerId) -> Link | None:
-        """The best connection to a peer: a direct one before a circuit, then the oldest."""
+        """The best connection to a peer: a direct one before a circuit, then the newest, because an
+        older one may be that of a process which is no more."""
         links = self._links.get(peer)
-        return min(links, key=lambda link: link.address.is_circuit) if links else None
+        return min(reversed(links), key=lambda link: link.address.is_circuit) if links else None
 
     def links(self) -> Iterable[Link]:
         """All open connections."""
@@ -167,8 +170,7 @@ class Network:
             return
         links.append(link)
         logger.info("connected to %s at %s", peer, link.address)
-        for callback in self._opened:
-            callback(link)
+        _tell(self._opened, link)
 
     def link_closed(self, link: Link, reason: str) -> None:
         if link in self._shaking:
@@ -184,10 +186,15 @@ class Network:
         if not links:
             del self._links[peer]
             self.peerstore.disconnected(peer)
-            for callback in self._lost:
-                callback(peer)
+            _tell(self._lost, peer)
 
     def stream_opened(self, stream: RawStream) -> None:
+        if len(self._tasks) >= MAX_SERVED:
+            logger.warning(
+                "refused a %s stream of %s: too many are served", stream.protocol, stream.remote_peer
+            )
+            stream.reset()
+            return
         self.spawn(self._serve(stream))
 
     # --- tasks and the end ------------------------------------------------------------------------
@@ -206,7 +213,8 @@ class Network:
             listener.close()
         for task in list(self._tasks):
             task.cancel()
-        for link in [*self.links(), *self._shaking]:
+        links = [*self.links(), *self._shaking]
+        for link in sorted(links, key=lambda link: not link.address.is_circuit):  # inner ones first
             link.close("this host is closing")
 
     async def _serve(self, stream: RawStream) -> None:
@@ -223,6 +231,15 @@ class Network:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task failed", exc_info=error)
+
+
+def _tell(callbacks: Iterable[Callable[[_T], None]], what: _T) -> None:
+    """One callback's failure is no other's, nor the connection's."""
+    for callback in callbacks:
+        try:
+            callback(what)
+        except Exception:
+            logger.exception("a callback failed on %s", what)
 
 
 def _expand(address: Multiaddr) -> list[Multiaddr]:

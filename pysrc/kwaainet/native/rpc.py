@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 
-from ..errors import KwaaiNetError, ProtocolError, RpcError, StreamReset
+from ..errors import KwaaiNetError, LimitExceeded, ProtocolError, RpcError, StreamReset
 from ..ports import StreamHandler, UnaryHandler
 from ..types import PeerId
 from ..wire.rpc import (
@@ -27,14 +27,34 @@ from .stream import LINGER, RawStream
 logger = logging.getLogger(__name__)
 
 CALL_ID_SIZE = 16
+MAX_HELD = 512 << 20  # bytes of unfinished messages, all streams of a host together
 _INTERNAL = "internal error"
+
+
+class Budget:
+    """Counts the bytes of messages that have not arrived whole."""
+
+    def __init__(self, limit: int = MAX_HELD) -> None:
+        self._left = limit
+
+    def take(self, size: int) -> None:
+        """Raises ``LimitExceeded`` if there is no room for so many more."""
+        if size > self._left:
+            raise LimitExceeded("too many unfinished messages are waiting here; try again later")
+        self._left -= size
+
+    def give_back(self, size: int) -> None:
+        """So many are not held any more."""
+        self._left += size
 
 
 class RpcStream:
     """``ports.Stream`` over a raw stream; the machine says which side this is."""
 
-    def __init__(self, raw: RawStream, machine: StreamCaller | StreamAnswerer) -> None:
+    def __init__(self, raw: RawStream, machine: StreamCaller | StreamAnswerer, budget: Budget) -> None:
         self._raw = raw
+        self._budget = budget
+        self._held = 0
         self._machine = machine
         self._done = False  # the other end has said so
         self._input_over = False
@@ -52,6 +72,7 @@ class RpcStream:
             elif event is None:
                 await self._receive_more()
             elif isinstance(event, Message):
+                self._release(min(self._held, len(event.data)))
                 return event.data
             elif isinstance(event, Cancelled):
                 raise StreamReset(f"{self.remote_peer} left before its {self._raw.protocol} call was over")
@@ -83,10 +104,11 @@ class RpcStream:
                 self._raw.close()
             else:
                 self._raw.reset()
-            return
-        self._machine.finish()
-        await self._linger()
-        self._raw.close()
+        else:
+            self._machine.finish()
+            await self._linger()
+            self._raw.close()
+        self._release(self._held)
 
     def fail(self, text: str) -> None:
         """Callee only: end with an error frame, if it can still be sent."""
@@ -97,10 +119,19 @@ class RpcStream:
             except KwaaiNetError:
                 logger.debug("the error %r came too late for %s", text, self.remote_peer)
 
+    async def gone(self) -> None:
+        """Wait until the other end has left."""
+        if not self._input_over:
+            left = asyncio.get_running_loop().create_future()
+            self._raw.on_gone = lambda: left.done() or left.set_result(None)
+            await left
+
     async def _receive_more(self) -> None:
         data = await self._raw.read()
         try:
             if data:
+                self._budget.take(len(data))
+                self._held += len(data)
                 self._machine.receive_data(data)
             else:
                 self._input_over = True
@@ -108,6 +139,10 @@ class RpcStream:
         except ProtocolError:
             self._raw.reset()
             raise
+
+    def _release(self, size: int) -> None:
+        self._held -= size
+        self._budget.give_back(size)
 
     async def _linger(self) -> None:
         """Wait for the caller's end: closing before it has sent it would break its pipe."""

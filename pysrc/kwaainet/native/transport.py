@@ -19,7 +19,7 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
 from ..errors import InputError, StreamReset, Unreachable
 from ..libp2p.multiaddr import Multiaddr
 from .link import Link, Wire
-from .stream import HIGH_WATER, RawStream
+from .stream import HIGH_WATER, LINGER, RawStream
 
 MAX_WS_FRAME = 16 << 20  # bytes; js-libp2p sends a noise message (64 KiB) each, others coalesce
 SOCKET_BUFFER = 512 << 10  # bytes a socket may hold unsent before its link is paused
@@ -45,6 +45,7 @@ class TcpWire(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+            asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -85,6 +86,7 @@ class WsWire(WSListener):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.disconnect()
+            asyncio.get_running_loop().call_later(LINGER, self._transport.disconnect, False)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
@@ -233,5 +235,5 @@ def _upgrade(request: WSUpgradeRequest, make_link: MakeLink) -> WSListener:
 
 
 def _remote(transport: asyncio.BaseTransport) -> Multiaddr:
-    host, port = transport.get_extra_info("peername")[:2]
+    host, port = (transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]  # gone already
     return Multiaddr((("ip6" if ":" in host else "ip4", host.partition("%")[0]), ("tcp", str(port))))

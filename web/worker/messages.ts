@@ -164,12 +164,13 @@ export interface Cancel {
   reason: string
 }
 
-/** The model an origin offers: addresses of its manifest and of the folder of its files. */
+/** The model an origin offers: addresses of its manifest, of the folder of its files and of its page. */
 export interface Model {
   prefix: string
   num_blocks: number
   manifest: string
   files: string
+  repository?: string
 }
 
 /** What the node is to do. ``blocks`` is START:END, or empty to take all. */

@@ -199,12 +199,13 @@ class Cancel(TypedDict):
 
 
 class Model(TypedDict):
-    """The model an origin offers: addresses of its manifest and of the folder of its files."""
+    """The model an origin offers: addresses of its manifest, of the folder of its files and of its page."""
 
     prefix: str
     num_blocks: int
     manifest: str
     files: str
+    repository: NotRequired[str]
 
 
 class NodeConfig(TypedDict):

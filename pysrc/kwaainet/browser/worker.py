@@ -55,7 +55,13 @@ class Tab:
         """Raises ``ConfigError``, ``ModelFileError`` and ``EngineError``."""
         manifest = ModelManifest.from_json(manifest_text)
         blocks = BlockRange.parse(asked["blocks"] or f"0:{manifest.config.num_hidden_layers}")
-        config = NodeConfig(asked["model"]["prefix"], blocks, public_name=asked["public_name"] or None)
+        model = asked["model"]
+        config = NodeConfig(
+            model["prefix"],
+            blocks,
+            public_name=asked["public_name"] or None,
+            repository=model.get("repository") or None,
+        )
         config.check_model(manifest.config)
         host = await BrowserHost.create(JsPort(bridge))
         relay = relay_of(asked["relays"])
@@ -66,7 +72,7 @@ class Tab:
             host=host,
             engine=BrowserEngine(engine),
             store=BrowserStore(files),
-            source=BrowserSource(files, asked["model"]["files"]),
+            source=BrowserSource(files, model["files"]),
             manifest=manifest,
             announcer=RelayAnnouncer(host, relay, timeout=config.announce_timeout),
             now=time.time,

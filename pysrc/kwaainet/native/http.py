@@ -32,12 +32,16 @@ ISOLATION = {
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What the origin offers of one model: its manifest as JSON text and its files by name."""
+    """What the origin offers of one model: its manifest as JSON text and its files by name.
+
+    ``repository`` is the address of its page, by which health monitors list it; may be empty.
+    """
 
     prefix: str
     num_blocks: int
     manifest: str
     files: Mapping[str, Path]
+    repository: str = ""
 
 
 @dataclass(slots=True)
@@ -74,6 +78,7 @@ class Origin:
             "num_blocks": self.model.num_blocks,
             "manifest": "/model/manifest.json",
             "files": "/model/",
+            "repository": self.model.repository,
         }
         return web.json_response({"version": self.version, "relay": self.relay_addresses(), "model": model})
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from uuid import UUID
 
 from ..dht.record import Dictionary, Record
@@ -84,7 +85,10 @@ class Client:
             raise Unreachable(
                 f"none of the {len(spans)} servers announced for {self._prefix} answers: {names}"
             )
-        return choose_chain(candidates, self._num_blocks)
+        try:
+            return choose_chain(candidates, self._num_blocks)
+        except Unreachable:  # stock servers also take a part of their span; ours say so if they do not
+            return choose_chain([replace(one, sliceable=True) for one in candidates], self._num_blocks)
 
     async def _measure(self, span: Span) -> Candidate | None:
         started = self._now()
@@ -99,9 +103,7 @@ class Client:
             return None
         rate = span.info.inference_rps
         per_block = 1.0 / rate if rate else DEFAULT_SECONDS_PER_BLOCK
-        return Candidate(
-            span.peer, span.blocks, per_block, self._now() - started, sliceable=not span.info.using_relay
-        )
+        return Candidate(span.peer, span.blocks, per_block, self._now() - started)
 
     @asynccontextmanager
     async def session(self, max_length: int) -> AsyncIterator[ChainSession]:

@@ -193,3 +193,14 @@ def test_the_swarm_is_read_from_the_dht() -> None:
         await dht.close()
 
     run(main())
+
+
+def test_overlapping_spans_are_cut_only_where_nothing_else_joins() -> None:
+    async def main(spans: list[str]) -> list[str]:
+        swarm = Swarm(4)
+        for span in spans:
+            await swarm.serve(span)
+        return [str(hop.blocks) for hop in await swarm.client().chain()]
+
+    assert run(main(["0:3", "2:4", "3:4"])) == ["0:3", "3:4"]
+    assert run(main(["0:3", "2:4"])) == ["0:2", "2:4"]

@@ -33,6 +33,16 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
 
 
+def add_repository(parser: argparse.ArgumentParser) -> None:
+    """``--repository``."""
+    parser.add_argument(
+        "--repository",
+        default="",
+        metavar="URL",
+        help="the model's page, https://huggingface.co/...: health monitors list models that name one",
+    )
+
+
 def add_initial_peers(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """``--initial-peers``."""
     text = "peers of the swarm to join" if required else "peers of the swarm to join; none starts a new one"

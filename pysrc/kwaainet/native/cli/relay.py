@@ -27,7 +27,7 @@ from ..http import ModelFiles, Origin, parse_http_address, serve
 from ..identity_file import load_or_create_identity
 from ..model import Model, open_model
 from ..relay import Relay
-from .flags import add_command, add_initial_peers, add_listening, add_model
+from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository
 from .terminal import ProgressLine, emit, say
 
 DEFAULT_HTTP = "127.0.0.1:8080"
@@ -45,6 +45,7 @@ class RelayOptions:
     identity_path: Path | None = None
     model: Path | None = None
     prefix: str | None = None
+    repository: str = ""
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             assets,
             lambda: [address for address in host.addresses if "/ws/" in address],
             __version__,
-            _model_files(model) if model else None,
+            _model_files(model, options.repository) if model else None,
             lambda: _status(host, relay, announcements),
         )
         runner, page = await serve(origin, http_host, http_port)
@@ -101,9 +102,11 @@ def identity_of(path: Path | None, crypto: NativeCrypto) -> PrivateKey:
     return PrivateKey(os.urandom(32)) if path is None else load_or_create_identity(path, crypto)
 
 
-def _model_files(model: Model) -> ModelFiles:
+def _model_files(model: Model, repository: str) -> ModelFiles:
     manifest = model.manifest
-    return ModelFiles(manifest.name, manifest.config.num_hidden_layers, manifest.to_json(), model.files)
+    return ModelFiles(
+        manifest.name, manifest.config.num_hidden_layers, manifest.to_json(), model.files, repository
+    )
 
 
 def _status(host: NativeHost, relay: Relay, announcements: AnnounceHandler) -> dict[str, Any]:
@@ -143,6 +146,7 @@ def add_relay_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_listening(parser, DEFAULT_LISTEN)
     add_initial_peers(parser, required=False)
+    add_repository(parser)
     add_model(parser, required=False)
 
 
@@ -156,6 +160,7 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         options.identity_path,
         options.model,
         options.prefix,
+        options.repository,
     )
 
 

@@ -20,7 +20,7 @@ from ..engine import NativeEngine
 from ..host import NativeHost
 from ..model import open_model
 from ..store import NoStore
-from .flags import add_blocks, add_command, add_initial_peers, add_listening, add_model
+from .flags import add_blocks, add_command, add_initial_peers, add_listening, add_model, add_repository
 from .relay import identity_of, until_signalled
 from .terminal import ProgressLine, emit, say
 
@@ -30,6 +30,7 @@ DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 def add(commands: Any) -> None:
     """Declare ``kwaainet serve``."""
     parser = add_command(commands, "serve", "serve blocks of a model natively", __doc__)
+    add_repository(parser)
     add_model(parser, required=True)
     add_blocks(parser)
     add_initial_peers(parser, required=True)
@@ -49,7 +50,12 @@ async def run(options: argparse.Namespace) -> int:
     model = await asyncio.to_thread(open_model, options.model, report=progress, name=options.prefix)
     blocks = options.blocks or BlockRange(0, model.config.num_hidden_layers)
     config = NodeConfig(
-        model.name, blocks, public_name=options.public_name, using_relay=False, answer_ping=False
+        model.name,
+        blocks,
+        public_name=options.public_name,
+        repository=options.repository or None,
+        using_relay=False,
+        answer_ping=False,
     )
     config.check_model(model.config)
     async with AsyncExitStack() as stack:

@@ -1,0 +1,153 @@
+"""The test of everything: an unmodified petals client generates through blocks that live in a tab.
+
+Real parts only: Chromium, the relay as its own process, p2pd, hivemind and petals from their packages.
+"""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interop.running import (
+    KWAAINET,
+    OFFLINE,
+    PEERS,
+    PEERS_PYTHON,
+    ROOT,
+    ask,
+    petals_server,
+    relay,
+    started,
+    tab,
+)
+
+from kwaainet.types import BlockRange
+
+GGUF = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+LOGITS = 1e-3  # the largest difference of a logit from local Hugging Face, float32 on wasm
+QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+
+
+class Case:
+    """One model: what a tab serves (``served``), the same weights for stock peers (``folder``)."""
+
+    def __init__(self, served: Path, folder: Path, prefix: str, blocks: int) -> None:
+        self.served, self.folder, self.prefix, self.blocks = served, folder, prefix, blocks
+
+    def spec(self, initial_peer: str, **checks: Any) -> dict[str, Any]:
+        return {
+            "model": str(self.folder),
+            "initial_peers": [initial_peer],
+            "dht_prefix": self.prefix,
+            **checks,
+        }
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Small, random, of odd shape: grouped-query heads, untied head."""
+    base = tmp_path_factory.mktemp("odd")
+    folder = base / "odd"
+    with started([PEERS_PYTHON, PEERS / "make_llama.py", folder], base, "make_llama", OFFLINE) as running:
+        assert running.process.wait(120) == 0, running.tail()
+    return Case(folder, folder, "odd-llama", 5)
+
+
+@pytest.fixture(scope="session")
+def smol(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    """SmolLM2-135M from its GGUF file, and the Hugging Face folder that we export from it."""
+    base = tmp_path_factory.mktemp("smol")
+    folder = base / "smol"
+    with started([KWAAINET, "model", "export", GGUF, folder], base, "export") as running:
+        assert running.process.wait(300) == 0, running.tail()
+    yield Case(GGUF, folder, "SmolLM2-135M-Instruct-hf", 30)
+    (folder / "model.safetensors").unlink()  # 650 MB; temporary folders outlive the run
+
+
+@pytest.fixture(params=["odd", "smol"])
+def case(request: pytest.FixtureRequest) -> Case:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Case)
+    return found
+
+
+CHECKS: dict[str, dict[str, Any]] = {
+    # the last forward of each is above 1 MiB of hidden states: the stream variant
+    "odd-llama": {"forward": [[1, 16], [3, 9], [12, 200]], "generate": [[5, 24], [40, 12]]},
+    "SmolLM2-135M-Instruct-hf": {
+        "forward": [[1, 16], [3, 9], [4, 128]],
+        "generate": [[5, 16]],
+        "prompt": QUESTION,
+        "new_tokens": 12,
+    },
+}
+
+
+def check(result: dict[str, Any]) -> None:
+    """Logits as local Hugging Face has them, the very same tokens, English where English was asked for."""
+    assert result["forward"]
+    for outcome in result["forward"]:
+        assert outcome["max_abs"] < LOGITS, outcome
+    assert result["generate"]
+    for outcome in result["generate"]:
+        assert outcome["got"] == outcome["expected"]
+    if "prompt" in result:
+        assert result["prompt"]["got"] == result["prompt"]["expected"]
+        assert "Paris" in result["prompt"]["got"].removeprefix(QUESTION)
+
+
+def halves(case: Case) -> tuple[BlockRange, BlockRange]:
+    middle = (case.blocks + 1) // 2
+    return BlockRange(0, middle), BlockRange(middle, case.blocks)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_one_tab_with_all_blocks(case: Case, tmp_path: Path) -> None:
+    with (
+        relay(tmp_path, "--model", case.served, "--prefix", case.prefix) as origin,
+        tab(tmp_path, origin["http"], "--backend", "wasm") as (_, online),
+    ):
+        assert (online["blocks"], online["backend"]) == ([0, case.blocks], "wasm")
+        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **CHECKS[case.prefix])))
+
+
+def test_two_tabs_with_half_each(case: Case, tmp_path: Path) -> None:
+    first, second = halves(case)
+    with (
+        relay(tmp_path, "--model", case.served, "--prefix", case.prefix) as origin,
+        tab(tmp_path, origin["http"], "--blocks", str(first), "--backend", "wasm", name="tab-1"),
+        tab(tmp_path, origin["http"], "--blocks", str(second), "--backend", "wasm", name="tab-2"),
+    ):
+        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **CHECKS[case.prefix])))
+
+
+def test_a_tab_and_a_stock_server(case: Case, tmp_path: Path) -> None:
+    first, second = halves(case)
+    with (
+        relay(tmp_path, "--model", case.served, "--prefix", case.prefix) as origin,
+        petals_server(tmp_path, case.folder, case.prefix, str(second), origin["tcp"], free_port()),
+        tab(tmp_path, origin["http"], "--blocks", str(first), "--backend", "wasm"),
+    ):
+        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **CHECKS[case.prefix])))
+
+
+def test_the_health_monitor_lists_a_tab_until_it_stops(odd: Case, tmp_path: Path) -> None:
+    repository = "https://huggingface.co/kwaai/odd-llama"
+    with relay(tmp_path, "--model", odd.served, "--prefix", odd.prefix, "--repository", repository) as origin:
+        spec = odd.spec(origin["tcp"])
+        with tab(tmp_path, origin["http"], "--backend", "wasm") as (running, online):
+            seen = ask(tmp_path, "health_monitor", spec)
+            assert seen["models"][odd.prefix] == {"num_blocks": 5, "repository": repository}
+            [server] = seen["servers"]
+            assert server["peer_id"] == online["peer_id"]
+            assert (server["state"], server["start"], server["end"]) == ("ONLINE", 0, 5)
+            assert "version" in server["info"]
+            assert running.stop() == 0
+        assert running.lines()[-1]["event"] == "offline"
+        assert ask(tmp_path, "health_monitor", spec)["servers"] == []

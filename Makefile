@@ -20,11 +20,12 @@ run:  ## relay, page and one contributing tab that answers a prompt; flags: make
 
 test:  ## every suite, against the real peers too; some tests only: make test ARGS="tests/unit -k wire"
 	@$(SETUP) test
+	@$(if $(ARGS),,PATH="$(CURDIR)/$(BIN):$$PATH" npm test --silent)
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench:  ## the benchmarks of README's table
 	@$(SETUP) test
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@cd tests && ../$(BIN)/python -m benchmarks $(ARGS)
 
 check:  ## formatting, lint, types, layers, layout, generated files
 	@$(SETUP) check

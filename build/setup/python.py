@@ -44,7 +44,8 @@ def create(folder: Path) -> None:
         except SetupError:
             say(f"{folder} is broken and is made anew")
     try:
-        call(sys.executable, "-m", "venv", "--clear", folder)
+        base = getattr(sys, "_base_executable", sys.executable)  # not a .venv that happens to be active
+        call(base, "-m", "venv", "--clear", folder)
     except SetupError as error:
         raise SetupError(
             f"{error}\n    This Python cannot make a virtual environment with pip. Install the missing part"

@@ -65,9 +65,9 @@ def test_hidden_states_are_unpacked_to_float32(dtype: str) -> None:
 def test_hypo_ids_are_rows_of_the_batch() -> None:
     assert tensors.unpack_hypo_ids(None, 2) is None
     assert tensors.unpack_hypo_ids(serialize(np.zeros(0, np.int64)), 2) is None
-    assert tensors.unpack_hypo_ids(serialize(np.array([1, 1])), 2) == [1, 1]
+    assert tensors.unpack_hypo_ids(serialize(np.array([1, 1], np.int64)), 2) == [1, 1]
     with pytest.raises(RequestError, match="from 0 to 2; rows are 0 to 1"):
-        tensors.unpack_hypo_ids(serialize(np.array([0, 2])), 2)
+        tensors.unpack_hypo_ids(serialize(np.array([0, 2], np.int64)), 2)
 
 
 def test_the_reply_keeps_the_requests_dtype_and_takes_the_compression_asked_for() -> None:

@@ -25,7 +25,7 @@ test:  ## every suite, against the real peers too; some tests only: make test AR
 
 bench:  ## the benchmarks of README's table
 	@$(SETUP) test
-	@cd tests && ../$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python tests/benchmarks $(ARGS)
 
 check:  ## formatting, lint, types, layers, layout, generated files
 	@$(SETUP) check

@@ -47,7 +47,7 @@ def run(main: Coroutine[Any, Any, T], *, max_seconds: float = MAX_SECONDS) -> T:
 
 def now() -> float:
     """Virtual unix seconds; only inside ``run``."""
-    loop = asyncio.get_running_loop()
+    loop = asyncio._get_running_loop()
     if not isinstance(loop, VirtualLoop):
         raise UsageError(f"now() needs the virtual clock of testing.clock.run, not {loop!r}")
     return EPOCH + loop.time()

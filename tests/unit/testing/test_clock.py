@@ -183,15 +183,12 @@ def test_runs_inside_a_task_of_a_running_loop() -> None:
         await asyncio.sleep(0)
         return when, asyncio.current_task() is task and asyncio.get_running_loop() is loop
 
-    assert asyncio.run(outer()) == (pytest.approx(clock.EPOCH + 5), True)
+    assert clock.run(outer()) == (pytest.approx(clock.EPOCH + 5), True)
 
 
 def test_now_needs_the_virtual_clock() -> None:
-    async def outer() -> None:
-        clock.now()
-
     with pytest.raises(UsageError, match="virtual clock"):
-        asyncio.run(outer())
+        clock.now()
 
 
 def test_threads_are_refused() -> None:

@@ -167,7 +167,8 @@ class TabNode implements Node {
   }
 
   #fromNode (message: NodeToPage): void {
-    if (message.type === 'state') this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, message: message.message })
+    if (message.type === 'state' && message.state === 'error') this.#fail(message.message)
+    else if (message.type === 'state') this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, message: message.message })
     else if (message.type === 'progress') {
       const { stage, done, total } = message
       if (this.#status.event !== 'loading') this.#tell({ event: 'loading' })

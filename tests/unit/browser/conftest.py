@@ -1,11 +1,13 @@
-"""Network workers in memory: what web/bridge/rpc.ts does with messages, between hosts of one test."""
+"""Network workers in memory (what web/bridge/rpc.ts does with messages), and just enough of JavaScript."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,3 +166,46 @@ class FakeWorker:
 @pytest.fixture
 def network() -> FakeNetwork:
     return FakeNetwork()
+
+
+class JsBytes:
+    """A Uint8Array."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytes(data)
+
+    def to_bytes(self) -> bytes:
+        return self.data
+
+
+class JsObject:
+    """A plain object; attributes are its fields."""
+
+    def __init__(self, fields: Iterable[tuple[str, Any]]) -> None:
+        self.__dict__.update(fields)
+
+    def to_py(self, *, depth: int = -1) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def to_js(value: Any, *, dict_converter: Callable[[Any], Any] | None = None) -> Any:
+    if isinstance(value, bytes):
+        return JsBytes(value)
+    if isinstance(value, dict):
+        assert dict_converter is not None, "a dict would become a Map"
+        return dict_converter((key, to_js(one, dict_converter=dict_converter)) for key, one in value.items())
+    return value
+
+
+@pytest.fixture
+def javascript(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """``js`` and ``pyodide.ffi`` as far as the adapters use them: conversions without JavaScript."""
+    js, pyodide, ffi = ModuleType("js"), ModuleType("pyodide"), ModuleType("pyodide.ffi")
+    vars(js)["Object"] = SimpleNamespace(fromEntries=JsObject)
+    vars(ffi).update(to_js=to_js, create_proxy=lambda function: function, JsException=RuntimeError)
+    vars(pyodide)["ffi"] = ffi
+    for name, module in {"js": js, "pyodide": pyodide, "pyodide.ffi": ffi}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("bridge", "engine", "worker"):  # imported anew, and forgotten afterwards
+        monkeypatch.delitem(sys.modules, f"kwaainet.browser.{name}", raising=False)
+    return SimpleNamespace(Bytes=JsBytes, Object=JsObject)

@@ -1,0 +1,154 @@
+"""What the page hears of a node, and what the network worker is given to say when the page vanishes."""
+
+import asyncio
+import importlib
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kwaainet.browser.host import BrowserHost
+from kwaainet.errors import ConfigError, EngineError
+from kwaainet.swarm.announcement import PROTOCOL
+from kwaainet.testing.clock import run
+from kwaainet.types import BlockRange, PeerId, Progress
+
+RELAY = PeerId(bytes.fromhex("002408011220") + bytes(32))
+
+
+@pytest.fixture
+def worker(javascript: SimpleNamespace) -> ModuleType:
+    return importlib.import_module("kwaainet.browser.worker")
+
+
+@dataclass
+class FakeNode:
+    """A ``ServerNode`` that goes through its states; ``failure`` ends its loading."""
+
+    failure: Exception | None = None
+    loading: float = 5.0  # seconds
+    stopped: int = 0
+    announced_again: int = 0
+    report: Any = None
+    status: Any = field(
+        default_factory=lambda: SimpleNamespace(blocks=BlockRange(2, 5), backend="wasm", error="device lost")
+    )
+
+    def farewell(self) -> bytes:
+        return b"offline"
+
+    async def start(self, report: Any) -> None:
+        self.report = report
+        try:
+            report(Progress("listen"))
+            report(Progress("joining"))
+            report(Progress("fetched", 10, 20))
+            await asyncio.sleep(self.loading)
+            if self.failure is not None:
+                raise self.failure
+        except BaseException:
+            await self.stop()
+            raise
+        report(Progress("online"))
+
+    async def stop(self) -> None:
+        self.stopped += 1
+        self.report(Progress("offline"))
+
+    async def announce_again(self) -> None:
+        self.announced_again += 1
+
+
+async def _tab(worker: ModuleType, network: Any, node: FakeNode) -> tuple[Any, Any, list[Any]]:
+    port = network.worker()
+    told: list[Any] = []
+    tab = worker.Tab(node, await BrowserHost.create(port), RELAY, told.append)
+    return tab, port, told
+
+
+def _states(told: list[Any]) -> list[str]:
+    return [message["state"] for message in told if message["type"] == "state"]
+
+
+def test_from_the_start_to_a_stop(worker: ModuleType, network: Any) -> None:
+    async def main() -> None:
+        node = FakeNode()
+        tab, port, told = await _tab(worker, network, node)
+        stop = asyncio.Event()
+        serving = asyncio.create_task(tab.serve(stop))
+        await asyncio.sleep(10)
+        assert _states(told) == ["reserving", "joining", "online"]
+        assert told[-1]["blocks"] == [2, 5]
+        assert {"type": "progress", "stage": "fetched", "done": 10, "total": 20} in told
+        farewell = port.posted[-1]
+        assert (farewell["type"], farewell["peer"], farewell["protocol"]) == (
+            "farewell",
+            str(RELAY),
+            PROTOCOL,
+        )
+        stop.set()
+        await serving
+        assert node.stopped == 1
+        assert _states(told) == ["reserving", "joining", "online"], "the page says offline when all is over"
+
+    run(main())
+
+
+def test_a_stop_while_loading(worker: ModuleType, network: Any) -> None:
+    async def main() -> None:
+        node = FakeNode(loading=1000)
+        tab, _, told = await _tab(worker, network, node)
+        stop = asyncio.Event()
+        serving = asyncio.create_task(tab.serve(stop))
+        await asyncio.sleep(1)
+        stop.set()
+        await asyncio.wait_for(serving, 5)
+        assert node.stopped == 1
+        assert _states(told) == ["reserving", "joining"]
+
+    run(main())
+
+
+def test_a_start_that_fails_is_raised_once(worker: ModuleType, network: Any) -> None:
+    async def main() -> None:
+        tab, _, told = await _tab(worker, network, FakeNode(EngineError("no memory")))
+        with pytest.raises(EngineError, match="no memory"):
+            await tab.serve(asyncio.Event())
+        assert "error" not in _states(told)
+
+    run(main())
+
+
+def test_a_node_that_gives_up_by_itself_is_an_error(worker: ModuleType, network: Any) -> None:
+    async def main() -> None:
+        node = FakeNode()
+        tab, _, told = await _tab(worker, network, node)
+        serving = asyncio.create_task(tab.serve(asyncio.Event()))
+        await asyncio.sleep(10)
+        node.report(Progress("offline"))
+        assert (told[-1]["state"], told[-1]["message"]) == ("error", "device lost")
+        serving.cancel()
+
+    run(main())
+
+
+def test_a_relay_that_returned_is_told_again(worker: ModuleType, network: Any) -> None:
+    async def main() -> None:
+        node = FakeNode()
+        tab, port, _ = await _tab(worker, network, node)
+        serving = asyncio.create_task(tab.serve(asyncio.Event()))
+        await asyncio.sleep(10)
+        port.connection("lost", "it stopped")
+        port.connection("reserved")
+        await asyncio.sleep(1)
+        assert node.announced_again == 1
+        serving.cancel()
+
+    run(main())
+
+
+def test_the_relay_is_read_off_its_address(worker: ModuleType) -> None:
+    assert worker.relay_of(["/ip4/1.2.3.4/tcp/1/ws", f"/ip4/1.2.3.4/tcp/1/ws/p2p/{RELAY}"]) == RELAY
+    with pytest.raises(ConfigError, match="ends in /p2p/ID"):
+        worker.relay_of(["/ip4/1.2.3.4/tcp/1/ws"])

@@ -4,6 +4,7 @@ A client-mode DHT reads ``_petals.models`` and every block key, computes the spa
 ``rpc_info`` with an empty uid on each online server within 5 s, dialling by bare peer id.
 """
 
+import functools
 import json
 import os
 import sys
@@ -20,7 +21,7 @@ from petals.server.handler import TransformerConnectionHandler
 from petals.utils.dht import compute_spans, get_remote_module_infos
 
 
-async def info(dht, node, peer):
+async def info(peer, dht, node):
     p2p = await node.replicate_p2p() if hasattr(node, "replicate_p2p") else node.protocol.p2p
     stub = TransformerConnectionHandler.get_stub(p2p, peer)
     answer = await stub.rpc_info(runtime_pb2.ExpertUID(uid=""), timeout=5)
@@ -36,7 +37,7 @@ def run(spec):
     spans = compute_spans(get_remote_module_infos(dht, uids, latest=True), min_state=ServerState.JOINING)
     servers = []
     for peer, span in spans.items():
-        reply = dht.run_coroutine(lambda _, node, peer=peer: info(_, node, peer))
+        reply = dht.run_coroutine(functools.partial(info, peer))
         servers.append(
             {
                 "peer_id": peer.to_base58(),

@@ -14,15 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ConfigError
-from ...identity.keys import PrivateKey
 from ...inference.sampling import Sampling
 from ...node.client import Client, dht_reader, generate
-from ...node.dht import DhtNode
 from ..chat import render_chat
-from ..crypto import NativeCrypto
-from ..host import NativeHost
 from ..model import Model, open_model
 from .flags import add_command, add_initial_peers, add_model
+from .joining import join_dht, open_host
 from .terminal import ProgressLine, say
 
 
@@ -41,11 +38,8 @@ class Completion:
 async def joined_client(initial_peers: Sequence[str], prefix: str, num_blocks: int) -> AsyncIterator[Client]:
     """A client of its own identity that has joined the swarm, and leaves it at the end."""
     async with AsyncExitStack() as stack:
-        host = await NativeHost.create(PrivateKey(os.urandom(32)), listen=(), crypto=NativeCrypto())
-        stack.push_async_callback(host.close)
-        dht = DhtNode(host, now=time.time, random_bytes=os.urandom, client_mode=True)
-        stack.push_async_callback(dht.close)
-        await dht.join([await host.connect(address) for address in initial_peers])
+        host = await open_host(stack)
+        dht = await join_dht(stack, host, initial_peers, client_mode=True)
         yield Client(
             host, dht_reader(dht), prefix, num_blocks, now=time.perf_counter, random_bytes=os.urandom
         )

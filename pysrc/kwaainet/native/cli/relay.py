@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...identity.keys import PrivateKey
 from ...node.announce import AnnounceHandler
 from ...node.dht import DhtNode
 from ...ports import Report
 from ...swarm.announcement import Announcement
 from ...swarm.blocks import check_prefix
 from ..assets import find_assets
-from ..crypto import NativeCrypto
 from ..host import NativeHost
 from ..http import ModelFiles, Origin, parse_http_address, serve
-from ..identity_file import load_or_create_identity
 from ..model import Model, open_model
 from ..relay import Relay
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository
+from .joining import join_dht, open_host
+from .signals import until_signalled
 from .terminal import ProgressLine, emit, say
 
 DEFAULT_HTTP = "127.0.0.1:8080"
@@ -71,17 +68,12 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         if options.model is not None:
             model = await asyncio.to_thread(open_model, options.model, report=report, name=prefix)
             prefix = model.name
-        crypto = NativeCrypto()
-        identity = identity_of(options.identity_path, crypto)
-        host = await NativeHost.create(
-            identity, listen=options.listen, announce=options.announce, crypto=crypto
+        host = await open_host(
+            stack, listen=options.listen, announce=options.announce, identity_path=options.identity_path
         )
-        stack.push_async_callback(host.close)
         relay = Relay(host)
         await host.listen()
-        dht = DhtNode(host, now=time.time, random_bytes=os.urandom)
-        stack.push_async_callback(dht.close)
-        await dht.join([await host.connect(address) for address in options.initial_peers])
+        dht = await join_dht(stack, host, options.initial_peers)
         announcements = AnnounceHandler(host, dht, relay.has_reservation, time.time)
         host.on_peer_lost(announcements.peer_lost)
         stack.push_async_callback(announcements.withdraw_all)
@@ -95,11 +87,6 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)
         yield RunningRelay(host, relay, dht, page, model, prefix)
-
-
-def identity_of(path: Path | None, crypto: NativeCrypto) -> PrivateKey:
-    """The identity kept in a file, made if absent; without a file a new one for this run."""
-    return PrivateKey(os.urandom(32)) if path is None else load_or_create_identity(path, crypto)
 
 
 def _model_files(model: Model, repository: str) -> ModelFiles:
@@ -128,15 +115,6 @@ def _describe(announcement: Announcement) -> dict[str, Any]:
         "state": announcement.server.state.name,
         "blocks": [blocks.start, blocks.end] if blocks else None,
     }
-
-
-async def until_signalled() -> None:
-    """Return on SIGINT or SIGTERM."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
 
 
 def add_relay_flags(parser: argparse.ArgumentParser) -> None:

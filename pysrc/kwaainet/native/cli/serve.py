@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import time
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,15 +12,15 @@ from ...errors import ConfigError
 from ...node.announce import DhtAnnouncer
 from ...node.config import NodeConfig
 from ...node.dht import DhtNode
-from ...node.server import ServerNode
+from ...node.server import NodeStatus, ServerNode
 from ...types import BlockRange
-from ..crypto import NativeCrypto
 from ..engine import NativeEngine
 from ..host import NativeHost
-from ..model import open_model
+from ..model import Model, open_model
 from ..store import NoStore
 from .flags import add_blocks, add_command, add_initial_peers, add_listening, add_model, add_repository
-from .relay import identity_of, until_signalled
+from .joining import join_dht, open_host
+from .signals import until_signalled
 from .terminal import ProgressLine, emit, say
 
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
@@ -48,10 +47,9 @@ async def run(options: argparse.Namespace) -> int:
     if options.threads < 0:
         raise ConfigError(f"--threads is {options.threads}; give 0 for all cores or a number")
     model = await asyncio.to_thread(open_model, options.model, report=progress, name=options.prefix)
-    blocks = options.blocks or BlockRange(0, model.config.num_hidden_layers)
     config = NodeConfig(
         model.name,
-        blocks,
+        options.blocks or BlockRange(0, model.config.num_hidden_layers),
         public_name=options.public_name,
         repository=options.repository or None,
         using_relay=False,
@@ -59,43 +57,42 @@ async def run(options: argparse.Namespace) -> int:
     )
     config.check_model(model.config)
     async with AsyncExitStack() as stack:
-        crypto = NativeCrypto()
-        host = await NativeHost.create(
-            identity_of(options.identity_path, crypto),
-            listen=options.listen or DEFAULT_LISTEN,
-            announce=options.announce,
-            crypto=crypto,
+        listen = options.listen or DEFAULT_LISTEN
+        host = await open_host(
+            stack, listen=listen, announce=options.announce, identity_path=options.identity_path
         )
-        stack.push_async_callback(host.close)
         await host.listen()
-        dht = DhtNode(host, now=time.time, random_bytes=os.urandom)
-        stack.push_async_callback(dht.close)
-        await dht.join([await host.connect(address) for address in options.initial_peers])
-        node = ServerNode(
-            config,
-            host=host,
-            engine=NativeEngine(options.threads),
-            store=NoStore(),
-            source=model.source,
-            manifest=model.manifest,
-            announcer=DhtAnnouncer(dht, host.peer_id, time.time),
-            now=time.time,
-        )
+        dht = await join_dht(stack, host, options.initial_peers)
+        node = _node(config, model, host, dht, options.threads)
         await node.start(progress)
         progress.finish()
         stack.push_async_callback(node.stop)
-        status = node.status
-        emit(
-            {
-                "event": "online",
-                "peer_id": str(status.peer_id),
-                "blocks": [blocks.start, blocks.end],
-                "backend": status.backend,
-                "maddrs": list(status.addresses),
-            }
-        )
-        say(f"serving blocks {blocks} of {model.name}")
+        emit(_online(node.status))
+        say(f"serving blocks {config.blocks} of {model.name}")
         await until_signalled()
         say("stopping")
     emit({"event": "offline"})
     return 0
+
+
+def _node(config: NodeConfig, model: Model, host: NativeHost, dht: DhtNode, threads: int) -> ServerNode:
+    return ServerNode(
+        config,
+        host=host,
+        engine=NativeEngine(threads),
+        store=NoStore(),
+        source=model.source,
+        manifest=model.manifest,
+        announcer=DhtAnnouncer(dht, host.peer_id, time.time),
+        now=time.time,
+    )
+
+
+def _online(status: NodeStatus) -> dict[str, Any]:
+    return {
+        "event": "online",
+        "peer_id": str(status.peer_id),
+        "blocks": [status.blocks.start, status.blocks.end],
+        "backend": status.backend,
+        "maddrs": list(status.addresses),
+    }

@@ -16,7 +16,7 @@ from ...errors import ConfigError, KwaaiNetError, LocalError
 from ...types import BlockRange, Progress
 from ..chromium import Browser, Page
 from .flags import add_blocks, add_command
-from .relay import until_signalled
+from .signals import until_signalled
 from .terminal import ProgressLine, emit, say
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from ...types import BlockRange
 from ..assets import checkout
 from .flags import add_command
 from .generate import Completion, add_completion_flags, complete, completion_of, joined_client, write_stdout
-from .relay import RelayOptions, RunningRelay, add_relay_flags, relay_options, running_relay, until_signalled
+from .relay import RelayOptions, RunningRelay, add_relay_flags, relay_options, running_relay
+from .signals import until_signalled
 from .tab import Event, Narrator, TabOptions, add_tab_flags, contributing_tab
 from .terminal import ProgressLine, say
 

@@ -1,0 +1,105 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kwaainet.errors import ConfigError, KwaaiNetError, Unreachable
+from kwaainet.native.cli.main import build_parser
+from kwaainet.native.cli.relay import DEFAULT_LISTEN, RelayOptions, RunningRelay, relay_options, running_relay
+
+LISTEN = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws")
+
+
+def options(**more: object) -> RelayOptions:
+    return RelayOptions(http="127.0.0.1:0", listen=LISTEN, **more)  # type: ignore[arg-type]
+
+
+def with_relay(told: RelayOptions, check: Callable[[RunningRelay], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with running_relay(told, lambda progress: None) as relay:
+            await check(relay)
+
+    asyncio.run(main())
+
+
+def test_a_relay_with_a_model_offers_it_on_its_page(page: Path, tiny_gguf: Path) -> None:
+    async def check(relay: RunningRelay) -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.get(relay.http + "kwaainet.json") as answer:
+                told = await answer.json()
+            async with session.get(relay.http + "status.json") as answer:
+                status = await answer.json()
+        assert (told["model"]["prefix"], told["model"]["num_blocks"]) == ("named-hf", 2)
+        assert told["model"]["repository"] == "https://huggingface.co/kwaai/tiny"
+        assert [address.split("/")[5:7] for address in told["relay"]] == [["ws", "p2p"]]
+        assert (status["peers"], status["reservations"], status["announced"]) == (0, 0, {})
+
+    repository = "https://huggingface.co/kwaai/tiny"
+    with_relay(options(model=tiny_gguf, prefix="named-hf", repository=repository), check)
+
+
+def test_the_identity_file_is_kept_and_private(page: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def check(relay: RunningRelay) -> None:
+        seen.append(str(relay.host.peer_id))
+
+    for _ in range(2):
+        with_relay(options(identity_path=tmp_path / "key"), check)
+    assert seen[0] == seen[1]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_relay_joins_the_first(page: Path) -> None:
+    async def check(first: RunningRelay) -> None:
+        address = first.host.addresses[0]
+        async with running_relay(options(initial_peers=[address]), lambda progress: None) as second:
+            assert await second.dht.store("key", None, b"\xc0", 4e9) is False  # beyond every horizon
+            assert first.host.peer_id in second.host.connected_peers
+
+    with_relay(options(), check)
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "text"),
+    [
+        ({"listen": ["/ip4/127.0.0.1/tcp/0", "nonsense"]}, KwaaiNetError, "nonsense"),
+        ({"initial_peers": ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooW"]}, KwaaiNetError, "12D3KooW"),
+        ({"initial_peers": ["/ip4/127.0.0.1/tcp/1"]}, KwaaiNetError, "/ip4/127.0.0.1/tcp/1"),
+        ({"prefix": "a.b"}, KwaaiNetError, "a.b"),
+        ({"model": Path("nowhere.gguf")}, KwaaiNetError, "nowhere.gguf"),
+        ({"http": "everywhere"}, ConfigError, "everywhere"),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    page: Path, flags: dict[str, object], error: type[Exception], text: str
+) -> None:
+    async def check(relay: RunningRelay) -> None:
+        raise AssertionError("it came up")
+
+    with pytest.raises(error, match=text):
+        with_relay(RelayOptions(**{"http": "127.0.0.1:0", "listen": LISTEN, **flags}), check)  # type: ignore[arg-type]
+
+
+def test_an_initial_peer_that_is_not_there_is_named(page: Path) -> None:
+    async def check(relay: RunningRelay) -> None:
+        raise AssertionError("it came up")
+
+    gone = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWFw697Ur2KZ2SSjvP8Md1udsjrXzbsKEaFVAY5dc6hYWn"
+    with pytest.raises(Unreachable, match="tcp/9"):
+        with_relay(options(initial_peers=[gone]), check)
+
+
+def test_flags_become_options() -> None:
+    parsed = build_parser().parse_args(
+        ["relay", "--http", "[::1]:0", "--prefix", "m", "--announce", "/dns/h/tcp/1"]
+    )
+    told = relay_options(parsed)
+    assert (told.http, told.prefix, told.announce, told.listen) == (
+        "[::1]:0",
+        "m",
+        ["/dns/h/tcp/1"],
+        DEFAULT_LISTEN,
+    )

@@ -22,11 +22,12 @@ from ..wire.rpc import (
     UnaryAnswerer,
     UnaryCaller,
 )
-from .stream import LINGER, RawStream
+from .stream import RawStream
 
 logger = logging.getLogger(__name__)
 
 CALL_ID_SIZE = 16
+END_SECONDS = 2.0  # how long a callee that is done waits for its caller to be
 MAX_HELD = 512 << 20  # bytes of unfinished messages, all streams of a host together
 _INTERNAL = "internal error"
 
@@ -147,7 +148,7 @@ class RpcStream:
     async def _linger(self) -> None:
         """Wait for the caller's end: closing before it has sent it would break its pipe."""
         try:
-            async with asyncio.timeout(LINGER):
+            async with asyncio.timeout(END_SECONDS):
                 while await self.receive() is not None:
                     pass
         except (KwaaiNetError, TimeoutError):

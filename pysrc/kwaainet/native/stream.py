@@ -98,7 +98,10 @@ class RawStream:
             await self._change()
 
     async def read(self) -> bytes | memoryview:
-        """What has arrived, at least one byte; empty once the peer has ended. Raises ``StreamReset``."""
+        """What has arrived, at least one byte; empty once the peer has ended.
+
+        Raises ``StreamReset`` if the stream is gone, but not before all that had arrived was read.
+        """
         while not self._chunks:
             if self._ended:
                 return b""
@@ -165,6 +168,7 @@ class RawStream:
         """Abandon the stream at once."""
         if self._error is None:
             self._machine.reset(self.stream_id)
+            self._chunks.clear()
             self._carrier.flush_soon()
             self._fail(StreamReset("the stream was reset on this side"))
 
@@ -229,7 +233,6 @@ class RawStream:
         if self._error is not None:
             return
         self._error = error
-        self._chunks.clear()
         self._forget()
         if self._sink is not None:
             self._sink.stream_gone(error)

@@ -16,7 +16,10 @@ from ..ports import Floats
 from ..types import SpanShape
 
 MAX_BATCH = 1024
-# The attention of a piece may hold scores of this many floats (64 MiB): longer runs are cut.
+# A tab's worker and a shared processor must stay responsive: other sessions' steps, and the answers
+# to pings, come between the pieces of a long run. Fewer positions would read the weights too often.
+MAX_TOKENS = 128
+# The attention of a piece may hold scores of this many floats (64 MiB).
 MAX_SCORES = 1 << 24
 
 Storage = TypeVar("Storage")
@@ -91,13 +94,13 @@ class CacheTable(Generic[Storage]):
         """Cut a run into pieces, in the order they must be run.
 
         Several rows can bring several positions in one piece only to an empty cache (a rule of
-        onnxruntime's attention), and a piece's attention scores stay within ``MAX_SCORES``.
+        onnxruntime's attention); a piece stays within ``MAX_TOKENS`` and ``MAX_SCORES``.
         Raises ``EngineError`` (a shape or dtype that does not fit) or ``CapacityError`` (no room).
         """
         self._check_run(cache, hidden)
         tokens = hidden.shape[1]
         heads = max(self.shape.kv_heads, self.shape.hidden_size // self.shape.head_dim)
-        longest = max(1, MAX_SCORES // (heads * cache.max_length))
+        longest = max(1, min(MAX_TOKENS, MAX_SCORES // (heads * cache.max_length)))
         together = tokens == 1 or (cache.length == 0 and tokens * cache.batch <= longest)
         rows = [(0, cache.batch)] if together else [(row, row + 1) for row in range(cache.batch)]
         return [

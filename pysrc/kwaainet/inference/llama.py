@@ -36,7 +36,6 @@ _PACKED = {
     "gate_up": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
     "down": ("mlp.down_proj.weight",),
 }
-BLOCK_WEIGHTS = tuple(suffix for parts in _PACKED.values() for suffix in parts)
 
 
 def span_shape(config: LlamaConfig, blocks: int) -> SpanShape:
@@ -50,26 +49,8 @@ def span_shape(config: LlamaConfig, blocks: int) -> SpanShape:
     )
 
 
-def weight_shapes(config: LlamaConfig) -> dict[str, Shape]:
-    """Hugging Face suffix -> shape of the weight ([out, in], norms [hidden]) in one block."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    heads, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    shapes: tuple[Shape, ...] = (
-        (hidden,),
-        (heads, hidden),
-        (kv, hidden),
-        (kv, hidden),
-        (hidden, heads),
-        (hidden,),
-        (inner, hidden),
-        (inner, hidden),
-        (hidden, inner),
-    )
-    return dict(zip(BLOCK_WEIGHTS, shapes, strict=True))
-
-
 def _block_shapes(config: LlamaConfig) -> Iterator[tuple[str, Shape]]:
-    weights = weight_shapes(config)
+    weights = config.block_shapes()
     for name, parts in _PACKED.items():
         first, *rest = weights[parts[0]]
         out = sum(weights[part][0] for part in parts)
@@ -103,8 +84,7 @@ def pack_block(
     Face's layout. Yields one tensor at a time, each a fresh contiguous float32 array, so that only
     one copy need live at once. Raises ``ModelFileError`` for a weight that is missing or misshapen.
     """
-    shapes = weight_shapes(config)
-    for suffix, expected in shapes.items():
+    for suffix, expected in config.block_shapes().items():
         found = weights[suffix].shape if suffix in weights else None
         if found != expected:
             raise ModelFileError(f"block {index}: {suffix} has shape {found}; the config asks for {expected}")

@@ -16,22 +16,23 @@ import numpy as np
 
 from ..errors import CapacityError, EngineError
 from ..formats.config import LlamaConfig
-from ..inference.llama import build_graph, pack_block, rope_tables, span_shape, weight_shapes
+from ..inference.cache import MAX_TOKENS
+from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
 from ..ports import Engine, Floats
 from .engine import NumpyEngine
 
 TOLERANCE = 1e-4
-# Odd on purpose: grouped heads, a head_dim that is not hidden / heads would need, an inner size
+# Odd on purpose: grouped heads, a head_dim that is not hidden_size / heads, an inner size
 # that is no multiple of 8.
 CONFIG = LlamaConfig(
     num_hidden_layers=2,
-    hidden_size=192,
+    hidden_size=200,
     intermediate_size=500,
     num_attention_heads=6,
     num_key_value_heads=2,
     head_dim=32,
     vocab_size=64,
-    max_position_embeddings=128,
+    max_position_embeddings=320,
     rms_norm_eps=1e-5,
     rope_theta=10000.0,
     tie_word_embeddings=True,
@@ -43,7 +44,7 @@ def random_weights(config: LlamaConfig, seed: int) -> dict[str, Floats]:
     """One block's weights by Hugging Face suffix; scaled so that a block neither fades nor explodes."""
     random = np.random.default_rng(seed)
     weights = {}
-    for suffix, shape in weight_shapes(config).items():
+    for suffix, shape in config.block_shapes().items():
         values = random.standard_normal(shape, np.float32)
         weights[suffix] = (
             1 + values * np.float32(0.1) if len(shape) == 1 else values / np.float32(shape[1] ** 0.5)
@@ -140,6 +141,14 @@ async def chunks_match_a_prefill(engine: Engine, reference: Engine) -> None:
     hidden = hidden_states(1, 77)
     cache = await engine.open_cache(1, 128)
     found = await _steps(engine, cache, hidden, 7, 33, 1, 36)
+    _assert_close(found, await _reference(reference, hidden))
+
+
+async def long_runs_match_the_reference(engine: Engine, reference: Engine) -> None:
+    """Longer than one piece, onto a cache that already holds something, and on several rows."""
+    hidden = hidden_states(2, MAX_TOKENS + 7)
+    cache = await engine.open_cache(2, MAX_TOKENS + 10)
+    found = await _steps(engine, cache, hidden, 3, MAX_TOKENS + 3, 1)
     _assert_close(found, await _reference(reference, hidden))
 
 
@@ -270,6 +279,7 @@ CHECKS: dict[str, Check] = {
         prefill_matches_the_reference,
         steps_match_a_prefill,
         chunks_match_a_prefill,
+        long_runs_match_the_reference,
         batches_match_their_rows,
         no_positions_change_nothing,
         arguments_and_results_are_not_shared,

@@ -1,0 +1,119 @@
+"""What the native engine does beside the port's compliance suite: threads, cancelling, odd graphs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from kwaainet.errors import CapacityError, EngineError
+from kwaainet.formats.config import LlamaConfig
+from kwaainet.inference.llama import build_graph, rope_tables, span_shape
+from kwaainet.native import engine as module
+from kwaainet.native.engine import NativeEngine
+from kwaainet.testing.engine_compliance import CONFIG, fill, hidden_states
+
+LONG = 300
+
+
+def test_the_event_loop_stays_alive_during_a_run() -> None:
+    async def run() -> int:
+        engine = NativeEngine(threads=1)
+        await fill(engine)
+        cache = await engine.open_cache(8, LONG)
+        task = asyncio.ensure_future(engine.run(cache, hidden_states(8, LONG)))
+        turns = 0
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        await engine.close()
+        return turns
+
+    assert asyncio.run(run()) > 100
+
+
+def test_a_cancelled_run_leaves_its_cache_as_it_was() -> None:
+    async def run() -> None:
+        engine = NativeEngine(threads=1)
+        await fill(engine)
+        cache = await engine.open_cache(4, LONG)
+        hidden = hidden_states(4, 5)
+        await engine.run(cache, hidden[:, :3])
+        task = asyncio.ensure_future(engine.run(cache, hidden_states(4, LONG - 3, seed=2)))
+        await asyncio.sleep(0.005)
+        assert not task.done(), "the run was over before it could be cancelled"
+        started = time.perf_counter()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        after = await engine.run(cache, hidden[:, 3:])
+        assert time.perf_counter() - started < 5
+        fresh = await engine.open_cache(4, LONG)
+        expected = await engine.run(fresh, hidden)
+        np.testing.assert_allclose(after, expected[:, 3:], atol=1e-5)
+        await engine.close()
+
+    asyncio.run(run())
+
+
+def test_runs_on_one_cache_follow_each_other() -> None:
+    async def run() -> None:
+        engine = NativeEngine(threads=2)
+        await fill(engine)
+        hidden = hidden_states(1, 12)
+        cache, whole = await engine.open_cache(1, 12), await engine.open_cache(1, 12)
+        parts = await asyncio.gather(*(engine.run(cache, hidden[:, at : at + 3]) for at in range(0, 12, 3)))
+        expected = await engine.run(whole, hidden)
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=1e-5)
+        await engine.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_no_graph_is_refused_in_onnxruntimes_words() -> None:
+    async def run() -> None:
+        await NativeEngine(threads=1).build(b"not a graph", span_shape(CONFIG, 1))
+
+    with pytest.raises(EngineError, match="onnxruntime cannot build the span: "):
+        asyncio.run(run())
+
+
+def test_a_tensor_of_another_shape_is_refused() -> None:
+    async def run() -> None:
+        engine = NativeEngine(threads=1)
+        for name, table in rope_tables(CONFIG):
+            await engine.add_tensor(name, table[:-1])
+        await engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1))
+
+    with pytest.raises(EngineError):
+        asyncio.run(run())
+
+
+def test_a_cache_that_no_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise MemoryError
+
+    async def run() -> None:
+        engine = NativeEngine(threads=1)
+        await fill(engine)
+        monkeypatch.setattr(module.np, "zeros", refuse)
+        with pytest.raises(CapacityError, match="no memory for a cache of 2 rows of 9"):
+            await engine.open_cache(2, 9)
+
+    asyncio.run(run())
+
+
+def test_a_single_position_model_passes_its_self_test() -> None:
+    values = {field: getattr(CONFIG, field) for field in CONFIG.__slots__}
+    config = LlamaConfig(**{**values, "max_position_embeddings": 1})
+
+    async def run() -> None:
+        engine = NativeEngine(threads=1)
+        await fill(engine, config)
+        assert engine.backend == "cpu"
+        with pytest.raises(CapacityError):
+            await engine.open_cache(1, 2)
+
+    asyncio.run(run())

@@ -1,0 +1,86 @@
+"""The suite refuses engines that break the port: each mutant here fails the check meant for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from kwaainet.errors import KwaaiNetError
+from kwaainet.ports import Floats
+from kwaainet.testing import clock
+from kwaainet.testing.engine import NumpyEngine
+from kwaainet.testing.engine_compliance import CHECKS, check, check_all
+
+
+class Blurred(NumpyEngine):
+    async def run(self, cache: int, hidden: Floats) -> Floats:
+        return await super().run(cache, hidden) * 1.01
+
+
+class WritesIntoInputs(NumpyEngine):
+    async def run(self, cache: int, hidden: Floats) -> Floats:
+        result = await super().run(cache, hidden)
+        hidden[:, :1] = 0
+        return result
+
+
+class KeepsOrder(NumpyEngine):
+    async def reorder(self, cache: int, rows: Sequence[int]) -> None:
+        pass
+
+
+class NeverForgets(NumpyEngine):
+    async def truncate(self, cache: int, length: int) -> None:
+        if length % 3:
+            await super().truncate(cache, length)
+
+
+class SharedMemory(NumpyEngine):
+    """Caches share their keys and values, the last written last."""
+
+    async def run(self, cache: int, hidden: Floats) -> Floats:
+        result = await super().run(cache, hidden)
+        caches = self._built()
+        for handle in range(2, cache):  # 1 was the self-test's
+            caches[handle].storage = {k: a[:1] for k, a in caches[cache].storage.items()}
+        return result
+
+
+class Boundless(NumpyEngine):
+    async def open_cache(self, batch: int, max_length: int) -> int:
+        return await super().open_cache(batch, max(max_length, 40))
+
+
+class Undying(NumpyEngine):
+    async def close_cache(self, cache: int) -> None:
+        pass
+
+
+class Forgiving(NumpyEngine):
+    async def run(self, cache: int, hidden: Floats) -> Floats:
+        return await super().run(cache, hidden.astype("float32"))
+
+
+MUTANTS = [
+    (Blurred, "prefill_matches_the_reference"),
+    (Blurred, "steps_match_a_prefill"),
+    (Blurred, "batches_match_their_rows"),
+    (WritesIntoInputs, "arguments_and_results_are_not_shared"),
+    (KeepsOrder, "reordering_moves_rows"),
+    (NeverForgets, "rolling_back_forgets"),
+    (SharedMemory, "caches_do_not_mix"),
+    (Boundless, "limits_are_held"),
+    (Undying, "closed_caches_are_gone"),
+    (Forgiving, "misuse_is_refused"),
+]
+
+
+@pytest.mark.parametrize(("mutant", "name"), MUTANTS)
+def test_mutants_are_refused(mutant: type[NumpyEngine], name: str) -> None:
+    with pytest.raises((AssertionError, KwaaiNetError)):
+        clock.run(check(name, mutant))
+
+
+def test_one_engine_can_go_through_all_checks() -> None:
+    assert clock.run(check_all(NumpyEngine)) == len(CHECKS)

@@ -35,12 +35,14 @@ def make_venv() -> None:
 
 
 def create(folder: Path) -> None:
-    """A virtual environment with pip at ``folder``; a broken one is made anew."""
+    """A virtual environment with pip at ``folder``; one that is broken or of another Python goes."""
     python = folder / "bin" / "python"
     if python.exists():
         try:
             call(python, "-m", "pip", "--version", quiet=True)
-            return
+            if call(python, "-c", "import sys; print(sys.version)", quiet=True).strip() == sys.version:
+                return
+            say(f"{folder} is of another Python and is made anew")
         except SetupError:
             say(f"{folder} is broken and is made anew")
     try:

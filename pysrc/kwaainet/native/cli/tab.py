@@ -17,7 +17,7 @@ from ...types import BlockRange, Progress
 from ..chromium import Browser, Page
 from .flags import add_blocks, add_command
 from .signals import until_signalled
-from .terminal import ProgressLine, emit, say
+from .terminal import STAGES, ProgressLine, emit, say
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +129,8 @@ class Narrator:
             case "connection":
                 log.info("%sthe relay is %s", self._name, event.get("connection"))
             case "progress":
-                stage, done, total = f"{self._name}{event['stage']}", int(event["done"]), int(event["total"])
-                self._progress(Progress(stage, done, total))
+                stage = self._name + STAGES.get(event["stage"], event["stage"])
+                self._progress(Progress(stage, int(event["done"]), int(event["total"])))
             case _ if state != self._state:
                 self._progress.finish()
                 self._state = state

@@ -15,6 +15,13 @@ from typing import Any
 from ...types import Progress
 
 MEGA = 1_000_000
+STAGES = {
+    "hash": "checking the model",
+    "python": "starting Python",
+    "cached": "weights from the cache",
+    "fetched": "weights fetched",
+    "build": "building the engine",
+}
 
 
 def say(text: str) -> None:
@@ -65,9 +72,10 @@ class ProgressLine:
 
 def describe(progress: Progress) -> str:
     """``stage: 3.2 of 98.4 MB (3 %)``; counts below a hundred thousand are steps, not bytes."""
+    stage = STAGES.get(progress.stage, progress.stage)
     if not progress.total:
-        return progress.stage
+        return stage
     percent = f"({100 * progress.done // progress.total} %)"
     if progress.total < MEGA // 10:
-        return f"{progress.stage}: {progress.done} of {progress.total} {percent}"
-    return f"{progress.stage}: {progress.done / MEGA:.1f} of {progress.total / MEGA:.1f} MB {percent}"
+        return f"{stage}: {progress.done} of {progress.total} {percent}"
+    return f"{stage}: {progress.done / MEGA:.1f} of {progress.total / MEGA:.1f} MB {percent}"

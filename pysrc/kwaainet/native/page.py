@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..errors import LocalError
@@ -28,8 +29,9 @@ class Page:
     """A tab, made by ``Browser.new_page``. Its console, and that of its workers, goes to logging.
 
     ``bytes_received`` counts what the network brought to the page and its workers, headers
-    included, compressed as sent; ``requests`` lists the addresses they asked for. ``ended`` is done
-    when the tab is closed or crashed or its browser is gone.
+    included, compressed as sent; ``requests`` lists the addresses they asked for. ``workers`` are
+    those running now: their scripts' addresses by DevTools session. ``ended`` is done when the tab
+    is closed or crashed or its browser is gone.
     """
 
     def __init__(self, devtools: DevTools, session: str) -> None:
@@ -41,6 +43,7 @@ class Page:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.bytes_received = 0
         self.requests: list[str] = []
+        self.workers: dict[str, str] = {}
 
     @classmethod
     async def attach(cls, devtools: DevTools, target: str) -> Page:
@@ -68,12 +71,16 @@ class Page:
         await self._call("Page.reload", timeout=timeout)
         await self._await_load("the reloaded page", timeout)
 
-    async def evaluate(self, expression: str, timeout: float | None = 60.0) -> Any:
-        """The JSON value of a JavaScript expression; a promise is awaited. ``LocalError`` if it throws."""
-        answer = await self._call(
+    async def evaluate(self, expression: str, timeout: float | None = 60.0, worker: str = "") -> Any:
+        """The JSON value of a JavaScript expression; a promise is awaited. ``LocalError`` if it throws.
+
+        ``worker``, one of ``workers``, has it evaluated there.
+        """
+        answer = await self._devtools.call(
             "Runtime.evaluate",
             {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
-            timeout,
+            session=worker or self._session,
+            timeout=timeout,
         )
         if "exceptionDetails" in answer:
             raise LocalError(f"the page's script failed: {_thrown(answer['exceptionDetails'])}")
@@ -127,8 +134,9 @@ class Page:
         follow = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
         await self._devtools.call("Target.setAutoAttach", follow, session=session)
 
-    def _attach_worker(self, session: str) -> None:
-        self._devtools.on_events(session, self._handle_any)
+    def _attach_worker(self, session: str, url: str) -> None:
+        self.workers[session] = url
+        self._devtools.on_events(session, partial(self._handle_worker, session))
         task = asyncio.create_task(self._release_worker(session))
         self._attaching.add(task)
         task.add_done_callback(self._attaching.discard)
@@ -158,10 +166,16 @@ class Page:
             case _:
                 self._handle_any(method, params)
 
+    def _handle_worker(self, session: str, method: str, params: JsonObject) -> None:
+        if method == ENDED:
+            del self.workers[session]
+        else:
+            self._handle_any(method, params)
+
     def _handle_any(self, method: str, params: JsonObject) -> None:
         match method:
             case "Target.attachedToTarget":
-                self._attach_worker(params["sessionId"])
+                self._attach_worker(params["sessionId"], params["targetInfo"]["url"])
             case "Runtime.consoleAPICalled":
                 words = (str(one.get("value", one.get("description", ""))) for one in params["args"])
                 log.log(LEVELS.get(params["type"], logging.DEBUG), "page: %s", " ".join(words))

@@ -1,0 +1,25 @@
+"""What the browser tests share: a small model on disk, and one relay process per module that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser.peers import PREFIX, write_small_model
+from interop.running import relay
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Llama as a Hugging Face directory."""
+    return write_small_model(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.fixture(scope="module")
+def origin(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A relay that offers the small model; its ready event."""
+    folder = tmp_path_factory.mktemp("relay")
+    with relay(folder, "--model", small_model, "--prefix", PREFIX) as ready:
+        yield ready

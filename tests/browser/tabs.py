@@ -1,0 +1,98 @@
+"""A tab in a real headless Chromium as the browser tests use it: clicked, read and listened to.
+
+Rule of the file: a test waits for conditions, never for time; what does not come within ``PATIENCE``
+fails with everything the tab has said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from kwaainet.native.chromium import Browser
+from kwaainet.native.page import Page
+
+PATIENCE = 120.0  # seconds; a loaded machine is slow, a broken one gets stuck
+SOON = 30.0  # seconds within which a caller must hear of an end; its own timeout would be 300
+POLL = 0.05
+
+Event = dict[str, Any]
+
+
+class Failed(Exception):
+    """A tab did not do what was awaited."""
+
+
+class Tab:
+    """A page of the contributor, open but not clicked; ``events`` is all it said, oldest first."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.events: list[Event] = []
+        self._changed = asyncio.Event()
+
+    def hear(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    async def click(self, button: str) -> None:
+        """Press one of the page's buttons by its id."""
+        await self.page.evaluate(f"document.getElementById({json.dumps(button)}).click()")
+
+    async def text(self, element: str) -> str:
+        """What a person reads in an element, empty when it is hidden."""
+        found = f"document.getElementById({json.dumps(element)})"
+        return str(await self.page.evaluate(f"{found}.checkVisibility() ? {found}.textContent : ''"))
+
+    async def contribute(self) -> Event:
+        """Click Contribute and wait until the tab serves."""
+        since = len(self.events)
+        await self.click("contribute")
+        return await self.until("online", since=since)
+
+    async def stop(self) -> None:
+        """Click Stop and wait until the tab has left."""
+        since = len(self.events)
+        await self.click("stop")
+        await self.until("offline", since=since)
+
+    async def until(self, name: str, since: int = 0, **fields: Any) -> Event:
+        """The first event from ``events[since]`` on that is ``name`` with these fields."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for event in self.events[since:]:
+                    if event["event"] == name and fields.items() <= event.items():
+                        return event
+                    if event["event"] == "error":
+                        raise Failed(f"awaited {name} {fields}, but: {event.get('message')}")
+                if self.page.ended.done():
+                    raise Failed(f"awaited {name} {fields}, but the tab ended after {self.events}")
+                self._changed.clear()
+                changed = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait({changed, self.page.ended}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+
+
+async def open_tab(browser: Browser, url: str, **query: str) -> Tab:
+    """The contributor's page at ``url`` in a new tab; ``query`` is what its address asks for."""
+    tab = Tab(await browser.new_page())
+    await tab.page.on_event("kwaainet", tab.hear)
+    await tab.page.goto(f"{url}?{urlencode(query)}" if query else url)
+    return tab
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Ask until ``condition`` holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():
+            await asyncio.sleep(POLL)
+    assert what
+
+
+def worker_of(page: Page, name: str) -> str:
+    """The DevTools session of the page's worker whose script is ``name``."""
+    [session] = [session for session, url in page.workers.items() if f"/{name}.js" in url]
+    return session

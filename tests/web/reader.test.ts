@@ -59,3 +59,19 @@ test('a broken stream wakes who waits', async () => {
   await assert.rejects(waiting, (error: Error) => error.name === 'StreamReset' && /reset by peer/.test(error.message))
   await settle()
 })
+
+test('what came before the reader is not lost, neither bytes nor the end', async () => {
+  const stream = new MemoryStream()
+  stream.arrive(Uint8Array.of(1, 2))
+  stream.emit('remoteCloseWrite', {})
+  const reader = new Reader(stream)
+  assert.equal(await reader.ended(), false)
+  assert.deepEqual([...await reader.exactly(2)], [1, 2])
+  assert.equal(await reader.ended(), true)
+})
+
+test('a stream that was reset before it was read says so', async () => {
+  const stream = new MemoryStream()
+  stream.emit('close', { error: new Error('gone') })
+  await assert.rejects(new Reader(stream).ended(), /reset before/)
+})

@@ -236,3 +236,15 @@ test('a frame after the error frame of a callee is not read', async () => {
   await settle()
   assert.deepEqual(client.types(), ['result', 'fault'])
 })
+
+test('too many streams are refused with a reason, and there is room again when one ends', async () => {
+  const [client, server] = pairOfTabs()
+  const first = await openStream(client, server)
+  await client.say(...Array.from({ length: 511 }, (_, index): NodeToNetwork => ({ type: 'open', id: 3 + 2 * index, peer: 'server', protocol: 'A.rpc_stream' })))
+  assert.equal(client.heard.filter(message => message.type === 'fault').length, 0)
+  await client.say({ type: 'open', id: 9001, peer: 'server', protocol: 'A.rpc_stream' })
+  assert.match(client.last('fault').message, /try another/)
+  await server.say({ type: 'fault', id: first, error: 'RpcError', message: 'over' })
+  await client.say({ type: 'open', id: 9003, peer: 'server', protocol: 'A.rpc_stream' })
+  assert.deepEqual(client.last('result').id, 9003)
+})

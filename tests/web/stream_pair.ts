@@ -5,7 +5,9 @@ import type { RpcStream } from '../../web/bridge/streams.ts'
 type Kind = 'message' | 'remoteCloseWrite' | 'close'
 
 export class MemoryStream implements RpcStream {
+  status = 'open'
   readStatus = 'readable'
+  remoteWriteStatus = 'writable'
   aborted: Error | null = null
   closed = false
   sent: Uint8Array[] = []
@@ -15,23 +17,32 @@ export class MemoryStream implements RpcStream {
 
   addEventListener (type: Kind, listener: (event: any) => void): void {
     this.#listeners.push([type, listener])
+    if (type === 'message') queueMicrotask(() => { this.#flush() })
   }
 
   emit (type: Kind, event: unknown): void {
+    if (type === 'remoteCloseWrite') this.remoteWriteStatus = 'closed'
+    if (type === 'close' && this.status === 'open') this.status = 'reset'
     for (const [kind, listener] of this.#listeners) if (kind === type) listener(event)
   }
 
   /** What the other end sent arrives. */
   arrive (data: Uint8Array): void {
-    if (this.readStatus === 'paused') this.#held.push(data)
-    else this.emit('message', { data })
+    this.#held.push(data)
+    this.#flush()
+  }
+
+  #flush (): void {
+    while (this.readStatus === 'readable' && this.#held.length > 0 && this.#listeners.length > 0) {
+      this.emit('message', { data: this.#held.shift() })
+    }
   }
 
   pause (): void { this.readStatus = 'paused' }
 
   resume (): void {
     this.readStatus = 'readable'
-    for (const data of this.#held.splice(0)) this.arrive(data)
+    this.#flush()
   }
 
   get held (): number { return this.#held.length }
@@ -55,6 +66,7 @@ export class MemoryStream implements RpcStream {
   abort (error: Error): void {
     if (this.aborted !== null) return
     this.aborted = error
+    this.status = 'aborted'
     this.emit('close', { error })
     queueMicrotask(() => {
       const other = this.other

@@ -12,7 +12,9 @@ interface Chunk { byteLength: number, subarray: () => Uint8Array }
 
 /** What the Reader needs of a js-libp2p stream. */
 export interface ByteSource {
+  status: string
   readStatus: string
+  remoteWriteStatus: string
   pause: () => void
   resume: () => void
   addEventListener: (type: 'message' | 'remoteCloseWrite' | 'close', listener: (event: any) => void) => void
@@ -32,6 +34,9 @@ export class Reader {
     source.addEventListener('message', (event: { data: Chunk }) => { this.#take(event.data.subarray()) })
     source.addEventListener('remoteCloseWrite', () => { this.#finish(null) })
     source.addEventListener('close', (event: { error?: Error }) => { this.#finish(event.error ?? null) })
+    // What came before these listeners: js-libp2p keeps bytes for them (a microtask later), but not the end.
+    if (source.status === 'reset' || source.status === 'aborted') this.#finish(new Error(`it was ${source.status} before it was read`))
+    else if (source.remoteWriteStatus !== 'writable') setTimeout(() => { this.#finish(null) })
   }
 
   /** Wait for a byte or the end; whether it is the end. Throws StreamReset. */

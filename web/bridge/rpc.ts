@@ -3,11 +3,13 @@
 
 import type { Call, Farewell, Fault, NodeToNetwork, Open, Result } from '../worker/messages.ts'
 import { asFault, describe, fault } from './faults.ts'
-import { encodeRequest, encodeResponse, readRequest, readResponse, type UnaryResponse } from './framing.ts'
+import { encodeError, encodeRequest, encodeResponse, readRequest, readResponse, type UnaryResponse } from './framing.ts'
 import { Reader } from './reader.ts'
 import { type NodeChannel, type RpcStream, StreamPump, write } from './streams.ts'
 
 const CALL_ID_SIZE = 16
+const MAX_SERVED = 512 // calls and streams of all peers at once: each may hold a window in either worker
+const BUSY = `this tab serves ${MAX_SERVED} calls already; try another or later`
 
 export type StreamHandler = (stream: RpcStream, peer: string) => Promise<void>
 
@@ -89,6 +91,11 @@ export class Switchboard {
     const reader = new Reader(stream)
     try {
       const { callId, body } = await readRequest(reader)
+      if (this.#busy()) {
+        await write(stream, encodeResponse(callId, { error: BUSY }))
+        await stream.close()
+        return
+      }
       const answer = await new Promise<Result | Fault | null>(resolve => {
         this.#answers.set(id, resolve)
         this.#channel.post({ type: 'call', id, peer, protocol, body })
@@ -111,8 +118,17 @@ export class Switchboard {
   /** Serve one stream RPC. */
   async #serve (protocol: string, stream: RpcStream, peer: string): Promise<void> {
     const id = this.#lastId += 2
+    if (this.#busy()) {
+      await write(stream, encodeError(BUSY))
+      await stream.close()
+      return
+    }
     this.#channel.post({ type: 'open', id, peer, protocol })
     await this.#pump(id, stream, true)
+  }
+
+  #busy (): boolean {
+    return this.#answers.size + this.#pumps.size >= MAX_SERVED
   }
 
   async #pump (id: number, stream: RpcStream, served: boolean): Promise<void> {

@@ -37,7 +37,12 @@ addEventListener('message', ({ data }: MessageEvent<PageToNetwork>) => {
   }
 })
 
+// A failure inside libp2p that nobody waits for ends one connection at most, so it does not end the worker.
 addEventListener('unhandledrejection', event => {
-  console.warn('network worker:', describe(event.reason)) // a stream's own failure was reported already
+  console.warn('network worker:', describe(event.reason))
+  event.preventDefault()
+})
+addEventListener('error', event => {
+  console.warn('network worker:', event.message)
   event.preventDefault()
 })

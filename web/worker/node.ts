@@ -3,6 +3,7 @@
 
 import type { PyodideInterface } from 'pyodide'
 import type { PyProxy } from 'pyodide/ffi'
+import type { JsEngine } from '../bridge/engine.ts'
 import { describe } from '../bridge/faults.ts'
 import { type Blobs, fetchRange, openBlobs } from '../bridge/store.ts'
 import type { NetworkGone, NetworkToNode, NodeConfig, NodeToNetwork, NodeToPage, PageToNode, StartNode } from './messages.ts'
@@ -13,6 +14,7 @@ const PYTHON_STEPS = 4 // of progress: the core is half of it, packages the rest
 let deliver: ((message: NetworkToNode) => void) | null = null
 let stop: (() => void) | null = null
 let stopAsked = false
+let pythonRuns = false
 const early: NetworkToNode[] = []
 
 function report (message: NodeToPage): void {
@@ -26,10 +28,12 @@ function receive (message: NetworkToNode | NetworkGone): void {
 
 /** What kwaainet.browser.worker sees as `bridge`. Functions Python passes in are proxies it keeps alive. */
 class Bridge {
+  readonly engine: JsEngine
   readonly #network: MessagePort
   #blobs: Promise<Blobs> | null = null
 
-  constructor (network: MessagePort) {
+  constructor (network: MessagePort, engine: JsEngine) {
+    this.engine = engine
     this.#network = network
     network.onmessage = ({ data }: MessageEvent<NetworkToNode>) => { receive(data) }
   }
@@ -65,12 +69,12 @@ class Bridge {
   }
 
   readonly fetchRange = fetchRange
+}
 
-  /** The engine's code comes with onnxruntime-web, so only now. */
-  async createEngine (backend: NodeConfig['backend'], ortUrl: string, threads: number): Promise<unknown> {
-    const { createEngine } = await import('../bridge/engine.ts')
-    return await createEngine({ backend, ortUrl, threads })
-  }
+/** The engine's code comes with onnxruntime-web, so only when it is wanted. */
+async function loadEngine ({ backend, origin, threads }: NodeConfig): Promise<JsEngine> {
+  const { createEngine } = await import('../bridge/engine.ts')
+  return await createEngine({ backend, ortUrl: new URL('/ort/', origin).href, threads })
 }
 
 async function bootPython (origin: string): Promise<PyodideInterface> {
@@ -92,11 +96,11 @@ async function fetchManifest (url: string): Promise<string> {
 }
 
 async function start ({ config, network }: StartNode): Promise<void> {
-  const bridge = new Bridge(network)
   report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, message: '' })
-  const [python, manifest] = await Promise.all([bootPython(config.origin), fetchManifest(config.model.manifest)])
+  const [python, manifest, engine] = await Promise.all([bootPython(config.origin), fetchManifest(config.model.manifest), loadEngine(config)])
+  pythonRuns = true
   const worker = python.pyimport(`${PACKAGE}.browser.worker`) as PyProxy & { main: (bridge: Bridge, config: NodeConfig, manifest: string) => Promise<void> }
-  await worker.main(bridge, config, manifest)
+  await worker.main(new Bridge(network, engine), config, manifest)
 }
 
 function run (message: StartNode): void {
@@ -122,6 +126,7 @@ addEventListener('message', ({ data }: MessageEvent<PageToNode>) => {
   else if (data.type === 'network-gone') receive(data)
   else {
     stopAsked = true
-    stop?.()
+    if (stop !== null) stop()
+    else if (!pythonRuns) report({ type: 'stopped' }) // nothing is up yet that would have to leave
   }
 })

@@ -47,6 +47,7 @@ class Tab:
     ) -> None:
         self._node, self._host, self._relay, self._tell = node, host, relay, tell
         self._online = self._leaving = False
+        self._told: messages.State = "starting"
         self._announcing: asyncio.Task[None] | None = None
         host.on_return = self._announce_again
 
@@ -66,11 +67,10 @@ class Tab:
         host = await BrowserHost.create(JsPort(bridge))
         relay = relay_of(asked["relays"])
         files = JsFiles(bridge)
-        engine = await bridge.createEngine(asked["backend"], f"{asked['origin']}/ort/", asked["threads"])
         node = ServerNode(
             config,
             host=host,
-            engine=BrowserEngine(engine),
+            engine=BrowserEngine(bridge.engine),
             store=BrowserStore(files),
             source=BrowserSource(files, model["files"]),
             manifest=manifest,
@@ -114,6 +114,10 @@ class Tab:
             )
 
     def _tell_state(self, state: messages.State, message: str) -> None:
+        """Only what is new: the node announces itself again and again."""
+        if state == self._told:
+            return
+        self._told = state
         status = self._node.status
         blocks = [status.blocks.start, status.blocks.end]
         self._tell(

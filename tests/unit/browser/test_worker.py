@@ -78,6 +78,7 @@ def test_from_the_start_to_a_stop(worker: ModuleType, network: Any) -> None:
         stop = asyncio.Event()
         serving = asyncio.create_task(tab.serve(stop))
         await asyncio.sleep(10)
+        node.report(Progress("online"))  # announced again
         assert _states(told) == ["reserving", "joining", "online"]
         assert told[-1]["blocks"] == [2, 5]
         assert {"type": "progress", "stage": "fetched", "done": 10, "total": 20} in told

@@ -129,7 +129,8 @@ class Narrator:
             case "connection":
                 log.info("%sthe relay is %s", self._name, event.get("connection"))
             case "progress":
-                stage = self._name + STAGES.get(event["stage"], event["stage"])
+                stage = str(event["stage"])
+                stage = self._name + STAGES.get(stage, stage)
                 self._progress(Progress(stage, int(event["done"]), int(event["total"])))
             case _ if state != self._state:
                 self._progress.finish()

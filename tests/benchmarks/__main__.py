@@ -1,0 +1,59 @@
+"""The benchmarks of README's table: ``make bench``, or some only: ``make bench ARGS="relaying start"``.
+
+Peers are measured in the same run, in turns; figures are medians. The table goes to standard output,
+what happens to standard error, every figure to .cache/benchmarks/NAME.json. The exit code is 1 if a
+benchmark could not be run; a missed goal is not an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from interop.running import ROOT, Failed
+
+from . import relaying
+from .report import Result, Row, markdown, save
+
+RESULTS = ROOT / ".cache" / "benchmarks"
+DEFAULT_ROUNDS = 5
+
+BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
+    "relaying": relaying.measure,
+}
+
+
+def main() -> int:
+    """Run what was asked for; every benchmark that can be run is, whatever happens to the others."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(BENCHMARKS)}")
+    parser.add_argument(
+        "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="of each peer (%(default)s)"
+    )
+    options = parser.parse_args()
+    if unknown := set(options.names) - BENCHMARKS.keys():
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    failed = False
+    for name in options.names or BENCHMARKS:
+        print(f"benchmark {name}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix=f"kwaainet-{name}-") as folder:
+            try:
+                result = BENCHMARKS[name](Path(folder), options.rounds)
+            except (Failed, OSError, subprocess.CalledProcessError) as error:
+                print(f"benchmark {name} failed: {error}", file=sys.stderr, flush=True)
+                failed = True
+                continue
+        save(RESULTS, name, result)
+        rows += result.rows
+    print(markdown(rows))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

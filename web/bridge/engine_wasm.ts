@@ -13,9 +13,10 @@ const FLOAT = 1 // TensorProto.DataType
 const INT32 = 6
 const CPU = 1 // onnxruntime-web's DataLocation
 const ALL_OPTIMIZATIONS = 99
-const LOG_ERRORS = 3
+const LOG_NOTHING = 4 // but what is fatal: errors are raised with the same words
 const POINTER = 4
-// Weights lie in the heap up to twice while the session packs them, and a 32-bit heap ends at 4 GiB.
+const MAX_HEAP = 2 ** 32
+// Weights lie in the heap up to twice while the session packs them.
 const MAX_WEIGHT_BYTES = 1.5 * 2 ** 30
 
 /** The part of the emscripten module that is used; sizes and addresses are bytes. */
@@ -65,7 +66,7 @@ export class WasmRuntime implements Runtime<WasmCache> {
     const numThreads = globalThis.crossOriginIsolated ? Math.max(1, threads) : 1
     const module = await factory({ numThreads, locateFile: name => ortUrl + name })
     const heap = new Heap(module)
-    heap.check(module._OrtInit(numThreads, LOG_ERRORS) === 0)
+    heap.check(module._OrtInit(numThreads, LOG_NOTHING) === 0)
     return new WasmRuntime(heap)
   }
 
@@ -84,7 +85,7 @@ export class WasmRuntime implements Runtime<WasmCache> {
   async #createSession (graph: Uint8Array, tensors: Tensors): Promise<number> {
     const heap = this.#heap
     const { module } = heap
-    const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, false, false, 0, false, 0, 0, LOG_ERRORS, 0, 0)
+    const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, false, false, 0, false, 0, 0, LOG_NOTHING, 0, 0)
     heap.check(options !== 0)
     const address = heap.copy(graph)
     try {
@@ -119,13 +120,11 @@ class WasmSpan implements Span<WasmCache> {
     const { blocks } = this.#shape
     const size = batch * this.#rowSize(maxLength)
     const cache: WasmCache = { batch, maxLength, addresses: [] }
-    for (let index = 0; index < 2 * blocks; index++) {
-      const address = this.#heap.module._malloc(size)
-      if (address === 0) {
-        this.closeCache(cache)
-        throw new EngineError('CapacityError', `no memory for a cache of ${batch} rows of ${maxLength} positions`)
-      }
-      cache.addresses.push(address)
+    try {
+      for (let index = 0; index < 2 * blocks; index++) cache.addresses.push(this.#heap.allocate(size))
+    } catch (error) {
+      this.closeCache(cache)
+      throw error
     }
     return cache
   }
@@ -233,7 +232,8 @@ class Heap {
   }
 
   allocate (size: number): number {
-    const address = this.module._malloc(Math.max(size, POINTER))
+    // A size that 32 bits cannot hold would come to the module as a small one.
+    const address = size < MAX_HEAP ? this.module._malloc(Math.max(size, POINTER)) : 0
     if (address === 0) throw new EngineError('CapacityError', `the wasm heap has no ${size} bytes left`)
     return address
   }

@@ -32,7 +32,7 @@ export class GpuRuntime implements Runtime<GpuCache> {
     const ort = 'Suspending' in WebAssembly ? await import('onnxruntime-web/jspi') : await import('onnxruntime-web/webgpu')
     ort.env.wasm.wasmPaths = ortUrl
     ort.env.wasm.numThreads = 1
-    ort.env.logLevel = 'error'
+    ort.env.logLevel = 'fatal' // errors are raised with the same words
     const runtime = new GpuRuntime(ort)
     await runtime.#device()
     return runtime

@@ -134,7 +134,7 @@ class NativeEngine:
 def _create_session(graph: bytes, tensors: dict[str, Any], threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; they are also raised
+    options.log_severity_level = 4  # but what is fatal: errors are raised with the same words
     options.add_external_initializers(list(tensors), list(tensors.values()))
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

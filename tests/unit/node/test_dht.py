@@ -341,6 +341,26 @@ def test_expired_answers_are_not_believed() -> None:
         fake = await swarm.fake(ping=pong(), find=stale)
         one.table.add(FAKE, fake.peer_id, now())
         assert await one.get("key") is None
+        slow_id = DHTID(99)
+
+        async def answer_late(peer: PeerId, request: bytes) -> bytes:
+            await asyncio.sleep(1)
+            return Found(slow_id, (Result(Value(DATA, now() + 60), ()),)).encode()
+
+        slow = await swarm.fake(find=answer_late)
+        one.table.add(slow_id, slow.peer_id, now())
+        assert isinstance(await one.get("key", latest=False), Value), "a stale answer ended the search"
+
+    play(scene)
+
+
+def test_a_vanished_node_is_forgotten_at_once() -> None:
+    async def scene(swarm: Swarm) -> None:
+        one, host = await swarm.node()
+        _, other_host = await swarm.node(host.peer_id)
+        swarm.network.vanish(other_host.peer_id)
+        await one.get("key")
+        assert len(one.table) == 0
 
     play(scene)
 

@@ -287,7 +287,9 @@ class Connection:
             except KwaaiNetError as error:
                 self._refuse(event.stream_id, str(error))
         elif isinstance(event, StreamAborted):
-            self._refuse(event.stream_id, event.reason)
+            del self._fed[event.stream_id]
+            if isinstance(self._negotiating.pop(event.stream_id), Proposer):
+                self._events.append(event)
         elif isinstance(event, StreamEnded):
             self._refuse(event.stream_id, "the peer ended the stream before agreeing on its protocol")
 

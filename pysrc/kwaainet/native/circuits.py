@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from ..errors import KwaaiNetError, ProtocolError, Unreachable
+from ..errors import KwaaiNetError, Unreachable
 from ..libp2p import circuit
 from ..libp2p.circuit import HopMessage, HopType, Status, StopMessage, StopType
 from ..libp2p.multiaddr import Multiaddr
@@ -121,7 +121,7 @@ class Circuits:
         if message.type != StopType.CONNECT:
             stream.write_message(StopMessage(StopType.STATUS, status=Status.UNEXPECTED_MESSAGE).encode())
             stream.close()
-            raise ProtocolError(f"a STOP stream opened with message type {message.type}")
+            return
         source = circuit.peer_of(message)
         relay = self._network.link(stream.remote_peer)
         address = _through(relay) if relay is not None else stream.address

@@ -17,7 +17,7 @@ from ..errors import HandshakeError, KwaaiNetError, StreamReset
 from ..libp2p import noise
 from ..libp2p.connection import Connected, Connection, StreamOpened, StreamRefused
 from ..libp2p.multiaddr import Multiaddr
-from ..libp2p.yamux import StreamAborted, StreamData, StreamEnded, StreamSent
+from ..libp2p.yamux import GoneAway, StreamAborted, StreamData, StreamEnded, StreamSent
 from ..ports import Crypto
 from ..types import PeerId
 from .stream import RawStream
@@ -86,6 +86,7 @@ class Link:
         self._peer: PeerId | None = None
         self._streams: dict[int, RawStream] = {}
         self._paused = self._flush_due = self._closed = False
+        self.leaving = False  # the peer said that it will close: open no more streams
         self._handlers: dict[type, Callable[[Any], None]] = {
             StreamData: self._stream_data,
             StreamSent: self._stream_sent,
@@ -94,6 +95,7 @@ class Link:
             StreamAborted: self._stream_aborted,
             StreamRefused: self._stream_refused,
             Connected: self._connected,
+            GoneAway: self._gone_away,
         }
         self._timer = loop.call_at(self.machine.next_deadline(), self._tick)
         self.flush_soon()
@@ -213,6 +215,9 @@ class Link:
         if not self.ready.done():
             self.ready.set_result(event.peer)
         self._owner.link_opened(self)
+
+    def _gone_away(self, event: GoneAway) -> None:
+        self.leaving = True
 
     def _stream_opened(self, event: StreamOpened) -> None:
         if not event.inbound:

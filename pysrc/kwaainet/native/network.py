@@ -110,7 +110,7 @@ class Network:
     def link(self, peer: PeerId) -> Link | None:
         """The best connection to a peer: a direct one before a circuit, then the newest, because an
         older one may be that of a process which is no more."""
-        links = self._links.get(peer)
+        links = [link for link in self._links.get(peer, ()) if not link.leaving]
         return min(reversed(links), key=lambda link: link.address.is_circuit) if links else None
 
     def links(self) -> Iterable[Link]:

@@ -92,9 +92,9 @@ class Relay:
                 await self._connect(stream, circuit.peer_of(message))
             else:
                 _refuse(stream, Status.UNEXPECTED_MESSAGE)
-        except ProtocolError:
+        except ProtocolError as error:
+            logger.info("%s sent a malformed HOP message: %s", stream.remote_peer, error)
             _refuse(stream, Status.MALFORMED_MESSAGE)
-            raise
 
     def _reserve(self, stream: RawStream) -> None:
         peer = stream.remote_peer

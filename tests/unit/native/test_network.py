@@ -1,0 +1,221 @@
+"""The table of connections: caps, callbacks, addresses."""
+
+import asyncio
+import os
+
+import pytest
+
+from kwaainet.errors import CapacityError, HandshakeError, StreamReset
+from kwaainet.identity.keys import PrivateKey
+from kwaainet.libp2p.multiaddr import Multiaddr
+from kwaainet.native import network as module
+from kwaainet.native import transport
+from kwaainet.native.crypto import NativeCrypto
+from kwaainet.native.network import Network
+
+LISTEN = Multiaddr.parse("/ip4/127.0.0.1/tcp/0")
+
+
+class Nowhere:
+    """A wire that swallows everything."""
+
+    def write(self, data):
+        pass
+
+    def close(self):
+        pass
+
+
+def network(*announce):
+    return Network(PrivateKey(os.urandom(32)), NativeCrypto(), [Multiaddr.parse(text) for text in announce])
+
+
+async def listening():
+    one = network()
+    await one.listen(LISTEN)
+    return one
+
+
+async def dial(one, other):
+    [address] = other.addresses
+    link = await transport.dial(address, lambda wire, _: one.connect(wire, address, initiator=True))
+    await link.ready
+    return link
+
+
+async def read_over_a_new_connection(client, server):
+    link = await dial(client, server)
+    await link.open_stream("x").read()
+
+
+def run(test):
+    return asyncio.run(asyncio.wait_for(test, 20))
+
+
+def test_peers_are_counted_once_and_lost_with_their_last_connection():
+    async def main():
+        server, client = await listening(), network()
+        opened, lost = [], asyncio.Queue()
+        server.on_opened(opened.append)
+        server.on_lost(lost.put_nowait)
+        first, second = await dial(client, server), await dial(client, server)
+        assert client.peers == [server.peer_id]
+        first.close("one less")
+        second.close("none left")
+        assert await lost.get() == client.peer_id
+        assert lost.empty()
+        assert len(opened) == 2
+        assert server.peers == client.peers == []
+        server.close()
+
+    run(main())
+
+
+def test_the_newest_direct_connection_is_preferred():
+    async def main():
+        server, client = await listening(), network()
+        first, second = await dial(client, server), await dial(client, server)
+        assert client.link(server.peer_id) is second
+        second.address = second.address / "/p2p-circuit"
+        assert client.link(server.peer_id) is first
+        assert client.link(client.peer_id) is None
+        client.close()
+        server.close()
+
+    run(main())
+
+
+def test_a_failing_callback_harms_nobody():
+    async def main():
+        server, client = await listening(), network()
+        told = asyncio.Queue()
+        server.on_lost(lambda peer: 1 / 0)
+        server.on_lost(told.put_nowait)
+        (await dial(client, server)).close("enough")
+        assert await told.get() == client.peer_id
+        server.close()
+
+    run(main())
+
+
+def test_connections_have_caps(monkeypatch):
+    async def main():
+        monkeypatch.setattr(module, "MAX_HANDSHAKES", 1)
+        one = network()
+        assert one.accept(Nowhere(), LISTEN) is not None
+        assert one.accept(Nowhere(), LISTEN) is None
+        with pytest.raises(CapacityError, match="1 are opening"):
+            one.connect(Nowhere(), LISTEN, initiator=True)
+        one.close()
+        with pytest.raises(CapacityError, match="closed"):
+            one.connect(Nowhere(), LISTEN, initiator=True)
+
+    run(main())
+
+
+def test_connections_of_one_peer_have_a_cap(monkeypatch):
+    async def main():
+        monkeypatch.setattr(module, "MAX_PER_PEER", 1)
+        server, client = await listening(), network()
+        lost = asyncio.Queue()
+        client.on_lost(lost.put_nowait)
+        first = await dial(client, server)
+        with pytest.raises((StreamReset, HandshakeError)):
+            await read_over_a_new_connection(client, server)
+        assert client.peers == [server.peer_id]
+        assert not first.closed
+        client.close()
+        server.close()
+
+    run(main())
+
+
+def test_connecting_to_oneself_ends():
+    async def main():
+        server = await listening()
+        link = await dial(server, server)
+        assert link.closed
+        assert server.peers == []
+        server.close()
+
+    run(main())
+
+
+def test_streams_being_served_have_a_cap(monkeypatch):
+    async def main():
+        monkeypatch.setattr(module, "MAX_SERVED", 0)
+        server, client = await listening(), network()
+
+        async def never(stream):
+            raise AssertionError("must not be called")
+
+        server.handle("echo", never)
+        link = await dial(client, server)
+        with pytest.raises(StreamReset):
+            await link.open_stream("echo").read()
+        client.close()
+        server.close()
+
+    run(main())
+
+
+def test_a_handler_that_fails_resets_its_stream_only(caplog):
+    async def main():
+        server, client = await listening(), network()
+
+        async def fail(stream):
+            raise ZeroDivisionError("a bug")
+
+        async def refuse(stream):
+            raise HandshakeError("not you")
+
+        server.handle("fail", fail)
+        server.handle("refuse", refuse)
+        link = await dial(client, server)
+        for protocol in ("fail", "refuse"):
+            with pytest.raises(StreamReset):
+                await link.open_stream(protocol).read()
+        assert not link.closed
+        client.close()
+        server.close()
+
+    run(main())
+    assert "a bug" in caplog.text
+
+
+def test_addresses_are_what_is_announced_or_bound_and_circuits():
+    async def main():
+        assert network().addresses == []
+        server = await listening()
+        [bound] = server.addresses
+        assert bound.host_port[1] != 0
+        told = []
+        server.on_changed(lambda: told.append(1))
+        circuit = Multiaddr.parse("/p2p-circuit")
+        server.add_circuit(circuit)
+        assert server.addresses == [bound, circuit]
+        server.remove_circuit(circuit)
+        server.remove_circuit(circuit)
+        assert server.addresses == [bound]
+        assert len(told) == 2
+        server.close()
+        announced = network(
+            "/dns4/relay.example/tcp/443/wss/p2p/12D3KooWRawPbxPtP1eZaJpumGnyWX2DcUyd3RQnydr3eAto4Az7"
+        )
+        await announced.listen(LISTEN)
+        assert [str(address) for address in announced.addresses] == ["/dns4/relay.example/tcp/443/wss"]
+        announced.close()
+
+    run(main())
+
+
+def test_a_wildcard_is_told_as_addresses_that_can_be_dialled():
+    async def main():
+        server = network()
+        await server.listen(Multiaddr.parse("/ip4/0.0.0.0/tcp/0"))
+        hosts = [address.host_port[0] for address in server.addresses]
+        assert "127.0.0.1" in hosts
+        assert "0.0.0.0" not in hosts
+        server.close()
+
+    run(main())

@@ -1,0 +1,314 @@
+"""The relay: slots, circuits, and that no circuit feels another's end."""
+
+import asyncio
+import os
+
+import pytest
+
+from kwaainet.errors import StreamReset, Unreachable
+from kwaainet.identity.keys import PrivateKey
+from kwaainet.libp2p import circuit
+from kwaainet.libp2p.circuit import HopMessage, HopType, Status, StopMessage, StopType
+from kwaainet.libp2p.yamux import WINDOW
+from kwaainet.native import relay as module
+from kwaainet.native.host import NativeHost
+from kwaainet.native.relay import Relay
+
+ANY = "/ip4/127.0.0.1/tcp/0"
+
+
+async def host(*listen):
+    made = await NativeHost.create(PrivateKey(os.urandom(32)), listen)
+    await made.listen()
+    return made
+
+
+class Scene:
+    """A relay, a server that holds a slot on it, and clients; connections direct to the relay only."""
+
+    async def __aenter__(self):
+        self.hosts = []
+        relay = self.hub = await NativeHost.create(PrivateKey(os.urandom(32)), [ANY, ANY + "/ws"])
+        self.relay = Relay(relay, **self.options)
+        await relay.listen()
+        self.server = await host(relay.addresses[1] + "/p2p-circuit")
+        self.client = await self.join()
+        self.hosts += [self.server, relay]
+        return self
+
+    def __init__(self, **options):
+        self.options = options
+
+    async def join(self):
+        client = await host()
+        await client.connect(self.hub.addresses[0])
+        self.hosts.insert(0, client)
+        return client
+
+    async def __aexit__(self, *problem):
+        for one in self.hosts:
+            await one.close()
+
+    def through(self, target=None):
+        return f"{self.hub.addresses[0]}/p2p-circuit/p2p/{(target or self.server).peer_id}"
+
+
+async def raw(scene, client=None, protocol="echo"):
+    """A raw circuit: (the client's stream to the relay, the server's stream from it)."""
+    stops = asyncio.Queue()
+
+    async def accept(stream):
+        await stream.read_message(circuit.MAX_MESSAGE)
+        stream.write_message(StopMessage(StopType.STATUS, status=Status.OK).encode())
+        stops.put_nowait(stream)
+
+    scene.server.handle_raw(circuit.STOP_PROTOCOL, accept)
+    stream = await hop(
+        scene,
+        client or scene.client,
+        HopMessage(HopType.CONNECT, peer=circuit.Peer(scene.server.peer_id.data)),
+    )
+    reply = HopMessage.decode(await stream.read_message(circuit.MAX_MESSAGE))
+    assert reply == HopMessage(HopType.STATUS, status=Status.OK), "and no limit"
+    return stream, await stops.get()
+
+
+async def hop(scene, client, message):
+    stream = await client.open_raw(scene.hub.peer_id, circuit.HOP_PROTOCOL, timeout=5)
+    stream.write_message(message if isinstance(message, bytes) else message.encode())
+    return stream
+
+
+async def read_exactly(stream, size):
+    data = bytearray()
+    while len(data) < size:
+        data += await stream.read()
+    return bytes(data)
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def run(test, **options):
+    async def main():
+        async with Scene(**options) as scene:
+            await test(scene)
+
+    return asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_slot_is_granted_with_voucher_and_addresses():
+    async def main(scene):
+        stream = await hop(scene, scene.client, HopMessage(HopType.RESERVE))
+        reply = HopMessage.decode(await stream.read_message(circuit.MAX_MESSAGE))
+        assert (reply.type, reply.status) == (HopType.STATUS, Status.OK)
+        assert scene.relay.has_reservation(scene.client.peer_id)
+        assert len(reply.reservation.addresses) == 2
+        envelope = circuit._Envelope.decode(reply.reservation.voucher)
+        voucher = circuit._Voucher.decode(envelope.payload)
+        assert voucher.peer == scene.client.peer_id.data
+        assert voucher.expiration == reply.reservation.expire
+        assert await stream.read() == b""
+        assert scene.relay.reservations == 2
+
+    run(main)
+
+
+def test_a_slot_ends_with_the_connection():
+    async def main(scene):
+        assert scene.relay.has_reservation(scene.server.peer_id)
+        await scene.server.close()
+        await until(lambda: not scene.relay.has_reservation(scene.server.peer_id))
+        assert scene.relay.reservations == 0
+
+    run(main)
+
+
+def test_a_full_relay_refuses_slots(monkeypatch):
+    async def main(scene):
+        monkeypatch.setattr(circuit, "MAX_RESERVATIONS", 1)
+        with pytest.raises(Unreachable, match="RESERVATION_REFUSED"):
+            await host(scene.hub.addresses[0] + "/p2p-circuit")
+
+    run(main)
+
+
+def test_who_holds_no_slot_cannot_be_reached():
+    async def main(scene):
+        other = await scene.join()
+        with pytest.raises(Unreachable, match="NO_RESERVATION"):
+            await other.connect(scene.through(scene.client))
+
+    run(main)
+
+
+def test_the_policy_decides():
+    asked = []
+
+    def policy(source, target):
+        asked.append((source, target))
+        return Status.PERMISSION_DENIED
+
+    async def main(scene):
+        with pytest.raises(Unreachable, match="PERMISSION_DENIED"):
+            await scene.client.connect(scene.through())
+        assert asked == [(scene.client.peer_id, scene.server.peer_id)]
+
+    run(main, policy=policy)
+
+
+def test_a_target_that_refuses_is_told_as_failed():
+    async def main(scene):
+        async def refuse(stream):
+            stream.write_message(StopMessage(StopType.STATUS, status=Status.PERMISSION_DENIED).encode())
+            stream.close()
+
+        scene.server.handle_raw(circuit.STOP_PROTOCOL, refuse)
+        with pytest.raises(Unreachable, match="CONNECTION_FAILED"):
+            await scene.client.connect(scene.through())
+        assert scene.relay.circuits == 0
+
+    run(main)
+
+
+def test_circuits_have_a_cap(monkeypatch):
+    async def main(scene):
+        monkeypatch.setattr(module, "MAX_CIRCUITS", 0)
+        with pytest.raises(Unreachable, match="RESOURCE_LIMIT_EXCEEDED"):
+            await scene.client.connect(scene.through())
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        (b"\xff\xff", Status.MALFORMED_MESSAGE),
+        (HopMessage(HopType.STATUS), Status.UNEXPECTED_MESSAGE),
+        (HopMessage(HopType.CONNECT), Status.MALFORMED_MESSAGE),
+        (HopMessage(HopType.CONNECT, peer=circuit.Peer(b"x")), Status.MALFORMED_MESSAGE),
+    ],
+)
+def test_nonsense_is_answered_with_its_status(message, status):
+    async def main(scene):
+        stream = await hop(scene, scene.client, message)
+        reply = HopMessage.decode(await stream.read_message(circuit.MAX_MESSAGE))
+        assert reply.status == status
+
+    run(main)
+
+
+def test_bytes_pass_both_ways_and_are_counted():
+    async def main(scene):
+        near, far = await raw(scene)
+        near.write(b"ping")
+        assert await far.read() == b"ping"
+        far.write(b"pong!")
+        assert await near.read() == b"pong!"
+        assert scene.relay.circuits == 1
+        assert scene.relay.relayed_bytes == 9
+        near.finish()
+        far.finish()
+        await until(lambda: scene.relay.circuits == 0)
+        assert scene.relay.relayed_bytes == 9
+
+    run(main)
+
+
+def test_half_close_is_passed_on_and_the_other_half_lives():
+    async def main(scene):
+        near, far = await raw(scene)
+        near.write(b"question")
+        near.finish()
+        assert await far.read() == b"question"
+        assert await far.read() == b""
+        far.write(b"answer")
+        assert await near.read() == b"answer"
+        far.finish()
+        assert await near.read() == b""
+
+    run(main)
+
+
+@pytest.mark.parametrize("side", ["near", "far"])
+def test_a_reset_is_passed_on(side):
+    async def main(scene):
+        near, far = await raw(scene)
+        one, other = (near, far) if side == "near" else (far, near)
+        one.reset()
+        with pytest.raises(StreamReset):
+            await other.read()
+        await until(lambda: scene.relay.circuits == 0)
+
+    run(main)
+
+
+def test_one_circuits_end_touches_no_other():
+    async def main(scene):
+        other_client = await scene.join()
+        first, first_far = await raw(scene)
+        second, second_far = await raw(scene)
+        third, third_far = await raw(scene, other_client)
+        first.reset()
+        with pytest.raises(StreamReset):
+            await first_far.read()
+        await scene.client.close()
+        with pytest.raises(StreamReset):
+            await second_far.read()
+        third.write(b"still here")
+        assert await third_far.read() == b"still here"
+        third_far.write(b"so am I")
+        assert await third.read() == b"so am I"
+        assert second is not third
+
+    run(main)
+
+
+def test_a_reader_that_sleeps_stops_its_own_sender_and_nobody_else():
+    async def main(scene):
+        slow, slow_far = await raw(scene)
+        lively, lively_far = await raw(scene)
+        slow.write(bytes(8 * WINDOW))
+        lively.write(b"hello")
+        assert await lively_far.read() == b"hello"
+        for _ in range(20):
+            lively.write(bytes(WINDOW // 4))
+            await read_exactly(lively_far, WINDOW // 4)
+        # what is under way: a window at the reader, a window at the relay
+        assert slow.unsent >= 8 * WINDOW - 2 * WINDOW - 100
+        held = sum(link.machine._mux._unread for link in scene.hub.network.links())
+        assert held <= WINDOW
+        assert len(await read_exactly(slow_far, 8 * WINDOW)) == 8 * WINDOW
+
+    run(main)
+
+
+def test_many_circuits_carry_large_data_whole():
+    async def main(scene):
+        pairs = [await raw(scene) for _ in range(4)]
+        blobs = [os.urandom(3 * WINDOW + 17) for _ in pairs]
+        for (near, _), blob in zip(pairs, blobs, strict=True):
+            near.write(blob)
+            near.finish()
+        found = await asyncio.gather(
+            *(read_exactly(far, len(blob)) for (_, far), blob in zip(pairs, blobs, strict=True))
+        )
+        assert found == blobs
+
+    run(main)
+
+
+def test_calls_by_bare_peer_id_go_through_the_relay():
+    async def main(scene):
+        async def upper(peer, request):
+            assert peer == scene.client.peer_id
+            return request.upper()
+
+        scene.server.handle_unary("T.upper", upper)
+        await until(lambda: scene.client.network.peerstore.description(scene.hub.peer_id).protocols)
+        assert await scene.client.call(scene.server.peer_id, "T.upper", b"hello", timeout=10) == b"HELLO"
+        assert scene.relay.circuits == 1
+
+    run(main)

@@ -1,0 +1,159 @@
+"""Sockets and WebSockets under links; what is refused and how it is told."""
+
+import asyncio
+import os
+
+import picows
+import pytest
+
+from kwaainet.errors import HandshakeError, InputError, Unreachable
+from kwaainet.identity.keys import PrivateKey
+from kwaainet.libp2p.multiaddr import Multiaddr
+from kwaainet.native import transport
+from kwaainet.native.crypto import NativeCrypto
+from kwaainet.native.network import Network
+
+ANY = {"tcp": "/ip4/127.0.0.1/tcp/0", "ws": "/ip4/127.0.0.1/tcp/0/ws"}
+
+
+def network():
+    return Network(PrivateKey(os.urandom(32)), NativeCrypto())
+
+
+async def dial(one, address, **options):
+    link = await transport.dial(
+        address, lambda wire, _: one.connect(wire, address, initiator=True, **options)
+    )
+    return await link.ready, link
+
+
+def run(test):
+    return asyncio.run(asyncio.wait_for(test, 20))
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ws"])
+def test_two_networks_connect_and_large_data_passes(kind):
+    async def main():
+        one, other = network(), network()
+
+        async def echo(stream):
+            while data := await stream.read():
+                stream.write(data)
+                await stream.drain()
+            stream.close()
+
+        other.handle("echo", echo)
+        listener = await transport.listen(Multiaddr.parse(ANY[kind]), other.accept)
+        assert listener.address.names == Multiaddr.parse(ANY[kind]).names
+        peer, link = await dial(one, listener.address, expected_peer=other.peer_id)
+        assert peer == other.peer_id
+        stream = link.open_stream("echo")
+        data = os.urandom(5 << 20)
+        stream.write(data)
+        stream.finish()
+        back = bytearray()
+        while chunk := await stream.read():
+            back += chunk
+        assert back == data
+        one.close()
+        other.close()
+        listener.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ws"])
+def test_a_closed_connection_is_seen_at_the_other_end(kind):
+    async def main():
+        one, other = network(), network()
+        lost = asyncio.get_running_loop().create_future()
+        other.on_lost(lost.set_result)
+        listener = await transport.listen(Multiaddr.parse(ANY[kind]), other.accept)
+        _, link = await dial(one, listener.address)
+        link.close("enough")
+        assert await lost == one.peer_id
+        assert one.peers == other.peers == []
+        listener.close()
+
+    run(main())
+
+
+def test_ipv6_with_websockets():
+    async def main():
+        one, other = network(), network()
+        listener = await transport.listen(Multiaddr.parse("/ip6/::1/tcp/0/ws"), other.accept)
+        peer, link = await dial(one, listener.address)
+        assert peer == other.peer_id
+        assert str(link.address).startswith("/ip6/::1/tcp/")
+        one.close()
+        listener.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "text", ["/ip4/127.0.0.1/udp/1/quic-v1", "/ip4/127.0.0.1/tcp/443/wss", "/dns4/localhost/tcp/1"]
+)
+def test_what_cannot_be_listened_on_is_refused(text):
+    with pytest.raises(InputError, match="cannot listen on"):
+        run(transport.listen(Multiaddr.parse(text), lambda wire, address: None))
+
+
+@pytest.mark.parametrize("suffix", ["", "/ws"])
+def test_a_port_in_use_and_a_port_nobody_listens_on(suffix):
+    async def main():
+        listener = await transport.listen(
+            Multiaddr.parse("/ip4/127.0.0.1/tcp/0" + suffix), lambda wire, address: None
+        )
+        with pytest.raises(Unreachable, match="cannot listen"):
+            await transport.listen(listener.address, lambda wire, address: None)
+        listener.close()
+        with pytest.raises(Unreachable, match=str(listener.address)):
+            await dial(network(), listener.address)
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ws"])
+def test_a_refused_connection_ends_at_once(kind):
+    async def main():
+        listener = await transport.listen(Multiaddr.parse(ANY[kind]), lambda wire, address: None)
+        with pytest.raises((Unreachable, HandshakeError, Exception)):
+            await dial(network(), listener.address)
+        listener.close()
+
+    run(main())
+
+
+def test_a_dialer_that_is_full_says_so():
+    async def main():
+        listener = await transport.listen(Multiaddr.parse(ANY["tcp"]), network().accept)
+        with pytest.raises(Unreachable, match="too many connections"):
+            await transport.dial(listener.address, lambda wire, address: None)
+        listener.close()
+
+    run(main())
+
+
+def test_a_text_message_ends_a_websocket():
+    async def main():
+        listener = await transport.listen(Multiaddr.parse(ANY["ws"]), network().accept)
+        _, port = listener.address.host_port
+        socket, _ = await picows.ws_connect(picows.WSListener, f"ws://127.0.0.1:{port}/")
+        socket.send(picows.WSMsgType.TEXT, b"hello")
+        await socket.wait_disconnected()
+        listener.close()
+
+    run(main())
+
+
+def test_a_peer_that_speaks_something_else_is_disconnected():
+    async def main():
+        listener = await transport.listen(Multiaddr.parse(ANY["tcp"]), network().accept)
+        reader, writer = await asyncio.open_connection(*listener.address.host_port)
+        writer.write(b"\x04GET /")
+        assert await reader.read() == b""
+        writer.close()
+        listener.close()
+
+    run(main())

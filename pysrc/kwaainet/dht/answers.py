@@ -6,14 +6,14 @@ Rule of the file: decoded request in, reply to be encoded out; nothing waits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .key import DHTID
 from .protocol import Entry, Find, Found, Result, Store, Stored
 from .record import Dictionary, Value
 from .replication import REPLICAS
 from .routing_table import BUCKET_SIZE, Neighbour, RoutingTable
 from .storage import Storage
-
-MAX_HANDOVER = 1024  # records given to one newcomer; the rest reaches it when it is announced again
 
 
 class Answers:
@@ -29,10 +29,11 @@ class Answers:
         return Stored(self._node_id, accepted)
 
     def find(self, request: Find, now: float) -> Found:
+        records = {key: self._storage.get(key, now) for key in set(request.keys)}
         results = []
         for key in request.keys:
             nearest = self._table.nearest(key, BUCKET_SIZE, exclude=request.node_id)
-            results.append(Result(self._storage.get(key, now), tuple(nearest)))
+            results.append(Result(records[key], tuple(nearest)))
         return Found(self._node_id, tuple(results))
 
     def keep(self, entry: Entry, now: float) -> bool:
@@ -46,17 +47,16 @@ class Answers:
             return self._storage.store(key, record, now)
         return self._storage.store_subkey(key, entry.subkey, record, now)
 
-    def handover(self, newcomer: DHTID, now: float) -> tuple[Entry, ...]:
-        """The records a node we just met should have: it belongs to the nearest, and of those that
-        know it should, we are the one to tell it."""
+    def handover(self, newcomer: DHTID, keys: Iterable[DHTID], now: float) -> list[Entry]:
+        """Of the records under these keys those that a node we just met should have: it belongs to
+        the nearest, and of those that know it should, we are the one to tell it."""
         entries = []
-        for key, record in self._storage.items(now):
-            others = self._table.nearest(key, REPLICAS)
-            if not others or self._must_tell(key, newcomer, others):
+        for key in keys:
+            record = self._storage.get(key, now)
+            others = self._table.nearest(key, REPLICAS, exclude=newcomer) if record is not None else []
+            if record is not None and (not others or self._must_tell(key, newcomer, others)):
                 entries.append(Entry(key, record))
-            if len(entries) == MAX_HANDOVER:
-                break
-        return tuple(entries)
+        return entries
 
     def _must_tell(self, key: DHTID, newcomer: DHTID, others: list[Neighbour]) -> bool:
         among_nearest = len(others) < REPLICAS or key.distance(newcomer) < key.distance(others[-1].node_id)

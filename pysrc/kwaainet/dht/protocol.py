@@ -206,8 +206,9 @@ class Found:
         """Records beyond ``MAX_RECORDS_SIZE`` are left out; the caller gets them key by key."""
         left, results = MAX_RECORDS_SIZE, []
         for result in self.results:
-            value = b"" if result.record is None else _encode_record(result.record)
-            if len(value) > left:
+            fits = result.record is not None and _least_size(result.record) <= left
+            value = _encode_record(result.record) if result.record is not None and fits else b""
+            if len(value) > left or not fits:
                 result, value = Result(None, result.nearest), b""
             left -= len(value)
             results.append(_encode_result(result, value))
@@ -241,6 +242,13 @@ def _encode_tag(entry: Entry) -> bytes:
 
 def _encode_record(record: Record) -> bytes:
     return record.encode() if isinstance(record, Dictionary) else record.data
+
+
+def _least_size(record: Record) -> int:
+    """No more bytes than it takes encoded, without encoding it: that takes long for a large one."""
+    if isinstance(record, Dictionary):
+        return sum(len(value.data) for value in record.entries.values())
+    return len(record.data)
 
 
 def _decode_entry(key: bytes, tag: bytes, value: bytes, expiration: float, in_cache: bool) -> Entry | None:

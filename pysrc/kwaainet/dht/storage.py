@@ -2,14 +2,15 @@
 
 Follows ``hivemind/dht/storage.py``: a record is accepted if it expires later than the one it would
 replace, a subkey likewise, and a plain value gives way to a dictionary entry that expires later.
-Rule of the file: anybody may store anything here, so everything is bounded; what does not fit is
-refused, nothing alive is thrown out for it.
+Rule of the file: anybody may store anything here, so everything is bounded, the time that one store
+takes too; what does not fit is refused, nothing alive is thrown out for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from .key import DHTID
 from .record import Dictionary, Record, Subkey, Value, alive
@@ -24,6 +25,30 @@ MAX_LIFETIME = 3 * 86_400.0  # seconds from now to an expiration; Petals uses mi
 _OVERHEAD = 128  # bytes counted for an entry beside its value: about what Python objects take
 
 
+@dataclass(slots=True)
+class _Entries:
+    """A dictionary with its books: ``size`` in bytes, and nothing in it expires before ``soonest``."""
+
+    values: dict[Subkey, Value] = field(default_factory=dict)
+    size: int = 0
+    soonest: float = math.inf
+
+    def put(self, subkey: Subkey, value: Value) -> None:
+        self.size += _cost(value, subkey) - self.cost_of(subkey)
+        self.values[subkey] = value
+        self.soonest = min(self.soonest, value.expiration)
+
+    def cost_of(self, subkey: Subkey) -> int:
+        value = self.values.get(subkey)
+        return 0 if value is None else _cost(value, subkey)
+
+    def expire(self, now: float) -> None:
+        if self.soonest < now:
+            self.values = {sub: value for sub, value in self.values.items() if value.expiration >= now}
+            self.size = sum(_cost(value, sub) for sub, value in self.values.items())
+            self.soonest = min((value.expiration for value in self.values.values()), default=math.inf)
+
+
 class Storage:
     """Key -> record. ``now`` is unix seconds."""
 
@@ -31,22 +56,27 @@ class Storage:
         self._max_keys = max_keys
         self._max_total_size = max_total_size
         self._values: dict[DHTID, Value] = {}
-        self._dictionaries: dict[DHTID, dict[Subkey, Value]] = {}
+        self._dictionaries: dict[DHTID, _Entries] = {}
+        self._soonest = math.inf  # nothing expires before this
         self.size = 0  # bytes in use
 
     def __len__(self) -> int:
         return len(self._values) + len(self._dictionaries)
 
     def get(self, key: DHTID, now: float) -> Record | None:
-        """What is stored and has not expired."""
+        """What is kept under ``key`` and has not expired."""
         if key in self._values:
             return alive(self._values[key], now)
         entries = self._dictionaries.get(key)
-        return alive(Dictionary(dict(entries)), now) if entries else None
+        return alive(Dictionary(dict(entries.values)), now) if entries else None
+
+    def keys(self) -> list[DHTID]:
+        """All keys; what is under some of them may have expired."""
+        return [*self._values, *self._dictionaries]
 
     def items(self, now: float) -> Iterator[tuple[DHTID, Record]]:
         """All records that have not expired."""
-        for key in (*self._values, *self._dictionaries):
+        for key in self.keys():
             record = self.get(key, now)
             if record is not None:
                 yield key, record
@@ -61,34 +91,42 @@ class Storage:
             return False
         self._drop(key)
         self._values[key] = value
-        self.size += _cost(value)
+        self._count(_cost(value), value)
         return True
 
     def store_subkey(self, key: DHTID, subkey: Subkey, value: Value, now: float) -> bool:
         """Keep one entry of a dictionary; whether it was accepted."""
         self._expire_key(key, now)
-        plain, entries = self._values.get(key), self._dictionaries.get(key, {})
-        current = plain or entries.get(subkey)
+        plain, entries = self._values.get(key), self._dictionaries.get(key) or _Entries()
+        current = plain or entries.values.get(subkey)
         if current is not None and current.expiration >= value.expiration:
             return False
-        growth = _cost(value, subkey) - (_cost(current, subkey) if current else 0)
-        has_room = len(entries) < MAX_SUBKEYS or subkey in entries
+        growth = _cost(value, subkey) - (self._size_of(key) if plain else entries.cost_of(subkey))
+        has_room = len(entries.values) < MAX_SUBKEYS or subkey in entries.values
         if not has_room or self._size_of(key) + growth > MAX_DICTIONARY_SIZE or not _is_subkey(subkey):
             return False
         if not self._admits(key, value, growth, now):
             return False
         if plain is not None:
             self._drop(key)
-        elif current is not None:
-            self.size -= _cost(current, subkey)
-        self._dictionaries.setdefault(key, {})[subkey] = value
-        self.size += _cost(value, subkey)
+            growth = _cost(value, subkey)
+        entries.put(subkey, value)
+        self._dictionaries[key] = entries
+        self._count(growth, value)
         return True
 
     def expire(self, now: float) -> None:
         """Let go of what has expired; worth calling every minute."""
-        for key in (*self._values, *self._dictionaries):
-            self._expire_key(key, now)
+        if self._soonest < now:
+            for key in self.keys():
+                self._expire_key(key, now)
+            soonest = [value.expiration for value in self._values.values()]
+            soonest += [entries.soonest for entries in self._dictionaries.values()]
+            self._soonest = min(soonest, default=math.inf)
+
+    def _count(self, growth: int, value: Value) -> None:
+        self.size += growth
+        self._soonest = min(self._soonest, value.expiration)
 
     def _admits(self, key: DHTID, value: Value, growth: int, now: float) -> bool:
         in_time = math.isfinite(value.expiration) and now <= value.expiration <= now + MAX_LIFETIME
@@ -105,16 +143,19 @@ class Storage:
     def _expire_key(self, key: DHTID, now: float) -> None:
         if key in self._values and self._values[key].expiration < now:
             self._drop(key)
-        entries = self._dictionaries.get(key, {})
-        for subkey in [subkey for subkey, value in entries.items() if value.expiration < now]:
-            self.size -= _cost(entries.pop(subkey), subkey)
-        if not entries:
-            self._dictionaries.pop(key, None)
+        entries = self._dictionaries.get(key)
+        if entries is not None:
+            before = entries.size
+            entries.expire(now)
+            self.size += entries.size - before
+            if not entries.values:
+                del self._dictionaries[key]
 
     def _size_of(self, key: DHTID) -> int:
         if key in self._values:
             return _cost(self._values[key])
-        return sum(_cost(value, subkey) for subkey, value in self._dictionaries.get(key, {}).items())
+        entries = self._dictionaries.get(key)
+        return entries.size if entries is not None else 0
 
     def _drop(self, key: DHTID) -> None:
         self.size -= self._size_of(key)

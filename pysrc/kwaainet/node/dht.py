@@ -44,6 +44,9 @@ PARALLEL_CALLS = 64  # outgoing calls at once, of all lookups together
 UPKEEP_PERIOD = 60.0  # seconds between sweeps of expired records and attempts to rejoin lost peers
 STALE_AFTER = 900.0  # seconds after which a bucket is searched that was neither searched nor heard from
 FAILURES_TO_FORGET = 2  # calls in a row without an answer; one may be bad luck
+MAX_HANDOVER = 1024  # records given to one newcomer; the rest reaches it when it is announced again
+MAX_NEWCOMERS = 16  # given records at the same time; the others go without
+_SCANNED_AT_ONCE = 256  # records looked at for a newcomer before others get a turn: 10 ms
 
 
 class DhtNode:
@@ -70,6 +73,9 @@ class DhtNode:
         self._calls = asyncio.Semaphore(PARALLEL_CALLS)
         self._initial_peers: tuple[PeerId, ...] = ()
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._newcomers = 0
+        self._checking: set[DHTID] = set()
+        self._validations: dict[PeerId, asyncio.Task[DHTID | None]] = {}
         if not client_mode:
             host.handle_unary(RPC_PING, self._serve_ping)
             host.handle_unary(RPC_STORE, self._serve_store)
@@ -97,7 +103,7 @@ class DhtNode:
 
     async def close(self) -> None:
         """End what runs in the background. The host stays open."""
-        tasks = list(self._tasks)
+        tasks = [*self._tasks, *self._validations.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -277,25 +283,39 @@ class DhtNode:
 
     def _met(self, node: Neighbour) -> None:
         """A node was heard of from itself."""
-        if self._public_id is not None and self.table.id_of(node.peer_id) is None:
-            entries = self._answers.handover(node.node_id, self._now())
-            if entries:
-                self._spawn(self._hand_over(node, entries))
+        if self._public_id is not None and self.table.id_of(node.peer_id) is None and len(self.storage):
+            self._spawn(self._hand_over(node))
         doubtful = self.table.add(node.node_id, node.peer_id, self._now())
-        if doubtful is not None:
+        if doubtful is not None and doubtful.node_id not in self._checking:
+            self._checking.add(doubtful.node_id)
             self._spawn(self._check(doubtful))
 
-    async def _hand_over(self, node: Neighbour, entries: Sequence[Entry]) -> None:
-        await self._store_at(node, entries)
+    async def _hand_over(self, node: Neighbour) -> None:
+        """Give a newcomer the records it should have."""
+        if self._newcomers >= MAX_NEWCOMERS:
+            return
+        self._newcomers += 1
+        try:
+            keys, entries = self.storage.keys(), list[Entry]()
+            for start in range(0, len(keys), _SCANNED_AT_ONCE):
+                part = keys[start : start + _SCANNED_AT_ONCE]
+                entries += self._answers.handover(node.node_id, part, self._now())
+                if len(entries) >= MAX_HANDOVER:
+                    break
+                await asyncio.sleep(0)
+            await self._store_at(node, entries[:MAX_HANDOVER])
+        finally:
+            self._newcomers -= 1
 
     async def _check(self, node: Neighbour) -> None:
         """Remove a node from the table unless it still answers under its id."""
         try:
-            pong = await self._ping(node.peer_id)
+            found = (await self._ping(node.peer_id)).node_id
         except (RemoteError, TimeoutError):
-            self.table.remove(node.node_id)
-            return
-        if pong.node_id == node.node_id:
+            found = None
+        finally:
+            self._checking.discard(node.node_id)
+        if found == node.node_id:
             self._met(node)
         else:
             self.table.remove(node.node_id)
@@ -313,10 +333,20 @@ class DhtNode:
         return Pong(self.node_id, self._now(), available).encode()
 
     async def _reaches(self, peer: PeerId, node_id: DHTID) -> bool:
+        """Ping back, once for all that a peer asks meanwhile."""
+        asking = self._validations.get(peer)
+        if asking is None:
+            asking = self._validations[peer] = asyncio.ensure_future(self._node_at(peer))
+            asking.add_done_callback(lambda done: self._validations.pop(peer))
+        return await asyncio.shield(asking) == node_id
+
+    async def _node_at(self, peer: PeerId) -> DHTID | None:
+        """Who answers there now. Not one of ``_calls``: strangers must not take the places of our own."""
+        request = Ping(self._public_id, validate=False).encode()
         try:
-            return (await self._ping(peer)).node_id == node_id
+            return Pong.decode(await self._host.call(peer, RPC_PING, request, timeout=CALL_TIMEOUT)).node_id
         except (RemoteError, TimeoutError):
-            return False
+            return None
 
     async def _serve_store(self, peer: PeerId, data: bytes) -> bytes:
         request = Store.decode(data)

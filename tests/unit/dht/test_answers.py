@@ -1,6 +1,5 @@
 """What a node answers, and what it hands over to a newcomer."""
 
-from kwaainet.dht import answers
 from kwaainet.dht.answers import Answers
 from kwaainet.dht.key import DHTID
 from kwaainet.dht.protocol import Entry, Find, Store
@@ -60,8 +59,8 @@ def test_a_lonely_node_hands_everything_over() -> None:
     node = build()
     entry = Entry(DHTID(1), Value(b"x", 5.0))
     node.keep(entry, 0.0)
-    assert node.handover(DHTID(9), 0.0) == (entry,)
-    assert node.handover(DHTID(9), 6.0) == ()
+    assert node.handover(DHTID(9), [entry.key], 0.0) == [entry]
+    assert node.handover(DHTID(9), [entry.key, DHTID(2)], 6.0) == []
 
 
 def test_the_nearest_node_hands_over_what_a_newcomer_should_keep() -> None:
@@ -69,12 +68,13 @@ def test_the_nearest_node_hands_over_what_a_newcomer_should_keep() -> None:
     node = build(64, 65, 66, 67, 68, 69, 70)
     for entry in (near, far):
         node.keep(entry, 0.0)
-    assert node.handover(DHTID(8), 0.0) == (near,)  # for the other key node 64 is responsible
-    assert node.handover(DHTID(1 << 100), 0.0) == ()  # five others are nearer
+    keys = [near.key, far.key]
+    assert node.handover(DHTID(8), keys, 0.0) == [near]  # for the other key node 64 is responsible
+    assert node.handover(DHTID(1 << 100), keys, 0.0) == []  # five others are nearer
 
 
-def test_a_handover_is_bounded() -> None:
-    node = build()
-    for n in range(answers.MAX_HANDOVER + 5):
-        node.keep(Entry(DHTID(n), Value(b"", 5.0)), 0.0)
-    assert len(node.handover(DHTID(9), 0.0)) == answers.MAX_HANDOVER
+def test_a_newcomer_that_is_in_the_table_already_is_one_still() -> None:
+    node = build(64)
+    entry = Entry(DHTID(1), Value(b"x", 5.0))
+    node.keep(entry, 0.0)
+    assert node.handover(DHTID(64), [entry.key], 0.0) == [entry]

@@ -142,3 +142,18 @@ def test_the_books_always_agree(steps: list[tuple[str, int, str, bytes, int]]) -
         assert all(record.expiration >= now for _, record in kept.items(now))
     kept.expire(1000)
     assert (kept.size, len(kept)) == (0, 0)
+
+
+def test_what_a_store_costs_does_not_grow_with_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request may hold 4,096 stores: each may not look at everything there is."""
+    kept = Storage(max_keys=100)
+    for n in range(99):
+        kept.store(DHTID(n), Value(b"x", 50 + n), 0)
+    for n in range(1000):
+        kept.store_subkey(DHTID(100), n, Value(b"x", 50 + n), 0)
+    looked_at: list[object] = []
+    monkeypatch.setattr(storage, "_cost", lambda *args: looked_at.append(args) or 1)
+    monkeypatch.setattr(Storage, "_expire_key", lambda self, key, now: looked_at.append(key))
+    assert not kept.store(DHTID(101), Value(b"x", 100), 10)
+    assert kept.store_subkey(DHTID(100), 5, Value(b"x", 2000), 10)
+    assert len(looked_at) < 20

@@ -12,7 +12,7 @@ const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1
 
 /** Look at everything; `wanted` is the backend asked for, if any. */
 export async function preflight (wanted?: Backend): Promise<Preflight> {
-  const gpu = await lookForGpu()
+  const gpu = await lookForGpu(wanted === 'webgpu' ? 'wasm would use the processor' : 'the processor is used')
   const checks: Check[] = [
     { name: 'secure context', ok: isSecureContext, required: true, message: 'open this page by https, or on localhost: browsers give an insecure page neither storage nor locks nor WebGPU' },
     { name: 'WebAssembly SIMD', ok: typeof WebAssembly === 'object' && WebAssembly.validate(SIMD_MODULE), required: true, message: 'this browser has no WebAssembly SIMD; use a current one' },
@@ -29,10 +29,11 @@ export async function preflight (wanted?: Backend): Promise<Preflight> {
   }
 }
 
-async function lookForGpu (): Promise<{ ok: boolean, software: boolean, message: string }> {
-  if (!('gpu' in navigator) || navigator.gpu === undefined) return { ok: false, software: false, message: 'this browser has no WebGPU; the processor is used' }
+/** `otherwise`: what happens without a graphics device. */
+async function lookForGpu (otherwise: string): Promise<{ ok: boolean, software: boolean, message: string }> {
+  if (!('gpu' in navigator) || navigator.gpu === undefined) return { ok: false, software: false, message: `this browser has no WebGPU; ${otherwise}` }
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null)
-  if (adapter === null) return { ok: false, software: false, message: 'WebGPU found no graphics adapter; the processor is used' }
+  if (adapter === null) return { ok: false, software: false, message: `WebGPU found no graphics adapter; ${otherwise}` }
   const { isFallbackAdapter, architecture } = adapter.info
   const software = isFallbackAdapter || architecture === 'swiftshader'
   return { ok: true, software, message: software ? 'the graphics adapter is emulated in software, slower than the processor' : '' }

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import ConfigError, LocalError
-from .devtools import DevTools
+from .devtools import DevTools, JsonObject
 from .page import Page
 
 log = logging.getLogger(__name__)
@@ -150,6 +150,10 @@ class Browser:
     async def version(self) -> str:
         """Product and version, such as ``HeadlessChrome/153.0.8010.0``."""
         return str((await self._devtools.call("Browser.getVersion"))["product"])
+
+    async def command(self, method: str, params: JsonObject | None = None) -> JsonObject:
+        """One DevTools command to the browser itself; ``LocalError`` if it refuses."""
+        return await self._devtools.call(method, params)
 
     @property
     def process_id(self) -> int:

@@ -112,9 +112,10 @@ class NativeHost:
     # --- calling ----------------------------------------------------------------------------------
 
     async def connect(self, address: str) -> PeerId:
-        """Connect to a multiaddr; returns who is there. Raises ``Unreachable``, ``HandshakeError``,
-        ``InputError``."""
+        """Connect to a multiaddr; returns who is there, once it can be asked where others are. Raises
+        ``Unreachable``, ``HandshakeError``, ``InputError``."""
         link = await self._dialer.connect(Multiaddr.parse(address))
+        await self.identification.known(link)
         return link.remote_peer
 
     async def call(self, peer: PeerId, protocol: str, request: bytes, *, timeout: float) -> bytes:

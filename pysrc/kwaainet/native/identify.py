@@ -27,6 +27,7 @@ class Identification:
         self._network = network
         self._agent = agent
         self._push_due = False
+        self._asking: dict[Link, asyncio.Task[None]] = {}
         network.handle(identify.PROTOCOL, self._answer)
         network.handle(identify.PUSH_PROTOCOL, self._receive_push)
         network.handle(identify.PING_PROTOCOL, self._echo)
@@ -45,8 +46,15 @@ class Identification:
             agent_version=self._agent,
         ).encode()
 
+    async def known(self, link: Link) -> None:
+        """Wait until the peer has said who it is, or will not. Before, kad does not count on it."""
+        asking = self._asking.get(link)
+        if asking is not None:
+            await asyncio.wait([asking])
+
     def _link_opened(self, link: Link) -> None:
-        self._network.spawn(self._ask(link))
+        asking = self._asking[link] = self._network.spawn(self._ask(link))
+        asking.add_done_callback(lambda done: self._asking.pop(link))
 
     async def _answer(self, stream: RawStream) -> None:
         stream.write_message(self.message(stream.address.encode()))

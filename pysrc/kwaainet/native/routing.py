@@ -53,7 +53,9 @@ class Routing:
 
     async def find(self, target: PeerId, dial: Dial) -> tuple[tuple[Multiaddr, ...], int]:
         """(addresses of a peer, how many kad servers were asked), starting from connected ones."""
-        lookup = kad.Lookup(target, self._network.peer_id, self._servers())
+        known = self._network.peerstore.description
+        unknown = [peer for peer in self._network.peers if not known(peer).protocols]  # just connected
+        lookup = kad.Lookup(target, self._network.peer_id, [*self._servers(), *unknown])
         while peers := lookup.next_peers():
             answers = await asyncio.gather(*(self._ask(record, target, dial) for record in peers))
             for answer in answers:

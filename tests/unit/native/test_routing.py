@@ -130,6 +130,19 @@ def test_a_peer_is_found_over_several_hops():
     run(main())
 
 
+def test_a_server_that_was_connected_a_moment_ago_is_asked_too():
+    async def main():
+        server, target, client = await host(ANY), await host(ANY), await host()
+        await connect(target, server)
+        await client.connect(server.addresses[0])
+        assert not client.network.peerstore.description(server.peer_id).protocols
+        addresses, asked = await client.routing.find(target.peer_id, None)
+        assert (list(addresses), asked) == (target.network.addresses, 1)
+        await close(client, target, server)
+
+    run(main())
+
+
 def test_addresses_through_ourselves_are_not_taken_from_peers():
     async def main():
         server = await host(ANY)

@@ -23,9 +23,9 @@ test:  ## every suite, against the real peers too; some tests only: make test AR
 	@$(if $(ARGS),,PATH="$(CURDIR)/$(BIN):$$PATH" npm test --silent)
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench:  ## the benchmarks of README's table
+bench:  ## the benchmarks of README's table; some only: make bench ARGS="relaying steps --rounds 3"
 	@$(SETUP) test
-	@$(BIN)/python tests/benchmarks $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
 check:  ## formatting, lint, types, layers, layout, generated files
 	@$(SETUP) check

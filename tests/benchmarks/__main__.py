@@ -16,13 +16,15 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import relaying
+from . import relaying, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
 DEFAULT_ROUNDS = 5
 
 BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
+    "bytes": visits.measure_bytes,
+    "start": visits.measure_start,
     "relaying": relaying.measure,
 }
 
@@ -36,7 +38,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     if unknown := set(options.names) - BENCHMARKS.keys():
-        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+        parser.error(
+            f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
     RESULTS.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     failed = False

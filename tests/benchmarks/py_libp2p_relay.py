@@ -38,9 +38,7 @@ async def main(port: int) -> None:
             enable_rate_limiting=False,
         ),
     )
-    limits = RelayLimits(
-        duration=FOR_EVER, data=NO_LIMIT, max_circuit_conns=MANY, max_reservations=MANY
-    )
+    limits = RelayLimits(duration=FOR_EVER, data=NO_LIMIT, max_circuit_conns=MANY, max_reservations=MANY)
     protocol = CircuitV2Protocol(host, limits=limits, allow_hop=True)
     async with host.run(listen_addrs=[address]):
         host.set_stream_handler(PROTOCOL_ID, protocol._handle_hop_stream)

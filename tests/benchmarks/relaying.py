@@ -94,7 +94,11 @@ def _rows(own: dict[str, Any], other: dict[str, Any]) -> Iterator[Row]:
     mine, yours = median(own["rates"]), median(other["rates"])
     peer = PACKAGE.replace("==", " ").replace("libp2p", "py-libp2p")
     yield Row(
-        "relay, ws circuits: MB per core-second", f"{mine:.0f}", f"{yours:.0f} ({peer})", mine / yours, "≥ 2.5"
+        "relay, ws circuits: MB per core-second",
+        f"{mine:.0f}",
+        f"{yours:.0f} ({peer})",
+        mine / yours,
+        "≥ 2.5",
     )
     yield _less("relay: processor time to set up a connection and slot", "milliseconds", "ms", own, other)
     yield _less("relay: memory of an idle connection", "kilobytes", "kB", own, other)

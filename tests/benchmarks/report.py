@@ -51,5 +51,7 @@ def save(folder: Path, name: str, result: Result) -> Path:
     path = folder / f"{name}.json"
     machine = {"cores": os.cpu_count(), "load": os.getloadavg(), "platform": platform.platform()}
     rows = [dict(zip(HEADINGS, row.cells(), strict=True)) for row in result.rows]
-    path.write_text(json.dumps({"machine": machine, "rows": rows, "figures": result.figures}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({"machine": machine, "rows": rows, "figures": result.figures}, indent=1) + "\n"
+    )
     return path

@@ -1,0 +1,125 @@
+"""What a visitor waits for: bytes before Contribute is clicked, and the time from page to online.
+
+A first visit has an empty profile, a return has the profile of the visit before, each in a browser
+that was just started. The page says by its own events which stage it is in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from interop.running import relay
+
+from kwaainet.native.chromium import Browser
+from kwaainet.native.page import Page
+
+from .model import GGUF, PREFIX
+from .report import Result, Row
+
+QUIET = 1.5  # seconds without a byte after which the page has loaded everything
+ONLINE_TIMEOUT = 180.0
+GOAL_BYTES = 100_000
+STAGES = ("python", "weights", "build")
+
+
+@dataclass
+class Visit:
+    """Seconds from the start of navigation to each thing that happened first."""
+
+    started: float = field(default_factory=time.monotonic)
+    first: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self, event: dict[str, Any]) -> None:
+        """One event of the page."""
+        name = str(event["event"])
+        if name == "progress":
+            name = {"fetched": "weights", "cached": "weights"}.get(event["stage"], event["stage"])
+        elif name == "connection":
+            name = str(event["connection"])
+        self.first.setdefault(name, time.monotonic() - self.started)
+        self.last[name] = time.monotonic() - self.started
+        if name == "error":
+            self.failure = str(event.get("message"))
+        if name in ("online", "error"):
+            self.over.set()
+
+    def stages(self) -> dict[str, float]:
+        """How long each stage took, and when the tab was online and had its slot on the relay."""
+        marks = [self.first["starting"], *(self.last[name] for name in STAGES), self.first["online"]]
+        spans = [end - start for start, end in zip(marks, marks[1:], strict=False)]
+        named = dict(zip((*STAGES, "announce"), spans, strict=True))
+        return {"page": marks[0], **named, "reserved": self.first["reserved"], "online": marks[-1]}
+
+
+def measure_start(folder: Path, rounds: int) -> Result:
+    """Needs the default model and the headless Chromium."""
+    kinds = ("first visit", "return")
+    figures: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    with relay(folder, "--model", GGUF, "--prefix", PREFIX) as ready:
+        for number in range(rounds):
+            for kind in kinds:
+                stages = asyncio.run(_to_online(ready["http"], folder / f"profile-{number}"))
+                figures[kind].append(stages)
+    rows = [_row(kind, figures[kind]) for kind in kinds]
+    return Result(rows, figures)
+
+
+def _row(kind: str, visits: Sequence[dict[str, float]]) -> Row:
+    middle = {name: median(visit[name] for visit in visits) for name in visits[0]}
+    split = ", ".join(f"{name} {middle[name]:.1f}" for name in ("page", *STAGES, "announce"))
+    return Row(f"page to online, {kind} (30 blocks, wasm)", f"{middle['online']:.1f} s", f"of it {split}")
+
+
+async def _to_online(url: str, profile: Path) -> dict[str, float]:
+    async with await Browser.launch(profile=profile) as browser:
+        page = await browser.new_page()
+        visit = Visit()
+        await page.on_event("kwaainet", visit.note)
+        visit.started = time.monotonic()
+        await page.goto(f"{url}?backend=wasm")
+        await page.evaluate("document.querySelector('#contribute').click()")
+        async with asyncio.timeout(ONLINE_TIMEOUT):
+            await visit.over.wait()
+        if visit.failure:
+            raise OSError(f"the tab failed: {visit.failure}")
+        await page.evaluate("document.querySelector('#stop').click()")
+        await page.close()
+    return visit.stages()
+
+
+def measure_bytes(folder: Path, rounds: int) -> Result:
+    """Once: the same bytes come every time."""
+    with relay(folder, "--model", GGUF, "--prefix", PREFIX) as ready:
+        figures = asyncio.run(_before_the_click(ready["http"]))
+    size = figures["bytes"]
+    row = Row(
+        "bytes before Contribute is clicked",
+        f"{size / 1000:.1f} kB in {len(figures['requests'])} requests",
+        goal=f"< {GOAL_BYTES // 1000} kB",
+    )
+    return Result([row], figures)
+
+
+async def _before_the_click(url: str) -> dict[str, Any]:
+    async with await Browser.launch() as browser:
+        page = await browser.new_page()
+        await page.goto(url)
+        await _quiet(page)
+        return {"bytes": page.bytes_received, "requests": page.requests}
+
+
+async def _quiet(page: Page) -> None:
+    """Returns when no byte came for ``QUIET`` seconds."""
+    before = -1
+    while page.bytes_received != before:
+        before = page.bytes_received
+        await asyncio.sleep(QUIET)

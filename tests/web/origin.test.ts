@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import { readOrigin } from '../../web/sdk/origin.ts'
+import { checkBlocks, readOrigin } from '../../web/sdk/origin.ts'
 
 const RELAY = '/ip4/127.0.0.1/tcp/1/ws/p2p/12D3KooWRelay'
 const MODEL = { prefix: 'm', num_blocks: 4, manifest: '/model/manifest.json', files: '/model/' }
@@ -32,3 +32,9 @@ for (const [what, document] of Object.entries({
     assert.throws(() => readOrigin('http://x/', document), /http:\/\/x\/ (names no relay|offers no model)/)
   })
 }
+
+test('blocks are checked against the model before anything is loaded', () => {
+  for (const fine of ['', '0:4', '3:4']) checkBlocks(fine, 4)
+  for (const wrong of ['abc', '4', '2:2', '3:1', '-1:2', '0:4:5']) assert.throws(() => { checkBlocks(wrong, 4) }, /START:END/, wrong)
+  assert.throws(() => { checkBlocks('2:5', 4) }, /the model has 0:4/)
+})

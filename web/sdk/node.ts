@@ -3,7 +3,7 @@
 
 import { hostRtc } from '../bridge/rtc.ts'
 import type { Backend, NetworkToPage, NodeConfig, NodeToPage, PageToNetwork, PageToNode, State } from '../worker/messages.ts'
-import { askOrigin } from './origin.ts'
+import { askOrigin, checkBlocks } from './origin.ts'
 import { preflight } from './preflight.ts'
 
 declare const NETWORK_WORKER: string // paths with their version, set by build/web.mjs
@@ -89,7 +89,9 @@ class TabNode implements Node {
   #running: Running | null = null
   #status: NodeEvent = { event: 'offline' }
   #stopped: () => void = () => {}
+  #stopping: Promise<void> | null = null
   #attempt = 0
+  #present = false // the relay may know of us, so there is something to leave
 
   constructor (options: NodeOptions) {
     this.#options = options
@@ -107,6 +109,7 @@ class TabNode implements Node {
       const missing = checked.checks.find(check => check.required && !check.ok)
       if (missing !== undefined) throw new Error(missing.message)
       if (attempt !== this.#attempt) return // stopped meanwhile
+      checkBlocks(this.#options.blocks ?? '', described.model.num_blocks)
       this.#launch({
         origin,
         relays: described.relays,
@@ -122,9 +125,15 @@ class TabNode implements Node {
   }
 
   async stop (): Promise<void> {
+    this.#stopping ??= this.#leave().finally(() => { this.#stopping = null })
+    await this.#stopping
+  }
+
+  async #leave (): Promise<void> {
     this.#attempt++
     const running = this.#running
-    if (running !== null) {
+    if (running !== null && !this.#present) this.#end()
+    else if (running !== null) {
       const stopped = new Promise<void>(resolve => { this.#stopped = resolve })
       running.node.post({ type: 'stop-node' })
       await Promise.race([stopped, new Promise(resolve => setTimeout(resolve, STOP_PATIENCE))])
@@ -148,14 +157,20 @@ class TabNode implements Node {
     const rpc = new MessageChannel()
     const rtc = new MessageChannel()
     const { origin } = config
-    const network = new Helper<PageToNetwork, NetworkToPage>(NETWORK_WORKER, origin, message => { this.#fromNetwork(message) }, reason => {
-      this.#running?.node.post({ type: 'network-gone', reason })
-      this.#fail(`the network worker broke: ${reason}`)
-    })
-    const node = new Helper<PageToNode, NodeToPage>(NODE_WORKER, origin, message => { this.#fromNode(message) }, reason => {
-      this.#fail(`the node worker broke: ${reason}`)
-    })
-    this.#running = { network, node, endRtc: hostRtc(rtc.port1) }
+    const whileRunning = <Words extends unknown[]>(react: (...words: Words) => void) => (...words: Words): void => {
+      if (this.#running === running) react(...words) // the last words of workers that were ended are dropped
+    }
+    const network = new Helper<PageToNetwork, NetworkToPage>(
+      NETWORK_WORKER, origin, whileRunning(message => { this.#fromNetwork(message) }),
+      whileRunning(reason => { this.#fail(`the network worker broke: ${reason}`) })
+    )
+    const node = new Helper<PageToNode, NodeToPage>(
+      NODE_WORKER, origin, whileRunning(message => { this.#fromNode(message) }),
+      whileRunning(reason => { this.#fail(`the node worker broke: ${reason}`) })
+    )
+    const running: Running = { network, node, endRtc: hostRtc(rtc.port1) }
+    this.#running = running
+    this.#present = false
     network.post({ type: 'start-network', relays: config.relays, node: rpc.port1, rtc: rtc.port2 }, [rpc.port1, rtc.port2])
     node.post({ type: 'start-node', config, network: rpc.port2 }, [rpc.port2])
   }
@@ -163,13 +178,15 @@ class TabNode implements Node {
   #fromNetwork (message: NetworkToPage): void {
     if (message.type === 'identity') this.#status = { ...this.#status, peer_id: message.peer_id }
     else if (message.type === 'failed') this.#fail(message.message)
-    else this.#emit({ ...this.#status, event: 'connection', connection: message.state, message: message.reason })
+    else this.#emit({ event: 'connection', connection: message.state, ...(message.reason === '' ? {} : { message: message.reason }) })
   }
 
   #fromNode (message: NodeToPage): void {
     if (message.type === 'state' && message.state === 'error') this.#fail(message.message)
-    else if (message.type === 'state') this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, message: message.message })
-    else if (message.type === 'progress') {
+    else if (message.type === 'state') {
+      this.#present ||= message.state !== 'starting'
+      this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend })
+    } else if (message.type === 'progress') {
       const { stage, done, total } = message
       if (this.#status.event !== 'loading') this.#tell({ event: 'loading' })
       this.#emit({ event: 'progress', stage, done, total })

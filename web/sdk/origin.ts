@@ -28,6 +28,14 @@ export function readOrigin (url: string, document: unknown): Origin {
   }
 }
 
+/** Throws unless `blocks` is empty or START:END within the model. */
+export function checkBlocks (blocks: string, numBlocks: number): void {
+  if (blocks === '') return
+  const [, start, end] = blocks.match(/^(\d+):(\d+)$/) ?? []
+  if (start === undefined || Number(start) >= Number(end)) throw new Error(`"${blocks}" is not a range of blocks; give START:END, such as 0:${numBlocks}`)
+  if (Number(end) > numBlocks) throw new Error(`blocks ${blocks} were asked for; the model has 0:${numBlocks}`)
+}
+
 function isDialable (address: string, secure: boolean): boolean {
   return (secure ? /\/(wss|tls\/ws)\/p2p\/\w+$/ : /\/(ws|wss)\/p2p\/\w+$/).test(address)
 }

@@ -14,7 +14,6 @@ const PYTHON_STEPS = 4 // of progress: the core is half of it, packages the rest
 let deliver: ((message: NetworkToNode) => void) | null = null
 let stop: (() => void) | null = null
 let stopAsked = false
-let pythonRuns = false
 const early: NetworkToNode[] = []
 
 function report (message: NodeToPage): void {
@@ -84,7 +83,9 @@ async function bootPython (origin: string): Promise<PyodideInterface> {
   const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
   const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
   step(2)
-  await python.loadPackage([PACKAGE], { messageCallback: () => {} })
+  const problems: string[] = []
+  await python.loadPackage([PACKAGE], { messageCallback: () => {}, errorCallback: problem => { problems.push(problem) } })
+  if (problems.length > 0) throw new Error(`the Python packages cannot be loaded: ${problems.join('; ')}`)
   step(PYTHON_STEPS)
   return python
 }
@@ -98,7 +99,6 @@ async function fetchManifest (url: string): Promise<string> {
 async function start ({ config, network }: StartNode): Promise<void> {
   report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, message: '' })
   const [python, manifest, engine] = await Promise.all([bootPython(config.origin), fetchManifest(config.model.manifest), loadEngine(config)])
-  pythonRuns = true
   const worker = python.pyimport(`${PACKAGE}.browser.worker`) as PyProxy & { main: (bridge: Bridge, config: NodeConfig, manifest: string) => Promise<void> }
   await worker.main(new Bridge(network, engine), config, manifest)
 }
@@ -126,7 +126,6 @@ addEventListener('message', ({ data }: MessageEvent<PageToNode>) => {
   else if (data.type === 'network-gone') receive(data)
   else {
     stopAsked = true
-    if (stop !== null) stop()
-    else if (!pythonRuns) report({ type: 'stopped' }) // nothing is up yet that would have to leave
+    stop?.()
   }
 })

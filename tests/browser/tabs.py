@@ -84,15 +84,8 @@ async def open_tab(browser: Browser, url: str, **query: str) -> Tab:
     return tab
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Ask until ``condition`` holds."""
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Ask until ``condition`` holds; ``TimeoutError`` if it does not."""
     async with asyncio.timeout(PATIENCE):
         while not await condition():
             await asyncio.sleep(POLL)
-    assert what
-
-
-def worker_of(page: Page, name: str) -> str:
-    """The DevTools session of the page's worker whose script is ``name``."""
-    [session] = [session for session, url in page.workers.items() if f"/{name}.js" in url]
-    return session

@@ -1,0 +1,155 @@
+"""Blocks on WebGPU in a real Chromium, on SwiftShader where there is no graphics card."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser.peers import ALL, PREFIX, Peer, expected, hidden_states, joined
+from browser.tabs import Tab, eventually, open_tab
+
+from kwaainet.errors import LocalError, RpcError
+from kwaainet.native.chromium import Browser
+from kwaainet.types import ServerState
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A tab that serves the small model on webgpu, a client, and the loop they live in."""
+
+    runner: asyncio.Runner
+    browser: Browser
+    tab: Tab
+    peer: Peer
+    online: dict[str, Any]
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        self.runner.run(work)
+
+
+@pytest.fixture(scope="module")
+def stage(origin: dict[str, Any]) -> Iterator[Stage]:
+    with asyncio.Runner() as runner:
+        browser = runner.run(Browser.launch())
+        client = joined(origin["tcp"])
+        tab = runner.run(open_tab(browser, origin["http"], backend="webgpu"))
+        online = runner.run(tab.contribute())
+        yield Stage(runner, browser, tab, runner.run(client.__aenter__()), online)
+        runner.run(client.__aexit__(None, None, None))
+        runner.run(browser.close())
+
+
+async def after(first: Awaitable[Any], second: Awaitable[Any]) -> None:
+    await first
+    await second
+
+
+def close_to(found: np.ndarray, wanted: np.ndarray) -> bool:
+    return found.shape == wanted.shape and float(np.abs(found - wanted).max()) < TOLERANCE
+
+
+def test_the_page_says_what_computes(stage: Stage) -> None:
+    async def main() -> None:
+        assert stage.online["backend"] == "webgpu"
+        assert await stage.tab.text("backend") == "webgpu"
+        assert await stage.tab.text("blocks") == str(ALL)
+        assert await stage.tab.text("peer") == stage.online["peer_id"]
+
+    stage.run(main())
+
+
+@pytest.mark.parametrize("prompt", [1, 31, 32, 100])
+def test_a_prompt_then_single_tokens(stage: Stage, small_model: Path, prompt: int) -> None:
+    async def main() -> None:
+        hidden = hidden_states(1, prompt + 3)
+        wanted = await expected(small_model, hidden)
+        session = await stage.peer.session(stage.online["peer_id"])
+        assert close_to(await session.step(hidden[:, :prompt]), wanted[:, :prompt])
+        for at in range(prompt, prompt + 3):
+            assert close_to(await session.step(hidden[:, at : at + 1]), wanted[:, at : at + 1])
+        await session.stream.close()
+
+    stage.run(main())
+
+
+def test_a_batch_reordered_and_rolled_back(stage: Stage, small_model: Path) -> None:
+    async def main() -> None:
+        hidden, other = hidden_states(3, 40), hidden_states(3, 4, seed=2)
+        session = await stage.peer.session(stage.online["peer_id"])
+        assert close_to(await session.step(hidden), await expected(small_model, hidden))
+        rows = [2, 0, 2]
+        moved = np.concatenate([hidden[rows], other[:, :2]], axis=1)
+        found = await session.step(other[:, :2], rows=rows)
+        assert close_to(found, (await expected(small_model, moved))[:, 40:])
+        back = np.concatenate([moved[:, :35], other], axis=1)
+        found = await session.step(other, start_from_position=35)
+        assert close_to(found, (await expected(small_model, back))[:, 35:])
+        await session.stream.close()
+
+    stage.run(main())
+
+
+def test_a_lost_device_is_built_anew(stage: Stage, small_model: Path) -> None:
+    """The session on it is told so; the tab joins again and computes right."""
+
+    async def main() -> None:
+        hidden, server = hidden_states(1, 33), stage.online["peer_id"]
+        before = len(stage.tab.events)
+        session = await stage.peer.session(server)
+        await session.step(hidden)
+        step = asyncio.create_task(session.step(hidden))
+        with contextlib.suppress(LocalError):  # the process may be gone before it can answer
+            await stage.browser.command("Browser.crashGpuProcess")
+        with pytest.raises(RpcError, match="the device this session was computed on was lost"):
+            await after(step, session.step(hidden[:, :1]))  # the crash may come too late for the first
+        await stage.tab.until("joining", since=before)
+        again = await stage.tab.until("online", since=before)
+        assert (again["backend"], again["peer_id"]) == ("webgpu", server)
+        session = await stage.peer.session(server)
+        assert close_to(await session.step(hidden), await expected(small_model, hidden))
+        await session.stream.close()
+
+        async def announced() -> bool:
+            states = await stage.peer.states(PREFIX, len(ALL), server)
+            return states == [ServerState.ONLINE] * len(ALL)
+
+        await eventually(announced)
+
+    stage.run(main())
+
+
+def test_without_webgpu_the_processor_is_taken_unless_webgpu_was_asked_for(origin: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with await Browser.launch(flags=["--disable-blink-features=WebGPU"]) as browser:
+            tab = await open_tab(browser, origin["http"], backend="webgpu")
+            await tab.click("contribute")
+            error = await tab.until("error")
+            assert error["message"] == "this browser has no WebGPU; wasm would use the processor"
+            assert await tab.text("problem") == error["message"]
+            assert await tab.page.evaluate("indexedDB.databases()") == [], "a refusal must store nothing"
+            await tab.page.close()
+
+            tab = await open_tab(browser, origin["http"])
+            assert "WebGPU: no. this browser has no WebGPU; the processor is used" in await tab.text("checks")
+            assert (await tab.contribute())["backend"] == "wasm"
+            assert await tab.text("backend") == "wasm"
+
+    asyncio.run(main())
+
+
+def test_an_emulated_graphics_card_is_not_chosen_by_itself(origin: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            tab = await open_tab(browser, origin["http"])
+            assert "emulated in software" in await tab.text("checks")
+            assert (await tab.contribute())["backend"] == "wasm"
+
+    asyncio.run(main())

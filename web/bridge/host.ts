@@ -51,7 +51,7 @@ async function build (privateKey: PrivateKey) {
     ],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: YAMUX_WINDOW }, maxInboundStreams: MANY, maxOutboundStreams: MANY })],
-    connectionMonitor: { abortConnectionOnPingFailure: false },
+    connectionMonitor: { enabled: false }, // its pings and ours (#watch) may not overlap: one stream is allowed
     connectionManager: {
       dialTimeout: 2 * DIAL_TIMEOUT,
       addressDialTimeout: DIAL_TIMEOUT,

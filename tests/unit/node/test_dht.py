@@ -9,17 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kwaainet.dht.key import DHTID
-from kwaainet.dht.protocol import (
-    RPC_FIND,
-    RPC_PING,
-    RPC_STORE,
-    Find,
-    Found,
-    Ping,
-    Pong,
-    Result,
-    Stored,
-)
+from kwaainet.dht.protocol import RPC_FIND, RPC_PING, RPC_STORE, Find, Found, Ping, Pong, Result, Stored
 from kwaainet.dht.record import Dictionary, StoreItem, Value
 from kwaainet.errors import ClockSkew, HandshakeError, RpcError, Unreachable
 from kwaainet.node.dht import CALL_TIMEOUT, UPKEEP_PERIOD, DhtNode

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_CONNECTIONS = 4096  # one per tab and a few per native peer; about 31 kB each
 MAX_HANDSHAKES = 256  # connections that have not proved an identity yet
 MAX_SERVED = 8192  # streams being served
+MAX_SERVED_PER_PEER = 1024  # of them to one peer, so that it takes more than one to take them all
 MAX_PER_PEER = 16  # a peer with more is leaking them: the newest is closed
 
 _T = TypeVar("_T")
@@ -49,9 +51,11 @@ class Network:
         self._circuits: dict[Multiaddr, None] = {}  # addresses through relays that hold a slot for us
         self._handlers: dict[str, RawHandler] = {}
         self._listeners: list[transport.Listener] = []
+        self._bound: list[Multiaddr] = []
         self._links: dict[PeerId, list[Link]] = {}
         self._shaking: dict[Link, None] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._served: Counter[PeerId] = Counter()
         self._opened: list[Callable[[Link], None]] = []
         self._lost: list[Callable[[PeerId], None]] = []
         self._changed: list[Callable[[], None]] = []
@@ -81,14 +85,15 @@ class Network:
 
     async def listen(self, address: Multiaddr) -> None:
         """Bind one address. Raises ``InputError`` or ``Unreachable``."""
-        self._listeners.append(await transport.listen(address, self.accept))
+        listener = await transport.listen(address, self.accept)
+        self._listeners.append(listener)
+        self._bound += await asyncio.to_thread(_expand, listener.address)  # may ask a name server
         self.changed()
 
     @property
     def addresses(self) -> list[Multiaddr]:
         """Where others can dial us (without ``/p2p``): what is announced, else what is bound."""
-        bound = self._announce or [a for listener in self._listeners for a in _expand(listener.address)]
-        return list(dict.fromkeys((*bound, *self._circuits)))
+        return list(dict.fromkeys((*(self._announce or self._bound), *self._circuits)))
 
     def add_circuit(self, address: Multiaddr) -> None:
         """A relay granted a slot: we can be dialled through it."""
@@ -151,11 +156,19 @@ class Network:
         if self._closed:
             raise CapacityError("this host is closed")
         open_links = sum(map(len, self._links.values()))
+        if len(self._shaking) >= MAX_HANDSHAKES:
+            self._give_up_a_handshake()
         if open_links >= MAX_CONNECTIONS or len(self._shaking) >= MAX_HANDSHAKES:
             raise CapacityError(f"{open_links} connections are open and {len(self._shaking)} are opening")
         link = Link(self, wire, address, initiator=initiator, expected_peer=expected_peer)
         self._shaking[link] = None
         return link
+
+    def _give_up_a_handshake(self) -> None:
+        """The one that has taken longest makes room: a peer in earnest needs less than a second."""
+        slowest = next((link for link in self._shaking if not link.initiator), None)
+        if slowest is not None:
+            slowest.close("it took too long to prove who it is, and others are waiting")
 
     # --- called by links --------------------------------------------------------------------------
 
@@ -189,10 +202,8 @@ class Network:
             _tell(self._lost, peer)
 
     def stream_opened(self, stream: RawStream) -> None:
-        if len(self._tasks) >= MAX_SERVED:
-            logger.warning(
-                "refused a %s stream of %s: too many are served", stream.protocol, stream.remote_peer
-            )
+        if len(self._tasks) >= MAX_SERVED or self._served[stream.remote_peer] >= MAX_SERVED_PER_PEER:
+            logger.info("refused a %s stream of %s: too many are served", stream.protocol, stream.remote_peer)
             stream.reset()
             return
         self.spawn(self._serve(stream))
@@ -218,6 +229,8 @@ class Network:
             link.close("this host is closing")
 
     async def _serve(self, stream: RawStream) -> None:
+        peer = stream.remote_peer
+        self._served[peer] += 1
         try:
             await self._handlers[stream.protocol](stream)
         except (KwaaiNetError, TimeoutError) as error:
@@ -226,6 +239,10 @@ class Network:
         except BaseException:
             stream.reset()
             raise
+        finally:
+            self._served[peer] -= 1
+            if not self._served[peer]:
+                del self._served[peer]
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)

@@ -134,8 +134,8 @@ def test_a_server_that_was_connected_a_moment_ago_is_asked_too():
     async def main():
         server, target, client = await host(ANY), await host(ANY), await host()
         await connect(target, server)
-        await client.connect(server.addresses[0])
-        assert not client.network.peerstore.description(server.peer_id).protocols
+        await connect(client, server)
+        client.network.peerstore.disconnected(server.peer_id)  # as if it had not identified itself yet
         addresses, asked = await client.routing.find(target.peer_id, None)
         assert (list(addresses), asked) == (target.network.addresses, 1)
         await close(client, target, server)

@@ -15,6 +15,7 @@ from browser.peers import ALL, PREFIX, Peer, expected, hidden_states, joined
 from browser.tabs import Tab, eventually, open_tab
 
 from kwaainet.errors import LocalError, RpcError
+from kwaainet.native import chromium
 from kwaainet.native.chromium import Browser
 from kwaainet.types import ServerState
 
@@ -126,19 +127,25 @@ def test_a_lost_device_is_built_anew(stage: Stage, small_model: Path) -> None:
     stage.run(main())
 
 
-def test_without_webgpu_the_processor_is_taken_unless_webgpu_was_asked_for(origin: dict[str, Any]) -> None:
+def test_without_webgpu_the_processor_is_taken_unless_webgpu_was_asked_for(
+    origin: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = tuple(flag for flag in chromium.FLAGS if flag != "--enable-unsafe-webgpu")
+    monkeypatch.setattr(chromium, "FLAGS", flags)
+
     async def main() -> None:
-        async with await Browser.launch(flags=["--disable-blink-features=WebGPU"]) as browser:
+        async with await Browser.launch() as browser:
             tab = await open_tab(browser, origin["http"], backend="webgpu")
             await tab.click("contribute")
             error = await tab.until("error")
-            assert error["message"] == "this browser has no WebGPU; wasm would use the processor"
+            assert error["message"] == "WebGPU found no graphics adapter; wasm would use the processor"
             assert await tab.text("problem") == error["message"]
             assert await tab.page.evaluate("indexedDB.databases()") == [], "a refusal must store nothing"
             await tab.page.close()
 
             tab = await open_tab(browser, origin["http"])
-            assert "WebGPU: no. this browser has no WebGPU; the processor is used" in await tab.text("checks")
+            said = "WebGPU: no. WebGPU found no graphics adapter; the processor is used"
+            assert said in await tab.text("checks")
             assert (await tab.contribute())["backend"] == "wasm"
             assert await tab.text("backend") == "wasm"
 

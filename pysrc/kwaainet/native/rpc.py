@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 
 from ..errors import KwaaiNetError, LimitExceeded, ProtocolError, RpcError, StreamReset
 from ..ports import StreamHandler, UnaryHandler
@@ -28,25 +29,37 @@ logger = logging.getLogger(__name__)
 
 CALL_ID_SIZE = 16
 END_SECONDS = 2.0  # how long a callee that is done waits for its caller to be
+REQUEST_SECONDS = 60.0  # how long the request of a unary call, 4 MiB at most, may take to arrive
 MAX_HELD = 512 << 20  # bytes of unfinished messages, all streams of a host together
+MAX_HELD_PER_PEER = MAX_HELD // 4
 _INTERNAL = "internal error"
 
 
 class Budget:
     """Counts the bytes of messages that have not arrived whole."""
 
-    def __init__(self, limit: int = MAX_HELD) -> None:
+    def __init__(self, limit: int = MAX_HELD, limit_per_peer: int = MAX_HELD_PER_PEER) -> None:
         self._left = limit
+        self._limit_per_peer = limit_per_peer
+        self._held: Counter[PeerId] = Counter()
 
-    def take(self, size: int) -> None:
+    def take(self, peer: PeerId, size: int) -> None:
         """Raises ``LimitExceeded`` if there is no room for so many more."""
         if size > self._left:
             raise LimitExceeded("too many unfinished messages are waiting here; try again later")
+        if self._held[peer] + size > self._limit_per_peer:
+            raise LimitExceeded(
+                f"over {self._limit_per_peer} bytes of unfinished messages are yours"
+            )
         self._left -= size
+        self._held[peer] += size
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, peer: PeerId, size: int) -> None:
         """So many are not held any more."""
         self._left += size
+        self._held[peer] -= size
+        if not self._held[peer]:
+            del self._held[peer]
 
 
 class RpcStream:
@@ -123,27 +136,30 @@ class RpcStream:
     async def gone(self) -> None:
         """Wait until the other end has left."""
         if not self._input_over:
-            left = asyncio.get_running_loop().create_future()
-            self._raw.on_gone = lambda: left.done() or left.set_result(None)
-            await left
+            left = asyncio.Event()
+            self._raw.on_gone = left.set
+            await left.wait()
 
     async def _receive_more(self) -> None:
         data = await self._raw.read()
         try:
             if data:
-                self._budget.take(len(data))
+                self._budget.take(self.remote_peer, len(data))
                 self._held += len(data)
                 self._machine.receive_data(data)
             else:
                 self._input_over = True
                 self._machine.receive_eof()
         except ProtocolError:
-            self._raw.reset()
+            if isinstance(self._machine, StreamAnswerer):  # who can still be told what was wrong
+                self._input_over = self._done = True
+            else:
+                self._raw.reset()
             raise
 
     def _release(self, size: int) -> None:
         self._held -= size
-        self._budget.give_back(size)
+        self._budget.give_back(self.remote_peer, size)
 
     async def _linger(self) -> None:
         """Wait for the caller's end: closing before it has sent it would break its pipe."""
@@ -176,12 +192,13 @@ async def serve_stream(stream: RpcStream, handler: StreamHandler) -> None:
 async def serve_unary(raw: RawStream, handler: UnaryHandler) -> None:
     """Answer one unary call; the caller's leaving cancels the handler."""
     machine = UnaryAnswerer()
-    while (event := machine.next_event()) is None:
-        data = await raw.read()
-        if data:
-            machine.receive_data(data)
-        else:
-            machine.receive_eof()
+    async with asyncio.timeout(REQUEST_SECONDS):
+        while (event := machine.next_event()) is None:
+            data = await raw.read()
+            if data:
+                machine.receive_data(data)
+            else:
+                machine.receive_eof()
     if not isinstance(event, Message):
         raw.reset()
         return

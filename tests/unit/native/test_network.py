@@ -102,13 +102,24 @@ def test_connections_have_caps(monkeypatch):
     async def main():
         monkeypatch.setattr(module, "MAX_HANDSHAKES", 1)
         one = network()
-        assert one.accept(Nowhere(), LISTEN) is not None
+        one.connect(Nowhere(), LISTEN, initiator=True)  # our own dial makes room for nobody
         assert one.accept(Nowhere(), LISTEN) is None
         with pytest.raises(CapacityError, match="1 are opening"):
             one.connect(Nowhere(), LISTEN, initiator=True)
         one.close()
         with pytest.raises(CapacityError, match="closed"):
             one.connect(Nowhere(), LISTEN, initiator=True)
+
+    run(main())
+
+
+def test_the_slowest_handshake_makes_room_for_a_newcomer(monkeypatch):
+    async def main():
+        monkeypatch.setattr(module, "MAX_HANDSHAKES", 2)
+        one = network()
+        links = [one.accept(Nowhere(), LISTEN) for _ in range(4)]
+        assert [link.closed for link in links] == [True, True, False, False]
+        one.close()
 
     run(main())
 
@@ -155,6 +166,36 @@ def test_streams_being_served_have_a_cap(monkeypatch):
             await link.open_stream("echo").read()
         client.close()
         server.close()
+
+    run(main())
+
+
+def test_no_peer_takes_all_that_can_be_served(monkeypatch):
+    async def main():
+        monkeypatch.setattr(module, "MAX_SERVED_PER_PEER", 2)
+        server, greedy, modest = await listening(), network(), network()
+
+        async def echo(stream):
+            stream.write(await stream.read())
+            stream.close()
+
+        server.handle("echo", echo)
+        link = await dial(greedy, server)
+        waiting = [link.open_stream("echo") for _ in range(2)]
+        for stream in waiting:
+            await stream.opened()
+        with pytest.raises(StreamReset):
+            await link.open_stream("echo").read()
+        other = (await dial(modest, server)).open_stream("echo")
+        other.write(b"x")
+        assert await other.read() == b"x"
+        waiting[0].write(b"y")
+        assert await waiting[0].read() == b"y"
+        again = link.open_stream("echo")
+        again.write(b"z")
+        assert await again.read() == b"z"
+        for one in (greedy, modest, server):
+            one.close()
 
     run(main())
 

@@ -10,6 +10,7 @@ from kwaainet.identity.keys import PrivateKey
 from kwaainet.native import rpc as module
 from kwaainet.native.host import NativeHost
 from kwaainet.native.rpc import Budget
+from kwaainet.types import PeerId
 from kwaainet.wire.rpc import MAX_FRAME_SIZE
 
 
@@ -104,7 +105,7 @@ def test_nonsense_from_a_callee_is_its_fault():
     run(main())
 
 
-def test_nonsense_from_a_caller_resets_its_stream_only():
+def test_nonsense_from_a_caller_ends_its_stream_only():
     async def main():
         server, client = await pair()
 
@@ -117,11 +118,13 @@ def test_nonsense_from_a_caller_resets_its_stream_only():
 
         server.handle_stream("T.echo", echo)
         server.handle_unary("T.upper", upper)
-        for protocol in ("T.echo", "T.upper"):
-            raw = await client.open_raw(server.peer_id, protocol, timeout=10)
-            raw.write(b"\xff" * 40)
-            with pytest.raises(StreamReset):
-                await raw.read()
+        raw = await client.open_raw(server.peer_id, "T.echo", timeout=10)
+        raw.write(b"\xff" * 40)
+        assert b"frame marker is 0xff" in await raw.read()
+        raw = await client.open_raw(server.peer_id, "T.upper", timeout=10)
+        raw.write(b"\xff" * 40)
+        with pytest.raises(StreamReset):
+            await raw.read()
         assert await client.call(server.peer_id, "T.upper", b"alive", timeout=10) == b"ALIVE"
         await close(server, client)
 
@@ -144,6 +147,7 @@ def test_a_frame_over_the_cap_is_refused_before_it_comes():
         raw = await client.open_raw(server.peer_id, "T.receive", timeout=10)
         raw.write(b"\0" + (MAX_FRAME_SIZE + 1).to_bytes(8, "big"))
         assert isinstance(await seen, LimitExceeded)
+        assert f"exceeds {MAX_FRAME_SIZE}".encode() in await raw.read()  # and its caller is told
         await close(server, client)
 
     run(main())
@@ -183,12 +187,16 @@ def test_unfinished_messages_have_a_budget_for_all_streams_together():
 
 
 def test_budgets_count():
-    budget = Budget(10)
-    budget.take(10)
-    with pytest.raises(LimitExceeded):
-        budget.take(1)
-    budget.give_back(1)
-    budget.take(1)
+    one, other = PeerId(b"\0\1a"), PeerId(b"\0\1b")
+    budget = Budget(10, limit_per_peer=6)
+    budget.take(one, 6)
+    with pytest.raises(LimitExceeded, match="are yours"):
+        budget.take(one, 1)
+    budget.take(other, 4)
+    with pytest.raises(LimitExceeded, match="try again later"):
+        budget.take(other, 1)
+    budget.give_back(one, 1)
+    budget.take(other, 1)
 
 
 def test_a_callee_that_is_done_waits_for_its_caller_only_briefly(monkeypatch):

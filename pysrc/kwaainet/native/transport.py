@@ -1,7 +1,8 @@
 """TCP and WebSocket: listeners and dialers that end in a ``Link``.
 
 Rule of the file: addresses in, links out; it knows nothing of peers or protocols. WebSocket framing
-and masking are picows' (C); pings of the other side are answered, text messages end a connection.
+and masking are picows' (C); the other side's pings are answered while it reads, its text messages end
+a connection.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..libp2p.multiaddr import Multiaddr
 from .link import Link, Wire
 from .stream import HIGH_WATER, LINGER, RawStream
 
-MAX_WS_FRAME = 16 << 20  # bytes; js-libp2p sends a noise message (64 KiB) each, others coalesce
+MAX_WS_FRAME = 1 << 20  # bytes, held until it is whole, by strangers too; js-libp2p sends 64 KiB, we 256
 SOCKET_BUFFER = 512 << 10  # bytes a socket may hold unsent before its link is paused
 _WS_HANDSHAKE_TIMEOUT = 15.0
 _ws_logger = logging.getLogger("kwaainet.native.picows")
@@ -77,6 +78,7 @@ class WsWire(WSListener):
     def __init__(self, make_link: MakeLink) -> None:
         self._make_link = make_link
         self._transport: WSTransport | None = None
+        self._full = False
         self.link: Link | None = None
 
     def write(self, data: bytes) -> None:
@@ -101,6 +103,9 @@ class WsWire(WSListener):
         if kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             if self.link is not None:
                 self.link.receive(frame.get_payload_as_memoryview())
+        elif kind == WSMsgType.PING:
+            if not self._full:  # or whoever pings and does not read fills our memory with pongs
+                transport.send_pong(frame.get_payload_as_bytes())
         elif kind in (WSMsgType.CLOSE, WSMsgType.TEXT):
             transport.disconnect()
 
@@ -109,10 +114,12 @@ class WsWire(WSListener):
             self.link.lost("the peer closed it")
 
     def pause_writing(self) -> None:
+        self._full = True
         if self.link is not None:
             self.link.pause()
 
     def resume_writing(self) -> None:
+        self._full = False
         if self.link is not None:
             self.link.resume()
 
@@ -189,7 +196,7 @@ async def listen(address: Multiaddr, make_link: MakeLink) -> Listener:
                 port,
                 websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
                 max_frame_size=MAX_WS_FRAME,
-                enable_auto_pong=True,
+                enable_auto_pong=False,
                 logger_name=_ws_logger,
             )
     except OSError as error:
@@ -213,7 +220,7 @@ async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
                 _url(address, host, port),
                 ssl_context=ssl.create_default_context() if address.transport == "wss" else None,
                 max_frame_size=MAX_WS_FRAME,
-                enable_auto_pong=True,
+                enable_auto_pong=False,
                 websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
                 logger_name=_ws_logger,
             )

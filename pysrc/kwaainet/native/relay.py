@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-from ..errors import CapacityError, KwaaiNetError, ProtocolError
+from ..errors import CapacityError, KwaaiNetError, ProtocolError, StreamReset
 from ..libp2p import circuit
 from ..libp2p.circuit import HopMessage, HopType, ReservationTable, Status, StopMessage, StopType
 from ..libp2p.multiaddr import Multiaddr
@@ -124,7 +124,11 @@ class Relay:
             logger.info("no circuit from %s to %s: %s", source.remote_peer, target, error or "timeout")
             _refuse(source, Status.CONNECTION_FAILED)
             return
-        source.write_message(HopMessage(HopType.STATUS, status=Status.OK).encode())
+        try:
+            source.write_message(HopMessage(HopType.STATUS, status=Status.OK).encode())
+        except StreamReset:  # the source left while the target was asked
+            stop.reset()
+            raise
         opened = Circuit(source, stop, self._circuit_ended)
         self._circuits[opened] = None
         opened.start()

@@ -20,6 +20,7 @@ INITIAL_WINDOW = 256 << 10  # what the spec gives a stream before any window upd
 MAX_STREAMS = 4096  # open at once per connection; further ones are reset at birth
 MAX_UNREAD = 64 << 20  # bytes received and not yet consumed per connection; then a stream is reset
 MAX_CONTROL = 256 << 10  # bytes of pings and window updates waiting for a peer that does not read
+SMALL = 4096  # bytes up to which what is queued is put together: a byte in an object takes 50
 MAX_SEND_WINDOW = 1 << 32  # a peer that grants more than a length field can say is broken
 
 HEADER = struct.Struct(">BBHII")
@@ -152,7 +153,7 @@ class Session:
         if stream.end_asked:
             raise StreamReset(f"stream {stream_id} was ended on this side; nothing can follow")
         if len(data):
-            stream.queue.append(data)
+            _append(stream.queue, data)
             stream.queued += len(data)
             if stream.send_window > 0:
                 self._ready[stream_id] = None
@@ -366,6 +367,14 @@ class Session:
         self._unread -= stream.unread
         del self._streams[stream.stream_id]
         self._ready.pop(stream.stream_id, None)
+
+
+def _append(queue: deque[bytes | memoryview], data: bytes | memoryview) -> None:
+    """Queue without copying, unless many small pieces would take more room than their bytes."""
+    if queue and len(queue[-1]) + len(data) <= SMALL:
+        queue[-1] = bytes(queue[-1]) + data
+    else:
+        queue.append(data)
 
 
 def _take(queue: deque[bytes | memoryview], size: int, parts: list[bytes | memoryview]) -> None:

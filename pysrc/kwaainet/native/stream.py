@@ -203,7 +203,10 @@ class RawStream:
         elif self._closing is not None:
             self.grant(len(data))  # nobody will read this
         else:
-            self._chunks.append(kept)
+            if self._chunks and len(self._chunks[-1]) + len(kept) <= _COPY_BELOW:
+                self._chunks[-1] = bytes(self._chunks[-1]) + kept  # a byte in an object takes 50
+            else:
+                self._chunks.append(kept)
             self._wake()
 
     def sent(self) -> None:

@@ -171,8 +171,8 @@ class Connection:
                 self._start_inbound(event.stream_id)
             elif self._negotiating and self._is_negotiating(event):
                 self._advance(event)
-            elif self._refused and isinstance(event, StreamData) and event.stream_id in self._refused:
-                self._mux.grant(event.stream_id, len(event.data))
+            elif self._refused and getattr(event, "stream_id", None) in self._refused:
+                self._ignore(event)
             else:
                 return event
         return self._events.popleft()
@@ -310,6 +310,13 @@ class Connection:
         self._mux.grant(stream_id, self._fed.pop(stream_id) - len(rest))
         if rest:
             self._events.append(StreamData(stream_id, rest))
+
+    def _ignore(self, event: Event) -> None:
+        """What still comes on a stream that was told no."""
+        if isinstance(event, StreamData):
+            self._mux.grant(event.stream_id, len(event.data))
+        elif isinstance(event, StreamAborted):
+            self._refused.discard(event.stream_id)
 
     def _refuse(self, stream_id: int, reason: str) -> None:
         negotiation = self._negotiating.pop(stream_id)

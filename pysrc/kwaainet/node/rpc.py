@@ -131,7 +131,8 @@ class TransformerConnectionHandler:
 
     async def rpc_backward_stream(self, stream: Stream) -> None:
         """Refused: the span's graph has no gradients."""
-        await stream.receive()  # the caller hears of it while it still sends
+        async with self._time_limit():
+            await stream.receive()  # the caller hears of it while it still sends
         raise _no_gradients()
 
     # --- shared -----------------------------------------------------------------------------------

@@ -100,8 +100,12 @@ class Origin:
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["path"]
-        path = (self.assets / name.replace("\0", "")).resolve()
-        if not path.is_relative_to(self.assets.resolve()) or not path.is_file():
+        try:
+            path = (self.assets / name.replace("\0", "")).resolve()
+            found = path.is_relative_to(self.assets.resolve()) and path.is_file()
+        except (OSError, ValueError):  # a name too long, or of characters, that no file can have
+            found = False
+        if not found:
             raise web.HTTPNotFound(text="no such file\n")
         headers = {"Cache-Control": IMMUTABLE if request.query_string else "no-cache"}
         if path.suffix in MIME_TYPES:

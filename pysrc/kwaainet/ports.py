@@ -100,16 +100,21 @@ class Engine(Protocol):
     async def build(self, graph: bytes, shape: SpanShape) -> None:
         """Build the session from the graph and the tensors added, and self-test it.
 
-        Raises ``EngineError``; the tensors are released either way.
+        Raises ``EngineError``, or ``CapacityError`` for more weights than the engine may hold; the
+        tensors are released either way.
         """
 
     async def open_cache(self, batch: int, max_length: int) -> int:
-        """Allocate KV for ``batch`` rows of up to ``max_length`` positions, length 0."""
+        """Allocate KV for ``batch`` rows of up to ``max_length`` positions, length 0.
+
+        Raises ``CapacityError`` where memory or the model's positions end.
+        """
 
     async def run(self, cache: int, hidden: Floats) -> Floats:
         """hidden [batch, n, hidden] -> the same shape; appends n positions to the cache.
 
-        Raises ``EngineError`` (the cache is unchanged) or ``DeviceLost`` (all caches are gone).
+        Raises ``CapacityError`` (no room for n more) and ``EngineError``, which leave the cache as it
+        was, or ``DeviceLost`` (all caches are gone).
         """
 
     async def truncate(self, cache: int, length: int) -> None:

@@ -64,6 +64,7 @@ test('a connection that breaks in the middle gives no answer', async () => {
 /** OPFS as far as Blobs uses it. `full`: writing fails as at the quota. */
 class MemoryFolder {
   readonly files = new Map<string, Uint8Array<ArrayBuffer>>()
+  readonly #open = new Set<string>()
   full = false
 
   async getFileHandle (name: string, options?: { create: boolean }): Promise<unknown> {
@@ -71,15 +72,23 @@ class MemoryFolder {
     if (!this.files.has(name)) this.files.set(name, new Uint8Array(0))
     return {
       getFile: async () => new Blob([this.files.get(name)!]),
-      createSyncAccessHandle: async () => ({
-        truncate: () => {},
-        write: (data: Uint8Array<ArrayBuffer>) => {
-          if (this.full) throw new DOMException('no room', 'QuotaExceededError')
-          this.files.set(name, data.slice())
-        },
-        flush: () => {},
-        close: () => {}
-      })
+      createSyncAccessHandle: async () => {
+        if (this.#open.has(name)) throw new DOMException('another handle is open', 'NoModificationAllowedError')
+        this.#open.add(name)
+        return this.#access(name)
+      }
+    }
+  }
+
+  #access (name: string): unknown {
+    return {
+      truncate: () => {},
+      write: (data: Uint8Array<ArrayBuffer>) => {
+        if (this.full) throw new DOMException('no room', 'QuotaExceededError')
+        this.files.set(name, data.slice())
+      },
+      flush: () => {},
+      close: () => { this.#open.delete(name) }
     }
   }
 
@@ -107,4 +116,13 @@ test('wrong bytes are refused, and a full disk is a reason', async () => {
   folder.full = true
   assert.equal(await blobs.write(digestOf(FILE), FILE.slice()), 'no room')
   assert.equal(folder.files.size, 0, 'no half-written file stays')
+})
+
+test('the same bytes kept twice at once are kept', async () => {
+  const folder = new MemoryFolder()
+  const blobs = new Blobs(folder as unknown as FileSystemDirectoryHandle)
+  const digest = digestOf(FILE)
+  assert.deepEqual(await Promise.all([blobs.write(digest, FILE.slice()), blobs.write(digest, FILE.slice())]), ['', ''])
+  assert.equal(await blobs.write(digest, FILE.slice()), '')
+  assert.deepEqual(await blobs.read(digest), FILE)
 })

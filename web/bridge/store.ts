@@ -22,6 +22,7 @@ export async function openBlobs (): Promise<Blobs> {
 /** Files named by their hash; what does not match its name is dropped. */
 export class Blobs {
   readonly #folder: FileSystemDirectoryHandle
+  readonly #writing = new Map<string, Promise<string>>()
 
   constructor (folder: FileSystemDirectoryHandle) {
     this.#folder = folder
@@ -45,6 +46,15 @@ export class Blobs {
   /** Keep bytes; "" when kept, "mismatch", or why they could not be kept (a quota, a busy file). */
   async write (digest: string, data: Bytes): Promise<string> {
     if (await sha256(data) !== digest) return 'mismatch'
+    let writing = this.#writing.get(digest) // two tensors with the same bytes may come at once
+    if (writing === undefined) {
+      writing = this.#replace(digest, data).finally(() => { this.#writing.delete(digest) })
+      this.#writing.set(digest, writing)
+    }
+    return await writing
+  }
+
+  async #replace (digest: string, data: Bytes): Promise<string> {
     try {
       const file = await this.#folder.getFileHandle(digest, { create: true })
       const access = await file.createSyncAccessHandle()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import relaying, visits
+from . import generation, relaying, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -25,6 +25,7 @@ DEFAULT_ROUNDS = 5
 BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "bytes": visits.measure_bytes,
     "start": visits.measure_start,
+    "generation": generation.measure,
     "relaying": relaying.measure,
 }
 

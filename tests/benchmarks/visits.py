@@ -7,6 +7,7 @@ that was just started. The page says by its own events which stage it is in.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class Visit:
     def stages(self) -> dict[str, float]:
         """How long each stage took, and when the tab was online and had its slot on the relay."""
         marks = [self.first["starting"], *(self.last[name] for name in STAGES), self.first["online"]]
-        spans = [end - start for start, end in zip(marks, marks[1:], strict=False)]
+        spans = [end - start for start, end in itertools.pairwise(marks)]
         named = dict(zip((*STAGES, "announce"), spans, strict=True))
         return {"page": marks[0], **named, "reserved": self.first["reserved"], "online": marks[-1]}
 

@@ -1,0 +1,72 @@
+"""Tokens per second of a stock petals client: through a tab, and through a stock petals server.
+
+One client process asks both in turns, so that client, machine and moment are the same. Everything
+computes with one thread: the client's torch, the server's, and onnxruntime-web in the tab.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from interop.running import ask, petals_server, relay, tab
+
+from .model import BLOCKS, GGUF, PREFIX, exported
+from .report import Result, Row
+
+STOCK_PREFIX = "stock-hf"  # the stock server's name for the same weights, so that no client mixes them
+NEW_TOKENS = 33
+
+
+def measure(folder: Path, rounds: int) -> Result:
+    """Needs the default model, the real peers and the headless Chromium."""
+    model = exported()
+    with (
+        relay(folder, "--model", GGUF, "--prefix", PREFIX) as ready,
+        petals_server(folder, model, STOCK_PREFIX, f"0:{BLOCKS}", ready["tcp"], _free_port()),
+        tab(folder, ready["http"], "--backend", "wasm"),
+    ):
+        servers = {"tab": PREFIX, "petals": STOCK_PREFIX}
+        spec = {
+            "model": str(model),
+            "threads": 1,
+            "rounds": rounds,
+            "repeat_tokens": NEW_TOKENS,
+            "servers": {
+                name: {"initial_peers": [ready["tcp"]], "dht_prefix": prefix} for name, prefix in servers.items()
+            },
+        }
+        figures = ask(folder, "petals_rates", spec, timeout=900)
+    return Result(_rows(figures), figures)
+
+
+def _rows(figures: dict[str, list[dict[str, float]]]) -> list[Row]:
+    def middle(name: str, key: str) -> float:
+        return median(outcome[key] for outcome in figures[name])
+
+    rates = {name: 1 / middle(name, "per_token") for name in figures}
+    firsts = {name: middle(name, "first") for name in figures}
+    return [
+        Row(
+            "stock petals client, SmolLM2-135M, 1 thread: tokens per second",
+            f"{rates['tab']:.1f} (tab, wasm)",
+            f"{rates['petals']:.1f} (stock petals server)",
+            rates["tab"] / rates["petals"],
+            "≥ 1.5",
+        ),
+        Row(
+            "the same: seconds to the first token of 8",
+            f"{firsts['tab']:.2f}",
+            f"{firsts['petals']:.2f}",
+            firsts["petals"] / firsts["tab"],
+        ),
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: Any = probe.getsockname()[1]
+        return int(port)

@@ -1,0 +1,49 @@
+"""One unmodified petals client of several servers, timed in turns: ``petals_rates.py SPEC.json RESULT.json``.
+
+SPEC: model, threads, rounds, repeat_tokens, and servers: {name: {initial_peers, dht_prefix}}.
+RESULT: {name: [{"first": seconds of the prefill, "per_token": seconds of each later token}, ...]}.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import petals_client  # its first import mends petals'
+import petals
+import torch
+
+
+def run(spec):
+    torch.set_num_threads(spec.get("threads", 1))
+    remotes = {
+        name: petals.AutoDistributedModelForCausalLM.from_pretrained(
+            spec["model"], torch_dtype=torch.float32, request_timeout=60, max_retries=2, **server
+        )
+        for name, server in spec["servers"].items()
+    }
+    result = {name: [] for name in remotes}
+    for turn in range(spec["rounds"] + 1):
+        for name, remote in remotes.items():
+            generator = torch.Generator().manual_seed(turn)
+            [outcome] = petals_client.rate({**spec, "repeat": 1}, remote, generator)
+            if turn:  # the first warms up: routes, caches, the server's first steps
+                result[name].append(outcome)
+    return result
+
+
+def main():
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    try:
+        result = run(spec)
+    except BaseException:
+        result = {"error": traceback.format_exc()}
+    with open(sys.argv[2] + ".part", "w") as out:
+        json.dump(result, out)
+    os.replace(sys.argv[2] + ".part", sys.argv[2])
+    os._exit(1 if "error" in result else 0)  # the daemons' threads hang an ordinary exit
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+// Boots Pyodide as web/worker/node.ts does and hands a suite of checks the adapters' JavaScript halves.
+
+import { createEngine, type EngineBackend } from '../../../web/bridge/engine.ts'
+import { fetchRange, openBlobs } from '../../../web/bridge/store.ts'
+import type { NetworkToNode, NodeToNetwork } from '../../../web/worker/messages.ts'
+
+interface Request { suite: string, origin: string, backend: EngineBackend, ports: MessagePort[] }
+
+/** What a BrowserHost is made of. */
+class PortBridge {
+  readonly #port: MessagePort
+
+  constructor (port: MessagePort) {
+    this.#port = port
+  }
+
+  post (message: NodeToNetwork): void {
+    this.#port.postMessage(message, 'body' in message && message.body !== undefined ? [message.body.buffer] : [])
+  }
+
+  listen (receive: (message: NetworkToNode) => void): void {
+    this.#port.onmessage = ({ data }: MessageEvent<NetworkToNode>) => { receive(data) }
+  }
+}
+
+async function run ({ suite, origin, backend, ports }: Request): Promise<string> {
+  const blobs = await openBlobs()
+  const tools = {
+    ports: ports.map(port => new PortBridge(port)),
+    readBlob: async (digest: string) => await blobs.read(digest),
+    writeBlob: async (digest: string, data: Uint8Array<ArrayBuffer>) => await blobs.write(digest, data),
+    fetchRange,
+    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}/ort/`, threads: 1 })
+  }
+  const folder = `${origin}/pyodide/`
+  const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
+  const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
+  await python.loadPackage(['kwaainet'], { messageCallback: () => {} })
+  const source = await fetch(new URL('suites.py', import.meta.url))
+  python.FS.writeFile('suites.py', await source.text())
+  const { run } = python.pyimport('suites')
+  return await run(tools, suite, origin) as string
+}
+
+addEventListener('message', ({ data }: MessageEvent<Request>) => {
+  run(data).then(outcomes => { postMessage({ outcomes }) }, (error: unknown) => { postMessage({ error: String(error) }) })
+})

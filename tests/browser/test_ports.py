@@ -1,0 +1,99 @@
+"""A tab's adapters pass the suites of their ports, in a tab: the same checks as every other runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interop.running import ROOT, relay
+
+from kwaainet.native.assets import find_assets
+from kwaainet.native.chromium import Browser
+from kwaainet.testing import compliance
+from kwaainet.testing.engine_compliance import CHECKS
+
+HERE = Path(__file__).parent / "compliance"
+NODE = ROOT / ".venv" / "bin" / "node"
+SUITE_TIMEOUT = 300.0  # seconds; a loaded machine, and SwiftShader, are slow
+
+Suite = Callable[..., dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    """Runs a suite in a page of its own and returns what became of each check."""
+    folder = tmp_path_factory.mktemp("site")
+    site = build_site(folder / "web")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KWAAINET_ASSETS", str(site))
+        with relay(folder) as ready:
+
+            def run(name: str, *, hosts: int = 0, backend: str = "wasm") -> dict[str, str]:
+                return asyncio.run(run_suite(ready, suite=name, hosts=hosts, backend=backend))
+
+            yield run
+
+
+def build_site(site: Path) -> Path:
+    """The built page's folder with the compliance page and a file to be read by ranges beside it."""
+    shutil.copytree(find_assets(), site, copy_function=link_or_copy)
+    pages = site / "compliance"
+    command = [NODE, HERE / "bundle.mjs", pages]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SUITE_TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    for name in ("index.html", "suites.py"):
+        shutil.copy(HERE / name, pages)
+    sample = site / "sample" / compliance.SAMPLE_FILE
+    sample.parent.mkdir(parents=True)
+    sample.write_bytes(compliance.SAMPLE)
+    return site
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+async def run_suite(ready: dict[str, Any], **request: Any) -> dict[str, str]:
+    request["relays"] = [address for address in ready["maddrs"] if "/ws/" in address]
+    async with await Browser.launch() as browser:
+        page = await browser.open_page(f"{ready['http']}compliance/index.html")
+        outcomes = await page.evaluate(f"run({json.dumps(request)})", timeout=SUITE_TIMEOUT)
+        return dict(json.loads(outcomes))
+
+
+def all_passed(outcomes: dict[str, str], names: list[str]) -> None:
+    assert list(outcomes) == names, "every check must have run"
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome != "passed"}
+    assert not failed, "\n\n".join(f"{name}:\n{outcome}" for name, outcome in failed.items())
+
+
+def names_of(checks: Any) -> list[str]:
+    return [check.__name__ for check in checks]
+
+
+def test_host(suite: Suite) -> None:
+    """Two hosts, each a network worker, that reach each other through a relay."""
+    all_passed(suite("host", hosts=2), names_of(compliance.HOST_CHECKS))
+
+
+def test_store(suite: Suite) -> None:
+    all_passed(suite("store"), names_of(compliance.STORE_CHECKS))
+
+
+def test_source(suite: Suite) -> None:
+    all_passed(suite("source"), names_of(compliance.SOURCE_CHECKS))
+
+
+@pytest.mark.parametrize("backend", ["wasm", "webgpu"])
+def test_engine(suite: Suite, backend: str) -> None:
+    all_passed(suite("engine", backend=backend), names_of(CHECKS.values()))

@@ -142,13 +142,15 @@ def _snippet(relay: RunningRelay, options: RelayOptions) -> str:
 The page is at {relay.http}; Ctrl-C ends everything.
 
 An unmodified petals client uses the tab like any other server. Write the weights once:
-  kwaainet model export {options.model} model-hf
+  {sys.argv[0]} model export {options.model} model-hf
 and then, in a Python that has petals:
+  import torch
   from petals import AutoDistributedModelForCausalLM
   from transformers import AutoTokenizer
   tokenizer = AutoTokenizer.from_pretrained("model-hf")
   model = AutoDistributedModelForCausalLM.from_pretrained(
-      "model-hf", initial_peers=["{address}"], dht_prefix="{relay.prefix}", torch_dtype="float32")
+      "model-hf", initial_peers=["{address}"],
+      dht_prefix="{relay.prefix}", torch_dtype=torch.float32)
   inputs = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
   print(tokenizer.decode(model.generate(inputs, max_new_tokens=16)[0]))
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import generation, relaying, visits
+from . import generation, relaying, steps, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "bytes": visits.measure_bytes,
     "start": visits.measure_start,
     "generation": generation.measure,
+    "steps": steps.measure,
     "relaying": relaying.measure,
 }
 

@@ -25,7 +25,7 @@ def measure(folder: Path, rounds: int) -> Result:
     model = exported()
     with (
         relay(folder, "--model", GGUF, "--prefix", PREFIX) as ready,
-        petals_server(folder, model, STOCK_PREFIX, f"0:{BLOCKS}", ready["tcp"], _free_port()),
+        petals_server(folder, model, STOCK_PREFIX, f"0:{BLOCKS}", ready["tcp"], free_port()),
         tab(folder, ready["http"], "--backend", "wasm"),
     ):
         servers = {"tab": PREFIX, "petals": STOCK_PREFIX}
@@ -35,7 +35,8 @@ def measure(folder: Path, rounds: int) -> Result:
             "rounds": rounds,
             "repeat_tokens": NEW_TOKENS,
             "servers": {
-                name: {"initial_peers": [ready["tcp"]], "dht_prefix": prefix} for name, prefix in servers.items()
+                name: {"initial_peers": [ready["tcp"]], "dht_prefix": prefix}
+                for name, prefix in servers.items()
             },
         }
         figures = ask(folder, "petals_rates", spec, timeout=900)
@@ -65,7 +66,8 @@ def _rows(figures: dict[str, list[dict[str, float]]]) -> list[Row]:
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: Any = probe.getsockname()[1]

@@ -2,7 +2,7 @@
 
 import type { RpcStream } from '../../web/bridge/streams.ts'
 
-type Kind = 'message' | 'remoteCloseWrite' | 'close'
+type Kind = 'message' | 'remoteCloseWrite' | 'close' | 'drain'
 
 export class MemoryStream implements RpcStream {
   status = 'open'
@@ -12,7 +12,9 @@ export class MemoryStream implements RpcStream {
   closed = false
   sent: Uint8Array[] = []
   other: MemoryStream | null = null
-  readonly #listeners: Array<[Kind, (event: any) => void]> = []
+  /** Set by a test: the other end's window is used up. */
+  writableNeedsDrain = false
+  #listeners: Array<[Kind, (event: any) => void]> = []
   #held: Uint8Array[] = []
 
   addEventListener (type: Kind, listener: (event: any) => void): void {
@@ -20,7 +22,12 @@ export class MemoryStream implements RpcStream {
     if (type === 'message') queueMicrotask(() => { this.#flush() })
   }
 
-  emit (type: Kind, event: unknown): void {
+  removeEventListener (type: Kind, listener: (event: any) => void): void {
+    this.#listeners = this.#listeners.filter(([kind, one]) => kind !== type || one !== listener)
+  }
+
+  emit (type: Kind, fields: object): void {
+    const event = { type, ...fields }
     if (type === 'remoteCloseWrite') this.remoteWriteStatus = 'closed'
     if (type === 'close' && this.status === 'open') this.status = 'reset'
     for (const [kind, listener] of this.#listeners) if (kind === type) listener(event)
@@ -52,10 +59,8 @@ export class MemoryStream implements RpcStream {
     this.sent.push(data.slice())
     const copy = data.slice()
     queueMicrotask(() => this.other?.arrive(copy))
-    return true
+    return !this.writableNeedsDrain
   }
-
-  async onDrain (): Promise<void> {}
 
   async close (): Promise<void> {
     if (this.closed) return

@@ -12,17 +12,34 @@ const END_PATIENCE = 2000 // ms a callee waits for the caller's end frame before
 
 /** What is needed of a js-libp2p stream. */
 export interface RpcStream extends ByteSource {
+  writableNeedsDrain: boolean
   send: (data: Uint8Array) => boolean
-  onDrain: () => Promise<void>
+  addEventListener: (type: 'message' | 'remoteCloseWrite' | 'close' | 'drain', listener: (event: any) => void) => void
+  removeEventListener: (type: 'close' | 'drain', listener: (event: any) => void) => void
   close: () => Promise<void>
   abort: (error: Error) => void
 }
 
 export type NodeChannel = Channel<NetworkToNode, NodeToNetwork>
 
-/** Send and wait for the other end's window. */
+/** Send, and wait until the other end's window has room again. */
 export async function write (stream: RpcStream, data: Uint8Array): Promise<void> {
-  if (!stream.send(data)) await stream.onDrain()
+  if (stream.send(data)) return
+  while (stream.writableNeedsDrain && stream.status === 'open') await drained(stream)
+}
+
+/** The next 'drain'. js-libp2p's own onDrain() waits only once: it keeps its first promise for ever. */
+async function drained (stream: RpcStream): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    const settle = (event: { type: string, error?: Error }): void => {
+      stream.removeEventListener('drain', settle)
+      stream.removeEventListener('close', settle)
+      if (event.type === 'drain') resolve()
+      else reject(event.error ?? new Error('the stream closed before all was sent'))
+    }
+    stream.addEventListener('drain', settle)
+    stream.addEventListener('close', settle)
+  })
 }
 
 export class StreamPump {

@@ -198,6 +198,17 @@ test('goodbye: error frames at once, then the farewell call', async () => {
   assert.equal(toHex(client.last('call').body), '0ff1')
   await server.say({ type: 'data', id, body: fromHex('01') })
   assert.equal(hexOf(server.host.streams[0]!), frame, 'nothing follows the error frame')
+  assert.equal(server.host.streams[0]!.aborted, null, 'a reset would take it back')
+})
+
+test('an answer under way when the tab goes does not reset the stream', async () => {
+  const [client, server] = pairOfTabs()
+  const id = await openStream(client, server)
+  const said = server.say({ type: 'data', id, body: fromHex('01') }) // its turn comes after the goodbye
+  server.switchboard.bye('the tab was closed')
+  await said
+  assert.equal(server.host.streams[0]!.aborted, null)
+  assert.equal(client.last('fault').message, 'the tab was closed')
 })
 
 test('leaving in order closes the host and makes no farewell call', async () => {

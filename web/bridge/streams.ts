@@ -52,6 +52,7 @@ export class StreamPump {
   readonly #receipts = new Receipts()
   #writes: Promise<void> = Promise.resolve()
   #over = false // an ending was said, by either side
+  #left = false // the last word was sent: nothing may follow it, not even a reset, which would take it back
   #callerEnded: () => void = () => {}
   readonly #callerEnd = new Promise<void>(resolve => { this.#callerEnded = resolve })
 
@@ -88,6 +89,7 @@ export class StreamPump {
 
   /** A message of the node worker about this stream. */
   deliver (message: NodeToNetwork): void {
+    if (this.#left) return
     if (message.type === 'credit') this.#window.credit(message.bytes)
     else if (message.type === 'data') this.#later(async () => { await this.#send(message.body) })
     else if (message.type === 'end') this.#later(async () => { await write(this.#stream, encodeEnd()) })
@@ -103,7 +105,7 @@ export class StreamPump {
       this.#drop(reason)
       return
     }
-    this.#over = true
+    this.#over = this.#left = true
     try {
       this.#stream.send(encodeError(reason))
       this.#stream.close().catch(() => {})
@@ -152,6 +154,7 @@ export class StreamPump {
 
   /** Reading or writing went wrong: tell the node worker, and the peer if it broke the protocol. */
   #fail (error: unknown): void {
+    if (this.#left) return
     const { fault, message } = asFault(error, 'StreamReset')
     if (this.#served) this.#finish({ type: 'cancel', id: this.#id, reason: message })
     else this.#finish({ type: 'fault', id: this.#id, error: fault, message })

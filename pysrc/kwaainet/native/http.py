@@ -20,6 +20,7 @@ from ..errors import ConfigError
 log = logging.getLogger(__name__)
 
 MIME_TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
+IDLE_SECONDS = 60.0  # how long a connection may wait for a request, or take over the head of one
 IMMUTABLE = "public, max-age=31536000, immutable"
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",  # with the next line: SharedArrayBuffer, so threads,
@@ -128,7 +129,7 @@ async def _isolate(
 
 async def serve(origin: Origin, host: str, port: int) -> tuple[web.AppRunner, str]:
     """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the page's address."""
-    runner = web.AppRunner(origin.application(), access_log=None)
+    runner = web.AppRunner(origin.application(), access_log=None, keepalive_timeout=IDLE_SECONDS)
     await runner.setup()
     site = web.TCPSite(runner, host, port)
     try:

@@ -168,6 +168,7 @@ class Network:
         """The one that has taken longest makes room: a peer in earnest needs less than a second."""
         slowest = next((link for link in self._shaking if not link.initiator), None)
         if slowest is not None:
+            logger.info("gave up the handshake with %s: others are waiting", slowest.address)
             slowest.close("it took too long to prove who it is, and others are waiting")
 
     # --- called by links --------------------------------------------------------------------------

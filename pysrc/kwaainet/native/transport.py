@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import picows
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
@@ -25,8 +25,20 @@ from .stream import HIGH_WATER, LINGER, RawStream
 MAX_WS_FRAME = 1 << 20  # bytes, held until it is whole, by strangers too; js-libp2p sends 64 KiB, we 256
 SOCKET_BUFFER = 512 << 10  # bytes a socket may hold unsent before its link is paused
 _WS_HANDSHAKE_TIMEOUT = 15.0
-_ws_logger = logging.getLogger("kwaainet.native.picows")
-_ws_logger.setLevel(logging.WARNING)  # it tells every connection at INFO, as the network does
+
+logger = logging.getLogger(__name__)
+_picows_logger = logging.getLogger("kwaainet.native.picows")
+_picows_logger.setLevel(logging.WARNING)  # it tells every connection at INFO, as the network does
+
+
+class _PicowsLog(logging.LoggerAdapter[logging.Logger]):
+    """What a peer does wrong is no error of ours."""
+
+    def error(self, msg: object, *args: object, **kwargs: Any) -> None:
+        logger.info(f"closing a WebSocket: {msg}", *args)
+
+
+_ws_logger = _PicowsLog(_picows_logger)
 
 MakeLink: TypeAlias = Callable[[Wire, Multiaddr], Link | None]  # None: refuse the connection
 

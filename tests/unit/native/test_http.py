@@ -4,8 +4,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from kwaainet.errors import ConfigError
+from kwaainet.native import http as module
 from kwaainet.native.http import ModelFiles, Origin, parse_http_address, serve
 
 Check = Callable[[aiohttp.ClientSession, str], Awaitable[None]]
@@ -130,3 +132,29 @@ def test_address(text: str, pair: tuple[str, int]) -> None:
 def test_bad_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--http"):
         parse_http_address(text)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nLong: "])
+def test_who_sends_no_whole_request_is_let_go(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.05)
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        host, port = address.removeprefix("http://").strip("/").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+
+    visit(origin, check)
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "%ff%fe", "..%2fsecret", "%00", "sub/" * 200 + "a.mjs"])
+def test_a_path_that_no_file_can_have_is_not_found(origin: Origin, path: str) -> None:
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(URL(address + path, encoded=True)) as answer:
+            assert answer.status == 404
+
+    visit(origin, check)

@@ -27,6 +27,7 @@ MAX_KEYS_PER_STORE = 4096  # a real node hands over all it has in one request
 MAX_KEYS_PER_FIND = 1024  # each key is answered with up to 20 neighbours of 62 bytes
 MAX_NEIGHBOURS = 64  # read per key of a reply; nodes send 20
 MAX_RECORDS_SIZE = 2 * 1024 * 1024  # bytes of records in one request or reply; 4 MiB in all may pass
+_ENTRY_SIZE = 13  # bytes that an entry of a dictionary takes at least: subkey, value, expiration, frame
 _MAX_TAG_SIZE = 4096  # bytes of an encoded subkey
 
 _PLAIN = msgpack.dumps(None)  # the subkey that says: a plain value
@@ -205,10 +206,12 @@ class Found:
     def encode(self) -> bytes:
         """Records beyond ``MAX_RECORDS_SIZE`` are left out; the caller gets them key by key."""
         left, results = MAX_RECORDS_SIZE, []
+        encoded: dict[int, bytes] = {}  # by identity: the same key may be asked for a thousand times
         for result in self.results:
-            fits = result.record is not None and _least_size(result.record) <= left
-            value = _encode_record(result.record) if result.record is not None and fits else b""
-            if len(value) > left or not fits:
+            value, record = None, result.record
+            if record is not None and _least_size(record) <= left:
+                value = encoded[id(record)] = encoded.get(id(record)) or _encode_record(record)
+            if value is None or len(value) > left:
                 result, value = Result(None, result.nearest), b""
             left -= len(value)
             results.append(_encode_result(result, value))
@@ -247,7 +250,7 @@ def _encode_record(record: Record) -> bytes:
 def _least_size(record: Record) -> int:
     """No more bytes than it takes encoded, without encoding it: that takes long for a large one."""
     if isinstance(record, Dictionary):
-        return sum(len(value.data) for value in record.entries.values())
+        return _ENTRY_SIZE * len(record.entries)
     return len(record.data)
 
 

@@ -135,8 +135,7 @@ class RawStream:
 
     def write(self, data: bytes | memoryview) -> None:
         """Queue bytes. Raises ``StreamReset`` if the stream is gone or finished."""
-        if self._error is not None:
-            raise self._error
+        self._check()
         self._machine.send(self.stream_id, data)
         self._carrier.flush_soon()
 
@@ -258,13 +257,15 @@ class RawStream:
             self._closing = None
 
     async def _change(self) -> None:
-        if self._error is not None:
-            raise self._error
+        self._check()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await waiter
-        if self._error is not None:
-            raise self._error
+        self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:  # raised anew: one that is kept would keep the data of those it went by
+            raise type(self._error)(*self._error.args)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []

@@ -139,8 +139,9 @@ class _Reader:
         except KwaaiNetError:
             raise
         except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+            reason = "nested too deep" if isinstance(error, msgpack.StackError) else error
             raise ProtocolError(
-                f"not msgpack ({len(data)} bytes, {bytes(data[:16]).hex()}…): {error}"
+                f"not msgpack ({len(data)} bytes, {bytes(data[:16]).hex()}…): {reason}"
             ) from error
 
     def _count(self, container: Any) -> Any:

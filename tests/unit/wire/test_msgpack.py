@@ -333,3 +333,8 @@ def test_depth_bombs_raise_only_our_errors() -> None:
         extension = tuple_extension(b"\x91" + extension)
     with pytest.raises(LimitExceeded, match="deep"):
         loads(extension)
+
+
+def test_nesting_is_named() -> None:
+    with pytest.raises(ProtocolError, match="nested too deep"):
+        loads(b"\x91" * 5000 + b"\x90")

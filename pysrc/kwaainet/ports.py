@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import PeerId, Progress, SpanShape
+from .types import BlockRange, PeerId, Progress, SpanShape
 
 Floats: TypeAlias = NDArray[np.float32]
 Clock: TypeAlias = Callable[[], float]  # unix seconds
@@ -95,7 +95,7 @@ class Engine(Protocol):
         """``cpu``, ``wasm`` or ``webgpu``."""
 
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
-        """Hand over one external-data tensor of the graph; the engine keeps its own copy."""
+        """Hand over one of the span's tensors (``llama.tensor_shapes``); the engine keeps its own copy."""
 
     async def build(self, graph: bytes, shape: SpanShape) -> None:
         """Build the session from the graph and the tensors added, and self-test it.
@@ -104,10 +104,13 @@ class Engine(Protocol):
         tensors are released either way.
         """
 
-    async def open_cache(self, batch: int, max_length: int) -> int:
+    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
         """Allocate KV for ``batch`` rows of up to ``max_length`` positions, length 0.
 
-        Raises ``CapacityError`` where memory or the model's positions end.
+        ``blocks`` are those that the cache's runs go through, counted from the span's start; all of
+        them unless said. The others pass on exactly what they get, yet take as much time and memory.
+        Raises ``CapacityError`` where memory or the model's positions end, and ``EngineError`` for
+        blocks that the span does not have.
         """
 
     async def run(self, cache: int, hidden: Floats) -> Floats:

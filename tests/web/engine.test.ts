@@ -33,8 +33,12 @@ function assertClose (found: Float32Array, expected: Float32Array): void {
   assert.ok(error < 1e-5, `max abs error ${error}`)
 }
 
+async function addTensors (engine: JsEngine, wanted: (name: string) => boolean = () => true): Promise<void> {
+  for (const [name, text] of Object.entries(VECTOR.tensors)) if (wanted(name)) await engine.addTensor(name, bytes(text))
+}
+
 async function fill (engine: JsEngine): Promise<void> {
-  for (const [name, text] of Object.entries(VECTOR.tensors)) await engine.addTensor(name, bytes(text))
+  await addTensors(engine)
   await engine.build(bytes(VECTOR.graph), SHAPE)
 }
 
@@ -52,13 +56,13 @@ function refused (name: string, words: RegExp): (error: unknown) => boolean {
 
 test('a block computes what Hugging Face computes', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16)
+  const cache = await engine.openCache(1, 16, 0, 1)
   assertClose(await engine.run(cache, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
 })
 
 test('calls that nobody waits for run in the order they were made', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16)
+  const cache = await engine.openCache(1, 16, 0, 1)
   const parts = await Promise.all([...Array(VECTOR.tokens).keys()].map(async at =>
     await engine.run(cache, row(at), 1, tokens(HIDDEN, at, at + 1))))
   assertClose(Float32Array.from(parts.flatMap(part => [...part])), EXPECTED)
@@ -66,7 +70,7 @@ test('calls that nobody waits for run in the order they were made', async () => 
 
 test('a length that is told again smaller rolls a cache back', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16)
+  const cache = await engine.openCache(1, 16, 0, 1)
   await engine.run(cache, row(0), 4, tokens(HIDDEN, 0, 4))
   await engine.run(cache, row(4), 3, tokens(HIDDEN, 0, 3))
   assertClose(await engine.run(cache, row(4), 5, tokens(HIDDEN, 4, 9)), tokens(EXPECTED, 4, 9))
@@ -74,7 +78,7 @@ test('a length that is told again smaller rolls a cache back', async () => {
 
 test('rows can be filled one by one, reordered, and stepped together', async () => {
   const engine = await built()
-  const cache = await engine.openCache(3, 16)
+  const cache = await engine.openCache(3, 16, 0, 1)
   await engine.run(cache, row(0, 1), 8, tokens(HIDDEN, 0, 8))
   await engine.reorder(cache, [1, 1, 0], 8)
   const step = tokens(HIDDEN, 8, 9)
@@ -83,9 +87,27 @@ test('rows can be filled one by one, reordered, and stepped together', async () 
   assertClose(tokens(found, 1, 2), tokens(EXPECTED, 8, 9))
 })
 
+test('a cache of no blocks passes on what it gets, beside one of all blocks', async () => {
+  const engine = await built()
+  const none = await engine.openCache(1, 16, 0, 0)
+  const all = await engine.openCache(1, 16, 0, 1)
+  assert.deepEqual(await engine.run(none, row(0), 4, tokens(HIDDEN, 0, 4)), tokens(HIDDEN, 0, 4))
+  assertClose(await engine.run(all, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
+  assert.deepEqual(await engine.run(none, row(4), 1, tokens(HIDDEN, 4, 5)), tokens(HIDDEN, 4, 5))
+})
+
+test('weights of a norm of another size are refused', async () => {
+  const engine = await createEngine({ backend: 'wasm', ortUrl: ORT })
+  await addTensors(engine)
+  await engine.addTensor('0.post_norm', new Uint8Array(8))
+  await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /0\.post_norm has 8 bytes/))
+})
+
 test('what is not there is refused by name', async () => {
   const engine = await createEngine({ backend: 'wasm', ortUrl: ORT })
-  await assert.rejects(engine.openCache(1, 1), refused('EngineError', /build it first/))
+  await assert.rejects(engine.openCache(1, 1, 0, 1), refused('EngineError', /build it first/))
+  await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /0\.input_norm has no bytes/))
+  await addTensors(engine, name => name.endsWith('_norm'))
   await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /onnxruntime: .+/))
   await fill(engine)
   await assert.rejects(engine.run(77, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /cache 77 is not open/))
@@ -94,12 +116,13 @@ test('what is not there is refused by name', async () => {
 
 test('a graph that is none is refused in the words of onnxruntime', async () => {
   const engine = await createEngine({ backend: 'wasm', ortUrl: ORT })
+  await addTensors(engine)
   await assert.rejects(engine.build(Uint8Array.of(1, 2, 3), SHAPE), refused('EngineError', /onnxruntime: .*protobuf/i))
 })
 
 test('a failed run leaves the cache and the engine usable', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16)
+  const cache = await engine.openCache(1, 16, 0, 1)
   await engine.run(cache, row(0), 4, tokens(HIDDEN, 0, 4))
   await assert.rejects(engine.run(cache, { firstRow: 0, rows: 0, length: 4 }, 1, tokens(HIDDEN, 4, 5)), refused('EngineError', /./))
   assertClose(await engine.run(cache, row(4), 5, tokens(HIDDEN, 4, 9)), tokens(EXPECTED, 4, 9))
@@ -114,21 +137,21 @@ test('weights beyond the budget are refused before they are loaded', async () =>
 test('a cache that the heap cannot hold is refused, and what it took is given back', async () => {
   const engine = await built()
   for (let attempt = 0; attempt < 5; attempt++) {
-    await assert.rejects(engine.openCache(1024, attempt % 2 === 0 ? 2 ** 16 : 2 ** 15), refused('CapacityError', /wasm heap has no/))
+    await assert.rejects(engine.openCache(1024, attempt % 2 === 0 ? 2 ** 16 : 2 ** 15, 0, 1), refused('CapacityError', /wasm heap has no/))
   }
-  const cache = await engine.openCache(1, 16)
+  const cache = await engine.openCache(1, 16, 0, 1)
   assertClose(await engine.run(cache, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
 })
 
 test('a closed engine holds nothing and can be filled again', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16)
+  const cache = await engine.openCache(1, 16, 0, 1)
   await engine.close()
   await engine.close()
   await assert.rejects(engine.run(cache, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /build it first/))
   await fill(engine)
   await assert.rejects(engine.run(cache, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /not open/))
-  const again = await engine.openCache(1, 16)
+  const again = await engine.openCache(1, 16, 0, 1)
   assertClose(await engine.run(again, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
 })
 

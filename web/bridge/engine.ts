@@ -18,9 +18,12 @@ export interface Probe { graph: Uint8Array, tensors: Tensors, shape: Shape, toke
 /** Which rows of a cache a run is for, and how many positions these rows hold before it. */
 export interface Place { firstRow: number, rows: number, length: number }
 
+/** Which blocks of the span the runs of a cache go through; the others pass on what they get. */
+export interface Blocks { first: number, end: number }
+
 /** One built span; `Cache` is its memory for one cache. Calls never overlap. */
 export interface Span<Cache> {
-  openCache: (batch: number, maxLength: number) => Cache | Promise<Cache>
+  openCache: (batch: number, maxLength: number, blocks: Blocks) => Cache | Promise<Cache>
   /** hidden [rows, tokens, hidden size] flattened; the answer has the same size. */
   run: (cache: Cache, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
   /** Row i becomes what row rows[i] was, as far as `length` positions. */
@@ -41,6 +44,25 @@ export function cacheNames (shape: Shape, time: 'past' | 'present'): string[] {
   return Array.from({ length: 2 * shape.blocks }, (_, index) => `${time}_${index % 2 === 0 ? 'k' : 'v'}.${index >> 1}`)
 }
 
+/** The weights of each block's two norms, in order: inputs of the graph, where zeros skip a block. Raises EngineError. */
+export function normTensors (shape: Shape, tensors: Tensors): Array<[name: string, data: Uint8Array]> {
+  return normNames(shape).map(name => {
+    const data = tensors.get(name)
+    const size = shape.hiddenSize * Float32Array.BYTES_PER_ELEMENT
+    if (data?.byteLength === size) return [name, data]
+    throw new EngineError('EngineError', `the tensor ${name} has ${data?.byteLength ?? 'no'} bytes; the span needs ${size}`)
+  })
+}
+
+export function normNames ({ blocks }: Shape): string[] {
+  return Array.from({ length: 2 * blocks }, (_, index) => `${index >> 1}.${index % 2 === 0 ? 'input' : 'post'}_norm`)
+}
+
+/** For each of the two norms of each block: its weights, or `zeros` where the block is to be skipped. */
+export function normsOf<T> (norms: readonly T[], zeros: T, { first, end }: Blocks): T[] {
+  return norms.map((norm, index) => index >= 2 * first && index < 2 * end ? norm : zeros)
+}
+
 export type EngineErrorName = 'EngineError' | 'CapacityError' | 'DeviceLost'
 
 /** An error that becomes the Python class of its name. */
@@ -58,7 +80,8 @@ export interface JsEngine {
   /** Only for a first look at a device: tensors added so far are the probe's, and are released. */
   verify: (graph: Uint8Array, shape: Shape, tokens: number, hidden: Float32Array) => Promise<void>
   build: (graph: Uint8Array, shape: Shape) => Promise<void>
-  openCache: (batch: number, maxLength: number) => Promise<number>
+  /** For runs through the blocks from `first` to before `end`, counted from the span's start. */
+  openCache: (batch: number, maxLength: number, first: number, end: number) => Promise<number>
   run: (cache: number, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
   reorder: (cache: number, rows: number[], length: number) => Promise<void>
   closeCache: (cache: number) => Promise<void>
@@ -123,9 +146,9 @@ class Engine<Cache> implements JsEngine {
     })
   }
 
-  async openCache (batch: number, maxLength: number): Promise<number> {
+  async openCache (batch: number, maxLength: number, first: number, end: number): Promise<number> {
     return await this.#queue('no memory for a cache', async () => {
-      const cache = await this.#built().openCache(batch, maxLength)
+      const cache = await this.#built().openCache(batch, maxLength, { first, end })
       this.#caches.set(++this.#handles, cache)
       return this.#handles
     })

@@ -7,7 +7,10 @@
 // is also the smallest. The exports are those that onnxruntime-web 1.30.0 calls itself (its lib/wasm/wasm-types.ts);
 // they are not a public interface, so the version is pinned and tests/browser/test_engine.py runs every one of them.
 
-import { cacheNames, EngineError, type Place, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
+import {
+  cacheNames, EngineError, normNames, normsOf, normTensors, type Blocks, type Place, type Runtime, type Shape, type Span,
+  type Tensors
+} from './engine.ts'
 
 const FLOAT = 1 // TensorProto.DataType
 const INT32 = 6
@@ -50,8 +53,11 @@ interface OrtModule {
 
 type ModuleFactory = (options: { numThreads: number, locateFile: (name: string) => string }) => Promise<OrtModule>
 
-/** One cache: for each block the address of its keys, then of its values: float [batch, kv heads, maxLength, head dim]. */
-export interface WasmCache { batch: number, maxLength: number, addresses: number[] }
+/**
+ * One cache: for each block the address of its keys, then of its values: float [batch, kv heads, maxLength, head dim];
+ * and for each block the addresses of its norms' weights for runs on this cache.
+ */
+export interface WasmCache { batch: number, maxLength: number, addresses: number[], norms: number[] }
 
 export class WasmRuntime implements Runtime<WasmCache> {
   readonly #heap: Heap
@@ -79,7 +85,8 @@ export class WasmRuntime implements Runtime<WasmCache> {
       throw new EngineError('CapacityError', `the weights of ${shape.blocks} blocks take ${Math.ceil(size / 2 ** 20)} MiB; ` +
         `the wasm backend holds ${MAX_WEIGHT_BYTES / 2 ** 20}: take fewer blocks`)
     }
-    return new WasmSpan(this.#heap, await this.#createSession(graph, tensors), shape)
+    const norms = normTensors(shape, tensors)
+    return new WasmSpan(this.#heap, await this.#createSession(graph, tensors), shape, norms.map(([, data]) => data))
   }
 
   async #createSession (graph: Uint8Array, tensors: Tensors): Promise<number> {
@@ -107,21 +114,25 @@ class WasmSpan implements Span<WasmCache> {
   readonly #shape: Shape
   readonly #inputNames: number
   readonly #outputNames: number
+  readonly #norms: number[]
+  readonly #zeros: number
 
-  constructor (heap: Heap, session: number, shape: Shape) {
+  constructor (heap: Heap, session: number, shape: Shape, norms: Uint8Array[]) {
     this.#heap = heap
     this.#session = session
     this.#shape = shape
-    this.#inputNames = heap.pointers(['x', 'seqlens_k', 'total_seq', ...cacheNames(shape, 'past')].map(name => heap.text(name)))
+    const inputs = ['x', 'seqlens_k', 'total_seq', ...cacheNames(shape, 'past'), ...normNames(shape)]
+    this.#inputNames = heap.pointers(inputs.map(name => heap.text(name)))
     this.#outputNames = heap.pointers(['y', ...cacheNames(shape, 'present')].map(name => heap.text(name)))
+    this.#norms = norms.map(data => heap.copy(data))
+    this.#zeros = heap.copy(new Uint8Array(shape.hiddenSize * Float32Array.BYTES_PER_ELEMENT))
   }
 
-  openCache (batch: number, maxLength: number): WasmCache {
-    const { blocks } = this.#shape
+  openCache (batch: number, maxLength: number, blocks: Blocks): WasmCache {
     const size = batch * this.#rowSize(maxLength)
-    const cache: WasmCache = { batch, maxLength, addresses: [] }
+    const cache: WasmCache = { batch, maxLength, addresses: [], norms: normsOf(this.#norms, this.#zeros, blocks) }
     try {
-      for (let index = 0; index < 2 * blocks; index++) cache.addresses.push(this.#heap.allocate(size))
+      for (let index = 0; index < 2 * this.#shape.blocks; index++) cache.addresses.push(this.#heap.allocate(size))
     } catch (error) {
       this.closeCache(cache)
       throw error
@@ -140,12 +151,14 @@ class WasmSpan implements Span<WasmCache> {
       const y = use.memory(heap.allocate(hidden.byteLength))
       const lengths = use.memory(heap.pointers([...new Array<number>(rows).fill(total - 1), total]))
       const caches = this.#cacheTensors(use, cache, place)
-      const inputs = use.memory(heap.pointers([
-        use.tensor(FLOAT, x, dims), use.tensor(INT32, lengths, [rows]), use.tensor(INT32, lengths + rows * POINTER, []), ...caches
-      ]))
+      const norms = cache.norms.map(address => use.tensor(FLOAT, address, [this.#shape.hiddenSize]))
+      const inputs = [
+        use.tensor(FLOAT, x, dims), use.tensor(INT32, lengths, [rows]), use.tensor(INT32, lengths + rows * POINTER, []),
+        ...caches, ...norms
+      ]
       const outputs = use.memory(heap.pointers([use.tensor(FLOAT, y, dims), ...caches]))
       const code = await heap.module._OrtRun(
-        this.#session, this.#inputNames, inputs, caches.length + 3, this.#outputNames, caches.length + 1, outputs, 0)
+        this.#session, this.#inputNames, use.memory(heap.pointers(inputs)), inputs.length, this.#outputNames, caches.length + 1, outputs, 0)
       heap.check(code === 0)
       return heap.floats(y, hidden.length).slice()
     } finally {
@@ -173,9 +186,10 @@ class WasmSpan implements Span<WasmCache> {
   }
 
   async release (): Promise<void> {
-    const names = 2 * this.#shape.blocks
-    this.#heap.freePointers(this.#inputNames, names + 3)
-    this.#heap.freePointers(this.#outputNames, names + 1)
+    const count = 2 * this.#shape.blocks
+    this.#heap.freePointers(this.#inputNames, 2 * count + 3)
+    this.#heap.freePointers(this.#outputNames, count + 1)
+    for (const address of [...this.#norms, this.#zeros]) this.#heap.module._free(address)
     this.#heap.module._OrtReleaseSession(this.#session)
   }
 

@@ -5,16 +5,23 @@
 // because a tensor over a buffer starts at its first byte.
 
 import type { InferenceSession, Tensor } from 'onnxruntime-web'
-import { cacheNames, EngineError, type Place, type Probe, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
+import {
+  cacheNames, EngineError, normNames, normsOf, normTensors, type Blocks, type Place, type Probe, type Runtime, type Shape,
+  type Span, type Tensors
+} from './engine.ts'
 import { Gpu } from './gpu.ts'
 
 type Ort = typeof import('onnxruntime-web')
 type Feeds = Record<string, Tensor>
 
+const BYTES = Float32Array.BYTES_PER_ELEMENT
 const TOLERANCE = 1e-3 // of the largest value: float32 kernels differ by about 1e-6 of it, wrong ones by its whole
 
-/** One cache: for each block its keys, then its values: float [batch, kv heads, maxLength, head dim]. */
-export interface GpuCache { batch: number, maxLength: number, buffers: GPUBuffer[] }
+/**
+ * One cache: for each block its keys, then its values: float [batch, kv heads, maxLength, head dim]; and for each block
+ * the weights of its norms for runs on this cache.
+ */
+export interface GpuCache { batch: number, maxLength: number, buffers: GPUBuffer[], norms: GPUBuffer[] }
 
 export class GpuRuntime implements Runtime<GpuCache> {
   readonly #ort: Ort
@@ -59,13 +66,16 @@ export class GpuRuntime implements Runtime<GpuCache> {
 
   async build (graph: Uint8Array, tensors: Tensors, shape: Shape): Promise<GpuSpan> {
     const gpu = await this.#device()
+    const norms = normTensors(shape, tensors)
     const preferredOutputLocation = Object.fromEntries(cacheNames(shape, 'present').map(name => [name, 'gpu-buffer' as const]))
     const session = await gpu.guard(async () => await this.#ort.InferenceSession.create(graph, {
       executionProviders: [{ name: 'webgpu', device: gpu.device }],
       externalData: files(tensors),
       preferredOutputLocation
     }))
-    return new GpuSpan(this.#ort, gpu, session, shape)
+    const [zeros, ...buffers] = await gpu.guard(async () => await gpu.allocate(norms.length + 1, shape.hiddenSize * BYTES))
+    norms.forEach(([, data], index) => { gpu.device.queue.writeBuffer(buffers[index] as GPUBuffer, 0, data as BufferSource) })
+    return new GpuSpan(this.#ort, gpu, session, shape, buffers, zeros as GPUBuffer)
   }
 
   async #device (): Promise<Gpu> {
@@ -79,7 +89,7 @@ export class GpuRuntime implements Runtime<GpuCache> {
   async #errorOf ({ graph, tensors, shape, tokens, hidden }: Probe, expected: Float32Array): Promise<number> {
     const span = await this.build(graph, tensors, shape)
     try {
-      const cache = await span.openCache(1, 2 * tokens)
+      const cache = await span.openCache(1, 2 * tokens, { first: 0, end: shape.blocks })
       const split = tokens * shape.hiddenSize
       const first = await span.run(cache, { firstRow: 0, rows: 1, length: 0 }, tokens, hidden.subarray(0, split))
       const last = await span.run(cache, { firstRow: 0, rows: 1, length: tokens }, 1, hidden.subarray(split))
@@ -96,7 +106,9 @@ export class GpuRuntime implements Runtime<GpuCache> {
     const session = await InferenceSession.create(graph, { executionProviders: ['wasm'], externalData: files(tensors) })
     const empty = new Tensor('float32', new Float32Array(0), [1, shape.kvHeads, 0, shape.headDim])
     const pasts = Object.fromEntries(cacheNames(shape, 'past').map(name => [name, empty]))
-    const feeds = { ...feed(this.#ort, { firstRow: 0, rows: 1, length: 0 }, tokens + 1, hidden, shape), ...pasts }
+    const norms = Object.fromEntries(normTensors(shape, tensors).map(([name, data]) =>
+      [name, new Tensor('float32', new Float32Array(data.slice().buffer), [shape.hiddenSize])]))
+    const feeds = { ...feed(this.#ort, { firstRow: 0, rows: 1, length: 0 }, tokens + 1, hidden, shape), ...pasts, ...norms }
     const { y } = await session.run(feeds)
     await session.release()
     return y?.data as Float32Array
@@ -108,17 +120,22 @@ class GpuSpan implements Span<GpuCache> {
   readonly #gpu: Gpu
   readonly #session: InferenceSession
   readonly #shape: Shape
+  readonly #norms: GPUBuffer[]
+  readonly #zeros: GPUBuffer
 
-  constructor (ort: Ort, gpu: Gpu, session: InferenceSession, shape: Shape) {
+  constructor (ort: Ort, gpu: Gpu, session: InferenceSession, shape: Shape, norms: GPUBuffer[], zeros: GPUBuffer) {
     this.#ort = ort
     this.#gpu = gpu
     this.#session = session
     this.#shape = shape
+    this.#norms = norms
+    this.#zeros = zeros
   }
 
-  async openCache (batch: number, maxLength: number): Promise<GpuCache> {
+  async openCache (batch: number, maxLength: number, blocks: Blocks): Promise<GpuCache> {
     const size = batch * this.#rowSize(maxLength)
-    return { batch, maxLength, buffers: await this.#gpu.guard(async () => await this.#gpu.allocate(2 * this.#shape.blocks, size)) }
+    const buffers = await this.#gpu.guard(async () => await this.#gpu.allocate(2 * this.#shape.blocks, size))
+    return { batch, maxLength, buffers, norms: normsOf(this.#norms, this.#zeros, blocks) }
   }
 
   async run (cache: GpuCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
@@ -156,11 +173,12 @@ class GpuSpan implements Span<GpuCache> {
   }
 
   async release (): Promise<void> {
+    for (const buffer of [...this.#norms, this.#zeros]) buffer.destroy()
     await this.#session.release().catch((error: unknown) => { if (!this.#gpu.lost) throw error })
   }
 
-  async #runOn (buffers: GPUBuffer[], { maxLength }: GpuCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
-    const { kvHeads, headDim } = this.#shape
+  async #runOn (buffers: GPUBuffer[], { maxLength, norms }: GpuCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+    const { kvHeads, headDim, hiddenSize } = this.#shape
     const feeds = feed(this.#ort, place, tokens, hidden, this.#shape)
     const fetches: Record<string, Tensor | null> = { y: null }
     const presents = cacheNames(this.#shape, 'present')
@@ -170,12 +188,15 @@ class GpuSpan implements Span<GpuCache> {
       feeds[name] = tensor
       fetches[presents[index] as string] = tensor
     })
+    normNames(this.#shape).forEach((name, index) => {
+      feeds[name] = this.#ort.Tensor.fromGpuBuffer(norms[index] as GPUBuffer, { dataType: 'float32', dims: [hiddenSize] })
+    })
     const { y } = await this.#session.run(feeds, fetches)
     return y?.data as Float32Array
   }
 
   #rowSize (maxLength: number): number {
-    return this.#shape.kvHeads * maxLength * this.#shape.headDim * Float32Array.BYTES_PER_ELEMENT
+    return this.#shape.kvHeads * maxLength * this.#shape.headDim * BYTES
   }
 }
 

@@ -27,7 +27,7 @@ from ..inference.cache import Cache, CacheTable, Piece
 from ..inference.llama import build_graph, rope_tables, span_shape, tensor_shapes
 from ..inference.selftest import sample, self_test
 from ..ports import Floats
-from ..types import SpanShape
+from ..types import BlockRange, SpanShape
 
 # Enough new positions at once that every kernel for long prefills is used.
 PROBE_TOKENS = 40
@@ -74,12 +74,12 @@ class BrowserEngine:
             await self.close()
             raise
 
-    async def open_cache(self, batch: int, max_length: int) -> int:
+    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
         """See ``ports.Engine``; ``CapacityError`` where memory or the model's positions end."""
         caches = self._built()
-        caches.check_size(batch, max_length)
-        handle = await _crossing(self._engine.openCache(batch, max_length))
-        return caches.add(batch, max_length, _Memory(int(handle)))
+        blocks = caches.check(batch, max_length, blocks)
+        handle = await _crossing(self._engine.openCache(batch, max_length, blocks.start, blocks.end))
+        return caches.add(batch, max_length, blocks, _Memory(int(handle)))
 
     async def run(self, cache: int, hidden: Floats) -> Floats:
         """See ``ports.Engine``; ``CapacityError`` if the cache has no room for the positions.

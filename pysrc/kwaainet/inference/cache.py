@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from ..errors import CapacityError, EngineError
 from ..ports import Floats
-from ..types import SpanShape
+from ..types import BlockRange, SpanShape
 
 MAX_BATCH = 1024
 # A tab's worker and a shared processor must stay responsive: other sessions' steps, and the answers
@@ -27,10 +27,14 @@ Storage = TypeVar("Storage")
 
 @dataclass(slots=True)
 class Cache(Generic[Storage]):
-    """One cache: ``batch`` rows of up to ``max_length`` positions, all of them ``length`` long."""
+    """One cache: ``batch`` rows of up to ``max_length`` positions, all of them ``length`` long.
+
+    Its runs go through ``blocks``, counted from the span's start.
+    """
 
     batch: int
     max_length: int
+    blocks: BlockRange
     storage: Storage
     length: int = 0
 
@@ -64,8 +68,12 @@ class CacheTable(Generic[Storage]):
         self._caches: dict[int, Cache[Storage]] = {}
         self._handles = itertools.count(1)
 
-    def check_size(self, batch: int, max_length: int) -> None:
-        """``CapacityError`` if no cache of that size can exist for this span."""
+    def check(self, batch: int, max_length: int, blocks: BlockRange | None) -> BlockRange:
+        """The blocks to run, all of the span's by default.
+
+        ``CapacityError`` if no cache of that size can exist for this span, ``EngineError`` if the
+        blocks are not all in it.
+        """
         if not 1 <= batch <= MAX_BATCH:
             raise CapacityError(f"a cache of {batch} rows was asked for; 1 to {MAX_BATCH} are allowed")
         if not 1 <= max_length <= self.shape.max_positions:
@@ -73,11 +81,15 @@ class CacheTable(Generic[Storage]):
                 f"a cache of {max_length} positions was asked for; "
                 f"the model knows 1 to {self.shape.max_positions}"
             )
+        whole = BlockRange(0, self.shape.blocks)
+        if blocks is not None and blocks.end > whole.end:
+            raise EngineError(f"blocks {blocks} are not all in the span, which has blocks {whole}")
+        return blocks or whole
 
-    def add(self, batch: int, max_length: int, storage: Storage) -> int:
+    def add(self, batch: int, max_length: int, blocks: BlockRange, storage: Storage) -> int:
         """Enter an empty cache; returns its handle."""
         handle = next(self._handles)
-        self._caches[handle] = Cache(batch, max_length, storage)
+        self._caches[handle] = Cache(batch, max_length, blocks, storage)
         return handle
 
     def __getitem__(self, handle: int) -> Cache[Storage]:

@@ -6,9 +6,15 @@ are listed once (``tensor_shapes``); graph and packing both follow that list.
 
 Inputs of the graph: ``x`` float [batch, tokens, hidden]; ``seqlens_k`` int32 [batch], each row's
 length after this run minus one; ``total_seq`` int32 scalar, the same without the minus one;
-``past_k.I``, ``past_v.I`` float [batch, kv_heads, past, head_dim] for every block I of the span.
+``past_k.I``, ``past_v.I`` float [batch, kv_heads, past, head_dim] and the weights of its norms,
+``I.input_norm``, ``I.post_norm`` float [hidden], for every block I of the span.
 Outputs: ``y`` like ``x``, ``present_k.I``, ``present_v.I``. When a past and its present are one
 buffer of a fixed number of positions, the attention writes the new positions in place.
+
+The norms are inputs, and not initializers like all other weights, so that a run can skip blocks. A
+block whose norms are given as zeros adds exactly zero to the residual stream: Llama has no biases,
+so that its queries, keys and values are zeros, and what it caches too. The whole span pays nothing
+for this; the skipped blocks take the time they always take.
 """
 
 from __future__ import annotations
@@ -58,12 +64,17 @@ def _block_shapes(config: LlamaConfig) -> Iterator[tuple[str, Shape]]:
 
 
 def tensor_shapes(config: LlamaConfig, blocks: int) -> Iterator[tuple[str, Shape]]:
-    """Every external tensor of the span's graph, float32: rotary tables first, then block by block."""
+    """Every weight of the span, float32: rotary tables first, then block by block."""
     for name in ("cos", "sin"):
         yield name, (config.max_position_embeddings, config.head_dim // 2)
     for index in range(blocks):
         for name, shape in _block_shapes(config):
             yield f"{index}.{name}", shape
+
+
+def norm_names(index: int) -> tuple[str, str]:
+    """The tensors of the span's block ``index`` that are inputs of the graph; zeros skip the block."""
+    return f"{index}.input_norm", f"{index}.post_norm"
 
 
 def rope_tables(config: LlamaConfig) -> Iterator[tuple[str, Floats]]:
@@ -78,7 +89,7 @@ def rope_tables(config: LlamaConfig) -> Iterator[tuple[str, Floats]]:
 def pack_block(
     config: LlamaConfig, index: int, weights: Mapping[str, Floats]
 ) -> Iterator[tuple[str, Floats]]:
-    """The external tensors of the span's block ``index`` (counted from the span's start).
+    """The tensors of the span's block ``index`` (counted from the span's start).
 
     ``weights`` maps Hugging Face suffixes (``self_attn.q_proj.weight``) to float32 arrays in Hugging
     Face's layout. Yields one tensor at a time, each a fresh contiguous float32 array, so that only
@@ -116,7 +127,10 @@ def build_graph(config: LlamaConfig, blocks: int) -> bytes:
         for letter in "kv":
             inputs.append(_cache(config, f"past_{letter}.{index}", "past"))
             outputs.append(_cache(config, f"present_{letter}.{index}", "present"))
-    weights = [external(name, ElementType.FLOAT, shape) for name, shape in tensor_shapes(config, blocks)]
+    shapes = dict(tensor_shapes(config, blocks))
+    for name in [name for index in range(blocks) for name in norm_names(index)]:
+        inputs.append(value(name, ElementType.FLOAT, shapes.pop(name)))
+    weights = [external(name, ElementType.FLOAT, shape) for name, shape in shapes.items()]
     return model(nodes, weights, inputs, outputs)
 
 

@@ -25,8 +25,9 @@ MAX_ID_LENGTH = 128  # characters of a session or step id; stock clients send 36
 
 @dataclass(frozen=True, slots=True)
 class OpenCache:
-    """Allocate KV; wait up to ``alloc_timeout`` seconds for the room."""
+    """Allocate KV to run ``blocks`` (counted from the span's start); wait ``alloc_timeout`` s at most."""
 
+    blocks: BlockRange
     batch: int
     max_length: int
     alloc_timeout: float
@@ -70,7 +71,7 @@ Command: TypeAlias = OpenCache | Truncate | Reorder | Run | Reply | End
 
 
 class InferenceSession:
-    """The state of one session over the whole span ``served`` of the model called ``prefix``.
+    """The state of one session over some or all blocks of the span ``served`` of the model ``prefix``.
 
     ``position`` counts the tokens in the cache once all commands so far are carried out. After an
     error the session is over: its commands up to there were not handed out.
@@ -128,9 +129,7 @@ class InferenceSession:
         return given[0], given[1], given[2]
 
     def _open(self, uid: str, batch: int, options: dict[str, Any]) -> OpenCache:
-        asked = blocks.parse_chain(uid, self._prefix, self._served)
-        if asked != self._served:
-            raise part_of_span(self._prefix, asked, self._served)
+        asked = blocks.within(blocks.parse_chain(uid, self._prefix, self._served), self._served)
         tensors.check_common(options)
         _check_id("session_id", options.get("session_id"))
         length = options.get("max_length")
@@ -142,7 +141,7 @@ class InferenceSession:
             )
         self._uid, self._batch, self._max_length = uid, batch, length
         # an engine's cache holds at least one position, even if the client only asks whether it could
-        return OpenCache(batch, max(length, 1), _alloc_timeout(options))
+        return OpenCache(asked, batch, max(length, 1), _alloc_timeout(options))
 
     def _check_step(self, uid: str, batch: int) -> None:
         if uid not in ("", self._uid):
@@ -180,14 +179,6 @@ class InferenceSession:
         if tokens == 0:  # a client that only wants to know whether the cache can be had
             return Reply(ReplyFormat(reply.dtype).pack(states))
         return Run(states, reply)
-
-
-def part_of_span(prefix: str, asked: BlockRange, served: BlockRange) -> RequestError:
-    """The refusal of a part of the span: one graph runs all of its blocks."""
-    return RequestError(
-        f"this server runs {blocks.uid(prefix, served.start)} to {blocks.uid(prefix, served.end - 1)} "
-        f"as one and cannot run only blocks {asked}; ask for blocks {served}"
-    )
 
 
 def _check_id(name: str, value: object) -> None:

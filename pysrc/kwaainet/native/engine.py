@@ -24,18 +24,23 @@ from numpy.typing import NDArray
 
 from ..errors import CapacityError, EngineError
 from ..inference.cache import Cache, CacheTable, Piece
+from ..inference.llama import norm_names
 from ..inference.selftest import self_test
 from ..ports import Floats
-from ..types import SpanShape
+from ..types import BlockRange, SpanShape
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class _Memory:
-    """One cache's arrays by graph name (``k.0``), and the lock that orders what is done to them."""
+    """One cache's arrays by graph name (``k.0``), and the lock that orders what is done to them.
+
+    ``norms`` are the weights of the norms for its runs: zeros for the blocks that these skip.
+    """
 
     arrays: dict[str, Floats]
+    norms: dict[str, Floats]
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -47,6 +52,7 @@ class NativeEngine:
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads
         self._tensors: dict[str, Any] = {}
+        self._norms: dict[str, Floats] = {}
         self._session: Any = None
         self._caches: CacheTable[_Memory] | None = None
         self._worker = ThreadPoolExecutor(1, "engine")
@@ -58,6 +64,7 @@ class NativeEngine:
     async def build(self, graph: bytes, shape: SpanShape) -> None:
         """See ``ports.Engine``."""
         tensors, self._tensors = self._tensors, {}
+        self._norms = _take_norms(tensors, shape)
         self._session = await self._in_worker(_create_session, graph, tensors, self._threads)
         self._caches = CacheTable(shape)
         try:
@@ -66,18 +73,24 @@ class NativeEngine:
             await self.close()
             raise
 
-    async def open_cache(self, batch: int, max_length: int) -> int:
+    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
         """See ``ports.Engine``; ``CapacityError`` where memory or the model's positions end."""
         caches = self._built()
-        caches.check_size(batch, max_length)
+        blocks = caches.check(batch, max_length, blocks)
         shape = caches.shape
         dims = (batch, shape.kv_heads, max_length, shape.head_dim)
         names = [f"{letter}.{index}" for index in range(shape.blocks) for letter in "kv"]
         try:
-            memory = _Memory({name: np.zeros(dims, np.float32) for name in names})
+            arrays = {name: np.zeros(dims, np.float32) for name in names}
         except MemoryError as error:
             raise CapacityError(f"no memory for a cache of {batch} rows of {max_length}") from error
-        return caches.add(batch, max_length, memory)
+        skipped = np.zeros(shape.hidden_size, np.float32)
+        norms = {
+            name: self._norms[name] if index in blocks else skipped
+            for index in range(shape.blocks)
+            for name in norm_names(index)
+        }
+        return caches.add(batch, max_length, blocks, _Memory(arrays, norms))
 
     async def run(self, cache: int, hidden: Floats) -> Floats:
         """See ``ports.Engine``; ``CapacityError`` if the cache has no room for the positions.
@@ -118,7 +131,7 @@ class NativeEngine:
 
     async def close(self) -> None:
         """See ``ports.Engine``."""
-        self._tensors, self._session, self._caches = {}, None, None
+        self._tensors, self._norms, self._session, self._caches = {}, {}, None, None
         self._worker.shutdown(wait=False)
         self._worker = ThreadPoolExecutor(1, "engine")
 
@@ -129,6 +142,16 @@ class NativeEngine:
 
     async def _in_worker(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+
+
+def _take_norms(tensors: dict[str, Any], shape: SpanShape) -> dict[str, Floats]:
+    """Move the weights of the norms, which are inputs of the graph, out of ``tensors``."""
+    names = [name for index in range(shape.blocks) for name in norm_names(index)]
+    if missing := [name for name in names if name not in tensors]:
+        raise EngineError(f"the tensor {missing[0]} was not added; the span needs it")
+    values = [tensors.pop(name) for name in names]
+    # copies: what an OrtValue gives as an array is its own memory, and goes with it
+    return {name: value.numpy().copy() for name, value in zip(names, values, strict=True)}
 
 
 def _create_session(graph: bytes, tensors: dict[str, Any], threads: int) -> Any:
@@ -155,6 +178,7 @@ def _run(
         "x": x,
         "seqlens_k": np.full(len(x), total - 1, np.int32),
         "total_seq": np.array(total, np.int32),
+        **cache.storage.norms,
     }
     outputs: dict[str, NDArray[Any]] = {"y": y}
     for name, array in cache.storage.arrays.items():

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from uuid import UUID
 
 from ..dht.record import Dictionary, Record
@@ -85,10 +84,7 @@ class Client:
             raise Unreachable(
                 f"none of the {len(spans)} servers announced for {self._prefix} answers: {names}"
             )
-        try:
-            return choose_chain(candidates, self._num_blocks)
-        except Unreachable:  # stock servers also take a part of their span; ours say so if they do not
-            return choose_chain([replace(one, sliceable=True) for one in candidates], self._num_blocks)
+        return choose_chain(candidates, self._num_blocks)
 
     async def _measure(self, span: Span) -> Candidate | None:
         started = self._now()

@@ -121,9 +121,9 @@ class SessionServer:
 
     async def _carry_out(self, command: Command, inbox: Inbox, resources: AsyncExitStack) -> None:
         match command:
-            case OpenCache(batch, max_length, alloc_timeout):
+            case OpenCache(blocks, batch, max_length, alloc_timeout):
                 timeout = min(alloc_timeout, self._config.max_alloc_timeout)
-                opening = self._span.open_cache(batch, max_length, timeout)
+                opening = self._span.open_cache(batch, max_length, timeout, blocks)
                 self._cache = await inbox.unless_gone(resources.enter_async_context(opening))
                 self._cache.on_lost = inbox.fail
             case Truncate(length):

@@ -16,7 +16,7 @@ from ..compression.codec import TensorJoiner, split_for_streaming
 from ..errors import LimitExceeded, RequestError
 from ..formats.config import LlamaConfig
 from ..inference import tensors
-from ..inference.session import InferenceSession, part_of_span
+from ..inference.session import InferenceSession
 from ..inference.tensors import Limits
 from ..ports import Clock, Host, Stream
 from ..swarm import blocks
@@ -85,7 +85,7 @@ class TransformerConnectionHandler:
         return ExpertInfo(msgpack.dumps(info)).encode()
 
     async def rpc_forward(self, peer: PeerId, request: bytes) -> bytes:
-        """Hidden states [batch, n, hidden] through the span, without a session."""
+        """Hidden states [batch, n, hidden] through the blocks asked for, without a session."""
         message = ExpertRequest.decode(request)
         async with self._time_limit():
             output = await self._forward(message, list(message.tensors))
@@ -138,9 +138,8 @@ class TransformerConnectionHandler:
     # --- shared -----------------------------------------------------------------------------------
 
     async def _forward(self, request: ExpertRequest, inputs: list[Tensor]) -> Tensor:
-        asked = blocks.parse_chain(request.uid, self._config.prefix, self._config.blocks)
-        if asked != self._config.blocks:
-            raise part_of_span(self._config.prefix, asked, self._config.blocks)
+        served = self._config.blocks
+        asked = blocks.within(blocks.parse_chain(request.uid, self._config.prefix, served), served)
         options = tensors.metadata(request)
         tensors.check_common(options)
         given = tensors.arguments(inputs, options.get("args_structure"))
@@ -150,7 +149,7 @@ class TransformerConnectionHandler:
         tensors.check_prompts(given[1] if len(given) > 1 else None)
         reply = tensors.reply_format(hidden, options)
         states = tensors.unpack_hidden(hidden)
-        return reply.pack(await self._span.forward(states, self._config.request_timeout))
+        return reply.pack(await self._span.forward(states, self._config.request_timeout, asked))
 
     async def _gather(self, stream: Stream) -> tuple[ExpertRequest, list[Tensor]]:
         """(the first message, the whole tensors of all messages)."""

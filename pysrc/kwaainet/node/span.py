@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import CapacityError, DeviceLost, StreamReset
 from ..ports import Engine, Floats
+from ..types import BlockRange
 from .admission import Admission
 
 _LOST = "the device this session was computed on was lost; open a new session"
@@ -48,15 +49,18 @@ class ServedSpan:
             cache.lose()
 
     @asynccontextmanager
-    async def open_cache(self, batch: int, max_length: int, timeout: float) -> AsyncIterator[SpanCache]:
+    async def open_cache(
+        self, batch: int, max_length: int, timeout: float, blocks: BlockRange | None = None
+    ) -> AsyncIterator[SpanCache]:
         """A cache for ``batch`` rows of ``max_length`` positions, waited for up to ``timeout`` s.
 
+        ``blocks`` are those to run, counted from the span's start; all of them unless said.
         Raises ``CapacityError`` if the span has no engine now, or no room in time.
         """
         self._serving()
         async with self.admission.admit(batch * max_length, timeout):
             engine = self._serving()
-            handle = await _open(engine, batch, max_length)
+            handle = await _open(engine, batch, max_length, blocks)
             cache = SpanCache(self, engine, handle)
             self._caches[cache] = None
             try:
@@ -66,8 +70,11 @@ class ServedSpan:
                 if not cache.lost:
                     await engine.close_cache(handle)
 
-    async def forward(self, hidden: Floats, timeout: float) -> Floats:
-        """hidden [batch, n, hidden] -> the same shape, each row on its own from position 0."""
+    async def forward(self, hidden: Floats, timeout: float, blocks: BlockRange | None = None) -> Floats:
+        """hidden [batch, n, hidden] -> the same shape, each row on its own from position 0.
+
+        ``blocks`` as for ``open_cache``.
+        """
         batch, tokens = hidden.shape[:2]
         if tokens == 0:
             return hidden
@@ -75,7 +82,7 @@ class ServedSpan:
         outputs = []
         for first in range(0, batch, rows):
             part = hidden[first : first + rows]
-            async with self.open_cache(len(part), tokens, timeout) as cache:
+            async with self.open_cache(len(part), tokens, timeout, blocks) as cache:
                 outputs.append(await cache.run(part))
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
@@ -144,9 +151,9 @@ class SpanCache:
             raise DeviceLost(_LOST)
 
 
-async def _open(engine: Engine, batch: int, max_length: int) -> int:
+async def _open(engine: Engine, batch: int, max_length: int, blocks: BlockRange | None) -> int:
     """Open a cache; a caller cancelled meanwhile does not leave one behind."""
-    opening = asyncio.ensure_future(engine.open_cache(batch, max_length))
+    opening = asyncio.ensure_future(engine.open_cache(batch, max_length, blocks))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:

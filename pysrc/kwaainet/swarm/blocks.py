@@ -52,6 +52,11 @@ def join(prefix: str, blocks: BlockRange) -> str:
     return _CHAIN_DELIMITER.join(uid(prefix, block) for block in range(blocks.start, blocks.end))
 
 
+def within(asked: BlockRange, served: BlockRange) -> BlockRange:
+    """Blocks of a model, all of them in ``served``, counted from where ``served`` starts."""
+    return BlockRange(asked.start - served.start, asked.end - served.start)
+
+
 def parse_chain(text: str, prefix: str, served: BlockRange) -> BlockRange:
     """The blocks that a request's uid asks for, all of them within ``served``.
 

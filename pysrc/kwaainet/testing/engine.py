@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError
 from ..inference.cache import CacheTable
+from ..inference.llama import norm_names
 from ..inference.selftest import self_test
 from ..ports import Floats
-from ..types import SpanShape
+from ..types import BlockRange, SpanShape
 from ..wire import varint
 
 Attributes: TypeAlias = dict[str, Any]
@@ -55,20 +56,22 @@ class NumpyEngine:
         """See ``ports.Engine``."""
         weights, self._tensors = self._tensors, {}
         self._nodes, wanted = read_graph(graph)
+        norms = [name for index in range(shape.blocks) for name in norm_names(index)]
+        wanted |= dict.fromkeys(norms, (shape.hidden_size,))
         if wanted != {name: array.shape for name, array in weights.items()}:
             raise EngineError("the tensors added are not those the graph asks for, or of other shapes")
         self._weights = weights
         self._caches = CacheTable(shape)
         await self_test(self, shape)
 
-    async def open_cache(self, batch: int, max_length: int) -> int:
+    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
         """See ``ports.Engine``."""
         caches = self._built()
-        caches.check_size(batch, max_length)
+        blocks = caches.check(batch, max_length, blocks)
         shape = caches.shape
         empty = np.zeros((batch, shape.kv_heads, 0, shape.head_dim), np.float32)
         names = [f"{letter}.{index}" for index in range(shape.blocks) for letter in "kv"]
-        return caches.add(batch, max_length, {f"present_{name}": empty for name in names})
+        return caches.add(batch, max_length, blocks, {f"present_{name}": empty for name in names})
 
     async def run(self, cache: int, hidden: Floats) -> Floats:
         """See ``ports.Engine``."""
@@ -80,7 +83,10 @@ class NumpyEngine:
             name.replace("present", "past"): array[:, :, : entry.length]
             for name, array in entry.storage.items()
         }
-        values = {"x": hidden, **past, **self._weights}
+        skipped = [index for index in range(caches.shape.blocks) if index not in entry.blocks]
+        zeros = np.zeros(caches.shape.hidden_size, np.float32)
+        norms = {name: zeros for index in skipped for name in norm_names(index)}
+        values = {"x": hidden, **past, **self._weights, **norms}
         for node in self._nodes:
             inputs = [values.get(name) for name in node.inputs]
             results = OPERATORS[node.operator](inputs, node.attributes)

@@ -19,13 +19,14 @@ from ..formats.config import LlamaConfig
 from ..inference.cache import MAX_TOKENS
 from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
 from ..ports import Engine, Floats
+from ..types import BlockRange
 from .engine import NumpyEngine
 
 TOLERANCE = 1e-4
 # Odd on purpose: grouped heads, a head_dim that is not hidden_size / heads, an inner size
 # that is no multiple of 8.
 CONFIG = LlamaConfig(
-    num_hidden_layers=2,
+    num_hidden_layers=3,
     hidden_size=200,
     intermediate_size=500,
     num_attention_heads=6,
@@ -52,15 +53,15 @@ def random_weights(config: LlamaConfig, seed: int) -> dict[str, Floats]:
     return weights
 
 
-async def fill(engine: Engine, config: LlamaConfig = CONFIG, seed: int = 0) -> Engine:
-    """Build ``engine`` over all of ``config``'s blocks with random weights."""
+async def fill(engine: Engine, config: LlamaConfig = CONFIG, only: BlockRange | None = None) -> Engine:
+    """Build ``engine`` over ``config``'s blocks, or only some of them, with random weights."""
+    blocks = only or BlockRange(0, config.num_hidden_layers)
     for name, table in rope_tables(config):
         await engine.add_tensor(name, table)
-    for index in range(config.num_hidden_layers):
-        for name, tensor in pack_block(config, index, random_weights(config, seed + index)):
+    for index in range(len(blocks)):
+        for name, tensor in pack_block(config, index, random_weights(config, blocks.start + index)):
             await engine.add_tensor(name, tensor)
-    blocks = config.num_hidden_layers
-    await engine.build(build_graph(config, blocks), span_shape(config, blocks))
+    await engine.build(build_graph(config, len(blocks)), span_shape(config, len(blocks)))
     return engine
 
 
@@ -215,6 +216,42 @@ async def caches_do_not_mix(engine: Engine, reference: Engine) -> None:
     _assert_close(np.concatenate(found[1], axis=1), await _reference(reference, other))
 
 
+async def parts_of_the_span_match_spans_of_their_own(engine: Engine, reference: Engine) -> None:
+    """At once, in chunks and steps, on several rows, rolled back and reordered."""
+    hidden, after, rows = hidden_states(2, 45), hidden_states(2, 4, seed=2), [1, 0]
+    for blocks in (BlockRange(0, 1), BlockRange(1, 2), BlockRange(1, 3)):
+        own = await fill(NumpyEngine(), only=blocks)
+        cache = await engine.open_cache(2, 50, blocks)
+        _assert_close(await _steps(engine, cache, hidden, 40, 3, 1, 1), await _reference(own, hidden))
+        await engine.truncate(cache, 5)
+        await engine.reorder(cache, rows)
+        expected = await _reference(own, np.concatenate([hidden[rows, :5], after], axis=1))
+        _assert_close(await _steps(engine, cache, after, 2, 0), expected[:, 5:])
+        await engine.close_cache(cache)
+
+
+async def parts_of_the_span_join(engine: Engine, reference: Engine) -> None:
+    """Parts that follow each other are the whole, however their runs take turns with its own."""
+    hidden = hidden_states(1, 9)
+    whole = await engine.open_cache(1, 9)
+    parts = [await engine.open_cache(1, 9, BlockRange(*part)) for part in ((0, 1), (1, 3))]
+    found: tuple[list[Floats], list[Floats]] = ([], [])
+    for start, end in ((0, 6), (6, 7), (7, 9)):
+        states = hidden[:, start:end]
+        found[0].append(await engine.run(whole, states))
+        for cache in parts:
+            states = await engine.run(cache, states)
+        found[1].append(states)
+    expected = await _reference(reference, hidden)
+    for outputs in found:
+        _assert_close(np.concatenate(outputs, axis=1), expected)
+
+
+async def parts_that_are_not_there_are_refused(engine: Engine, reference: Engine) -> None:
+    for blocks in (BlockRange(0, 4), BlockRange(2, 5), BlockRange(3, 4)):
+        await _refused(EngineError, engine.open_cache(1, 5, blocks))
+
+
 async def limits_are_held(engine: Engine, reference: Engine) -> None:
     """What does not fit is refused and leaves the cache as it was."""
     hidden = hidden_states(1, 5)
@@ -262,6 +299,16 @@ async def missing_tensors_are_refused(engine: Engine, reference: Engine) -> None
     await _refused(EngineError, engine.build(build_graph(CONFIG, 2), span_shape(CONFIG, 2)))
 
 
+async def missing_norms_are_refused(engine: Engine, reference: Engine) -> None:
+    """These are inputs of the graph and no initializers: nobody but the engine misses them."""
+    await engine.close()
+    tensors = [*rope_tables(CONFIG), *pack_block(CONFIG, 0, random_weights(CONFIG, 0))]
+    for name, tensor in tensors:
+        if name != "0.post_norm":
+            await engine.add_tensor(name, tensor)
+    await _refused(EngineError, engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1)))
+
+
 async def broken_weights_are_refused(engine: Engine, reference: Engine) -> None:
     await engine.close()
     weights = random_weights(CONFIG, 0)
@@ -286,11 +333,15 @@ CHECKS: dict[str, Check] = {
         rolling_back_forgets,
         reordering_moves_rows,
         caches_do_not_mix,
+        parts_of_the_span_match_spans_of_their_own,
+        parts_of_the_span_join,
+        parts_that_are_not_there_are_refused,
         limits_are_held,
         misuse_is_refused,
         closed_caches_are_gone,
         a_closed_engine_can_be_filled_again,
         missing_tensors_are_refused,
+        missing_norms_are_refused,
         broken_weights_are_refused,
     )
 }

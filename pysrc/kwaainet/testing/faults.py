@@ -10,7 +10,7 @@ from collections import deque
 
 from ..errors import DeviceLost, EngineError
 from ..ports import Floats
-from ..types import SpanShape
+from ..types import BlockRange, SpanShape
 from .engine import NumpyEngine
 
 
@@ -37,10 +37,10 @@ class FaultyEngine(NumpyEngine):
         await super().build(graph, shape)
         self.builds += 1
 
-    async def open_cache(self, batch: int, max_length: int) -> int:
+    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
         """See ``ports.Engine``."""
         await asyncio.sleep(0)
-        handle = await super().open_cache(batch, max_length)
+        handle = await super().open_cache(batch, max_length, blocks)
         self.open_caches.add(handle)
         return handle
 

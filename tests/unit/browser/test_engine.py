@@ -18,7 +18,7 @@ from kwaainet.ports import Floats
 from kwaainet.testing import clock
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CHECKS, CONFIG, check, fill, hidden_states
-from kwaainet.types import SpanShape
+from kwaainet.types import BlockRange, SpanShape
 
 
 class JsError(Exception):
@@ -77,7 +77,7 @@ class JsEngine:
         self.numpy = NumpyEngine()
         wanted = read_graph(graph)[1]
         for name, data in self.tensors.items():
-            await self.numpy.add_tensor(name, np.frombuffer(data, np.float32).reshape(wanted[name]))
+            await self.numpy.add_tensor(name, np.frombuffer(data, np.float32).reshape(wanted.get(name, -1)))
         self.tensors = {}
         span = SpanShape(shape["blocks"], shape["hiddenSize"], shape["kvHeads"], shape["headDim"], 1 << 20)
         try:
@@ -85,9 +85,9 @@ class JsEngine:
         except errors.EngineError as error:
             raise JsError("EngineError", str(error)) from error
 
-    async def openCache(self, batch: int, max_length: int) -> int:
+    async def openCache(self, batch: int, max_length: int, first: int, end: int) -> int:
         self._fail()
-        rows = [await self.numpy.open_cache(1, max_length) for _ in range(batch)]
+        rows = [await self.numpy.open_cache(1, max_length, BlockRange(first, end)) for _ in range(batch)]
         self.caches[max(self.caches, default=10) + 1] = rows
         return max(self.caches)
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from kwaainet.errors import CapacityError, EngineError
 from kwaainet.inference.cache import MAX_BATCH, MAX_SCORES, MAX_TOKENS, CacheTable, Piece
 from kwaainet.ports import Floats
-from kwaainet.types import SpanShape
+from kwaainet.types import BlockRange, SpanShape
 
 SHAPE = SpanShape(blocks=2, hidden_size=8, kv_heads=1, head_dim=4, max_positions=1 << 20)
+WHOLE = BlockRange(0, 2)
 
 
 def _hidden(batch: int, tokens: int) -> Floats:
@@ -21,9 +22,9 @@ def _hidden(batch: int, tokens: int) -> Floats:
 
 def test_handles_are_not_used_twice() -> None:
     table = CacheTable[str](SHAPE)
-    first = table.add(1, 8, "first")
+    first = table.add(1, 8, WHOLE, "first")
     assert table.remove(first) is not None
-    second = table.add(1, 8, "second")
+    second = table.add(1, 8, WHOLE, "second")
     assert first != second
     assert table[second].storage == "second"
     assert table.remove(first) is None
@@ -36,23 +37,36 @@ def test_handles_are_not_used_twice() -> None:
 )
 def test_impossible_sizes_are_refused(batch: int, length: int) -> None:
     with pytest.raises(CapacityError):
-        CacheTable[None](SHAPE).check_size(batch, length)
+        CacheTable[None](SHAPE).check(batch, length, None)
 
 
 def test_the_largest_size_is_allowed() -> None:
-    CacheTable[None](SHAPE).check_size(MAX_BATCH, SHAPE.max_positions)
+    CacheTable[None](SHAPE).check(MAX_BATCH, SHAPE.max_positions, None)
+
+
+def test_all_blocks_are_run_unless_only_some_are_asked_for() -> None:
+    table = CacheTable[None](SHAPE)
+    assert table.check(1, 1, None) == WHOLE
+    assert table.check(1, 1, BlockRange(1, 2)) == BlockRange(1, 2)
+    assert table[table.add(1, 1, BlockRange(1, 2), None)].blocks == BlockRange(1, 2)
+
+
+@pytest.mark.parametrize("blocks", [BlockRange(0, 3), BlockRange(1, 3), BlockRange(2, 3)])
+def test_blocks_outside_the_span_are_refused(blocks: BlockRange) -> None:
+    with pytest.raises(EngineError, match=f"blocks {blocks} are not all in the span, which has blocks 0:2"):
+        CacheTable[None](SHAPE).check(1, 1, blocks)
 
 
 def test_a_step_of_several_rows_is_one_piece() -> None:
     table = CacheTable[None](SHAPE)
-    cache = table[table.add(3, 8, None)]
+    cache = table[table.add(3, 8, WHOLE, None)]
     cache.length = 5
     assert table.plan(cache, _hidden(3, 1)) == [Piece(0, 3, 0, 1)]
 
 
 def test_several_positions_go_together_only_onto_an_empty_cache() -> None:
     table = CacheTable[None](SHAPE)
-    cache = table[table.add(2, 8, None)]
+    cache = table[table.add(2, 8, WHOLE, None)]
     assert table.plan(cache, _hidden(2, 3)) == [Piece(0, 2, 0, 3)]
     cache.length = 3
     assert table.plan(cache, _hidden(2, 3)) == [Piece(0, 1, 0, 3), Piece(1, 2, 0, 3)]
@@ -60,7 +74,7 @@ def test_several_positions_go_together_only_onto_an_empty_cache() -> None:
 
 def test_no_positions_are_no_pieces() -> None:
     table = CacheTable[None](SHAPE)
-    assert table.plan(table[table.add(2, 8, None)], _hidden(2, 0)) == []
+    assert table.plan(table[table.add(2, 8, WHOLE, None)], _hidden(2, 0)) == []
 
 
 @given(
@@ -72,7 +86,7 @@ def test_no_positions_are_no_pieces() -> None:
 def test_pieces_cover_a_run_once_and_stay_small(batch: int, length: int, tokens: int, room: int) -> None:
     table = CacheTable[None](SHAPE)
     most = min(length + tokens + room + 1, SHAPE.max_positions)
-    cache = table[table.add(batch, most, None)]
+    cache = table[table.add(batch, most, WHOLE, None)]
     cache.length = length
     done = np.zeros((batch, tokens), int)
     filled = [length] * batch
@@ -90,7 +104,7 @@ def test_pieces_cover_a_run_once_and_stay_small(batch: int, length: int, tokens:
 
 def test_a_full_cache_takes_no_more() -> None:
     table = CacheTable[None](SHAPE)
-    cache = table[table.add(1, 8, None)]
+    cache = table[table.add(1, 8, WHOLE, None)]
     cache.length = 6
     assert table.plan(cache, _hidden(1, 2))
     with pytest.raises(CapacityError, match="holds 6 of 8 positions; 3 more do not fit"):
@@ -109,12 +123,12 @@ def test_a_full_cache_takes_no_more() -> None:
 def test_hidden_states_that_do_not_fit_are_refused(hidden: Floats) -> None:
     table = CacheTable[None](SHAPE)
     with pytest.raises(EngineError, match="float32 \\[1, n, 8\\]"):
-        table.plan(table[table.add(1, 8, None)], hidden)
+        table.plan(table[table.add(1, 8, WHOLE, None)], hidden)
 
 
 def test_rolling_back_ends_at_zero_and_never_goes_forward() -> None:
     table = CacheTable[None](SHAPE)
-    cache = table[table.add(1, 8, None)]
+    cache = table[table.add(1, 8, WHOLE, None)]
     cache.length = 4
     for wrong in (5, -1):
         with pytest.raises(EngineError, match=f"4 positions back to {wrong}"):
@@ -127,7 +141,7 @@ def test_rolling_back_ends_at_zero_and_never_goes_forward() -> None:
 @pytest.mark.parametrize("rows", [[0], [0, 1, 1], [0, 2], [-1, 0]])
 def test_rows_that_do_not_exist_are_refused(rows: list[int]) -> None:
     table = CacheTable[None](SHAPE)
-    cache = table[table.add(2, 8, None)]
+    cache = table[table.add(2, 8, WHOLE, None)]
     cache.check_rows([1, 1])
     with pytest.raises(EngineError, match="cache of 2 rows"):
         cache.check_rows(rows)

@@ -48,7 +48,7 @@ def test_a_stock_clients_first_message_opens_and_runs():
     golden = ExpertRequest.decode(bytes.fromhex(VECTORS["inference_request_first"]))
     one = InferenceSession("m", BlockRange(0, 2), Limits(3, 100))
     opening, run = one.receive(golden)
-    assert opening == OpenCache(1, 64, 0.0)
+    assert opening == OpenCache(BlockRange(0, 2), 1, 64, 0.0)
     np.testing.assert_array_equal(run.hidden, np.arange(6, dtype=np.float32).reshape(1, 2, 3))
     assert one.position == 2
 
@@ -57,7 +57,7 @@ def test_steps_append():
     one = session()
     commands = one.receive(request(states(2, 5), max_length=6, session_id="s", alloc_timeout=2.5))
     assert [type(command) for command in commands] == [OpenCache, Run]
-    assert commands[0] == OpenCache(2, 6, 2.5)
+    assert commands[0] == OpenCache(BlockRange(0, 3), 2, 6, 2.5)
     (run,) = one.receive(request(states(2, 1)))
     assert isinstance(run, Run)
     assert one.position == 6
@@ -78,7 +78,7 @@ def test_a_session_may_end_before_it_began():
 def test_zero_tokens_allocate_and_get_an_empty_answer():
     one = session()
     opening, reply = one.receive(request(states(2, 0), max_length=7))
-    assert opening == OpenCache(2, 7, 0.0)
+    assert opening == OpenCache(BlockRange(0, 3), 2, 7, 0.0)
     assert isinstance(reply, Reply)
     assert deserialize(reply.tensor).shape == (2, 0, HIDDEN)
     assert one.position == 0
@@ -264,11 +264,25 @@ def test_too_many_tensors_are_refused():
 
 @pytest.mark.parametrize(
     ("uid", "reason"),
-    [("x.0 x.1 x.2", "'x.0' is not served"), ("", "names no block"), ("m.0 m.1", "as one")],
+    [
+        ("x.0 x.1 x.2", "'x.0' is not served"),
+        ("m.1 m.2 m.3", "'m.3' is not served"),
+        ("m.0 m.2", "does not follow"),
+        ("", "names no block"),
+    ],
 )
 def test_blocks_that_cannot_be_run_are_refused(uid, reason):
     with pytest.raises(RequestError, match=reason):
         session().receive(request(uid=uid, max_length=3))
+
+
+@pytest.mark.parametrize(("uid", "relative"), [("m.4", (0, 1)), ("m.5 m.6", (1, 3)), ("m.4 m.5 m.6", (0, 3))])
+def test_a_part_of_the_span_is_counted_from_its_start(uid, relative):
+    one = InferenceSession("m", BlockRange(4, 7), Limits(HIDDEN, 100))
+    opening, _ = one.receive(request(uid=uid, max_length=3))
+    assert opening.blocks == BlockRange(*relative)
+    with pytest.raises(RequestError, match="opened for"):
+        one.receive(request(uid="m.6"))
 
 
 def test_a_session_keeps_its_blocks_and_its_batch():

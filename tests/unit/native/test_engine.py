@@ -10,10 +10,10 @@ import pytest
 
 from kwaainet.errors import CapacityError, EngineError
 from kwaainet.formats.config import LlamaConfig
-from kwaainet.inference.llama import build_graph, rope_tables, span_shape
+from kwaainet.inference.llama import build_graph, norm_names, pack_block, rope_tables, span_shape
 from kwaainet.native import engine as module
 from kwaainet.native.engine import NativeEngine
-from kwaainet.testing.engine_compliance import CONFIG, fill, hidden_states
+from kwaainet.testing.engine_compliance import CONFIG, fill, hidden_states, random_weights
 
 LONG = 300
 
@@ -74,20 +74,26 @@ def test_runs_on_one_cache_follow_each_other() -> None:
 
 def test_what_is_no_graph_is_refused_in_onnxruntimes_words() -> None:
     async def run() -> None:
-        await NativeEngine(threads=1).build(b"not a graph", span_shape(CONFIG, 1))
+        engine = NativeEngine(threads=1)
+        for name in norm_names(0):
+            await engine.add_tensor(name, np.ones(CONFIG.hidden_size, np.float32))
+        await engine.build(b"not a graph", span_shape(CONFIG, 1))
 
     with pytest.raises(EngineError, match="onnxruntime cannot build the span: "):
         asyncio.run(run())
 
 
-def test_a_tensor_of_another_shape_is_refused() -> None:
+@pytest.mark.parametrize("wrong", ["cos", "0.o", "0.post_norm"])
+def test_a_tensor_of_another_shape_is_refused(wrong: str) -> None:
     async def run() -> None:
         engine = NativeEngine(threads=1)
-        for name, table in rope_tables(CONFIG):
-            await engine.add_tensor(name, table[:-1])
+        tensors = dict(rope_tables(CONFIG)) | dict(pack_block(CONFIG, 0, random_weights(CONFIG, 0)))
+        tensors[wrong] = tensors[wrong][:-1]
+        for name, tensor in tensors.items():
+            await engine.add_tensor(name, tensor)
         await engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1))
 
-    with pytest.raises(EngineError):
+    with pytest.raises(EngineError, match="onnxruntime cannot"):
         asyncio.run(run())
 
 

@@ -39,10 +39,10 @@ def states(batch: int = 1, tokens: int = 1, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((batch, tokens, TINY.hidden_size), np.float32)
 
 
-def message(hidden: np.ndarray, hypo_ids: np.ndarray = NO_HYPO_IDS, **metadata: Any) -> bytes:
+def message(hidden: np.ndarray, hypo_ids: np.ndarray = NO_HYPO_IDS, uid: str = UID, **metadata: Any) -> bytes:
     tensors = tuple(map(serialize, (hidden, NO_PROMPTS, hypo_ids)))
     metadata["args_structure"] = ((b"__T0", b"__T1", b"__T2"), {})
-    return ExpertRequest(UID, tensors, msgpack.dumps(metadata)).encode()
+    return ExpertRequest(uid, tensors, msgpack.dumps(metadata)).encode()
 
 
 class Swarm:
@@ -114,6 +114,23 @@ def test_steps_compute_what_a_prefill_does() -> None:
         for at in range(9, 12):
             outputs.append(await step(stream, message(hidden[:, at : at + 1], step_id=str(at))))
         await finish(stream)
+        np.testing.assert_allclose(np.concatenate(outputs, 1), await swarm.expected(hidden), atol=1e-5)
+
+    served(test)
+
+
+def test_sessions_over_parts_of_the_span_join() -> None:
+    async def test(swarm: Swarm) -> None:
+        hidden = states(1, 6)
+        streams = [await swarm.open(), await swarm.open()]
+        outputs = []
+        for start, end in ((0, 4), (4, 5), (5, 6)):
+            part = hidden[:, start:end]
+            for block, stream in enumerate(streams):
+                part = await step(stream, message(part, uid=f"tiny.{block}", max_length=20))
+            outputs.append(part)
+        for stream in streams:
+            await finish(stream)
         np.testing.assert_allclose(np.concatenate(outputs, 1), await swarm.expected(hidden), atol=1e-5)
 
     served(test)
@@ -210,7 +227,7 @@ def test_a_session_that_fails_is_told_why_and_its_neighbour_goes_on(bad: bytes, 
         (message(states(2, 1), max_length=50), "100 tokens .* has 96 in all"),
         (message(states(), max_length=4).replace(b"tiny.1", b"tiny.4"), "'tiny.4' is not served"),
         (message(states(), max_length=4).replace(b"tiny", b"tony"), "'tony.0' is not served"),
-        (ExpertRequest("tiny.1", (serialize(states()),)).encode(), "cannot run only blocks 1:2"),
+        (message(states(), uid="tiny.1 tiny.2", max_length=4), "'tiny.2' is not served"),
     ],
 )
 def test_a_session_that_cannot_be_opened_is_told_why(first: bytes, reason: str) -> None:

@@ -174,6 +174,18 @@ def test_forward_computes_the_span() -> None:
     served(test)
 
 
+def test_forwards_through_parts_of_the_span_join() -> None:
+    async def test(swarm: Swarm) -> None:
+        hidden = states(3, 8)
+        half = deserialize(await swarm.forward(hidden, "tiny.1"))
+        stream = await swarm.stream("rpc_forward_stream")
+        await send_parts(stream, half, 1000, "tiny.2 tiny.3")
+        output, _ = await receive_tensor(stream)
+        np.testing.assert_allclose(output, await swarm.expected(hidden), atol=1e-6)
+
+    served(test)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_forward_answers_in_the_dtype_it_was_asked_in(dtype: str) -> None:
     async def test(swarm: Swarm) -> None:
@@ -201,7 +213,8 @@ def test_forward_takes_and_gives_every_compression(compression: CompressionType)
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (forward_request(states(), "tiny.1 tiny.2"), "cannot run only blocks 1:3; ask for blocks 1:4"),
+        (forward_request(states(), "tiny.0 tiny.1"), "'tiny.0' is not served"),
+        (forward_request(states(), "tiny.3 tiny.2"), "does not follow"),
         (forward_request(states(), "other.1 other.2 other.3"), "'other.1' is not served"),
         (forward_request(states(), "tiny.1 tiny.2 tiny.7"), "'tiny.7' is not served"),
         (forward_request(states()[..., :5]), r"shape \[1, 3, 5\]"),

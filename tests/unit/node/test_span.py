@@ -82,6 +82,20 @@ def test_a_long_run_stops_when_nobody_wants_it() -> None:
     run(main())
 
 
+def test_a_part_of_the_span_is_run_in_sessions_and_without() -> None:
+    async def main() -> None:
+        span, engine, _ = await serving()
+        hidden, last = states(2, 6), BlockRange(1, 2)
+        async with span.open_cache(2, 6, 0.0, BlockRange(0, 1)) as cache:
+            half = await cache.run(hidden)
+        output = await span.forward(half, 0.0, last)
+        whole = await engine.run(await engine.open_cache(2, 6), hidden)
+        np.testing.assert_allclose(output, whole, atol=1e-5)
+        assert np.abs(half - whole).max() > 0.1
+
+    run(main())
+
+
 def test_forward_takes_each_row_on_its_own() -> None:
     async def main() -> None:
         span, engine, _ = await serving(max_run_tokens=12, tokens=12)

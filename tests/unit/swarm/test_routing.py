@@ -13,10 +13,8 @@ def peer(number: int) -> PeerId:
     return PeerId(b"\x12\x20" + bytes([number]) * 32)
 
 
-def candidate(
-    number: int, start: int, end: int, *, rtt: float = 0.01, block: float = 0.001, cut: bool = False
-) -> Candidate:
-    return Candidate(peer(number), BlockRange(start, end), block, rtt, cut)
+def candidate(number: int, start: int, end: int, *, rtt: float = 0.01, block: float = 0.001) -> Candidate:
+    return Candidate(peer(number), BlockRange(start, end), block, rtt)
 
 
 def test_one_server_of_everything_beats_two_halves() -> None:
@@ -29,12 +27,18 @@ def test_two_fast_halves_beat_a_slow_whole() -> None:
     assert [hop.peer for hop in chain] == [peer(1), peer(2)]
 
 
-def test_overlapping_spans_join_only_through_a_sliceable_server() -> None:
-    overlapping = [candidate(1, 0, 4), candidate(2, 2, 6)]
-    with pytest.raises(Unreachable, match="do not join"):
-        choose_chain(overlapping, 6)
-    chain = choose_chain([overlapping[0], candidate(2, 2, 6, cut=True)], 6)
+def test_overlapping_spans_join() -> None:
+    chain = choose_chain([candidate(1, 0, 4), candidate(2, 2, 6)], 6)
     assert chain == [Hop(peer(1), BlockRange(0, 4)), Hop(peer(2), BlockRange(4, 6))]
+
+
+def test_a_part_of_a_span_costs_what_the_whole_does() -> None:
+    chain = choose_chain([candidate(1, 0, 4), candidate(2, 1, 6), candidate(3, 4, 6)], 6)
+    assert chain == [Hop(peer(1), BlockRange(0, 4)), Hop(peer(3), BlockRange(4, 6))]
+
+
+def test_a_span_that_goes_on_behind_the_last_block_is_cut() -> None:
+    assert choose_chain([candidate(1, 0, 9)], 6) == [Hop(peer(1), BlockRange(0, 6))]
 
 
 def test_a_missing_block_is_named() -> None:
@@ -45,16 +49,16 @@ def test_a_missing_block_is_named() -> None:
 
 
 SPANS = st.lists(
-    st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(1, 50), st.integers(1, 50), st.booleans()),
+    st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(1, 50), st.integers(1, 50)),
     max_size=5,
 )
 
 
 @given(SPANS)
-def test_the_chain_is_the_cheapest_of_all(rows: list[tuple[int, int, int, int, bool]]) -> None:
+def test_the_chain_is_the_cheapest_of_all(rows: list[tuple[int, int, int, int]]) -> None:
     pool = [
-        Candidate(peer(i), BlockRange(start, min(start + length, 6)), block / 1000, rtt / 1000, cut)
-        for i, (start, length, rtt, block, cut) in enumerate(rows)
+        Candidate(peer(i), BlockRange(start, min(start + length, 6)), block / 1000, rtt / 1000)
+        for i, (start, length, rtt, block) in enumerate(rows)
     ]
     costs = []
     for count in range(1, 7):
@@ -62,15 +66,7 @@ def test_the_chain_is_the_cheapest_of_all(rows: list[tuple[int, int, int, int, b
             edges = [0, *marks, 6]
             total = 0.0
             for start, end in itertools.pairwise(edges):
-                able = [
-                    c.cost(end - start)
-                    for c in pool
-                    if (
-                        c.blocks.start <= start and end <= c.blocks.end
-                        if c.sliceable
-                        else c.blocks == BlockRange(start, end)
-                    )
-                ]
+                able = [c.cost for c in pool if c.blocks.start <= start and end <= c.blocks.end]
                 total += min(able, default=float("inf"))
             costs.append(total)
     if min(costs) == float("inf"):
@@ -80,4 +76,4 @@ def test_the_chain_is_the_cheapest_of_all(rows: list[tuple[int, int, int, int, b
     chain = choose_chain(pool, 6)
     by_peer = {c.peer: c for c in pool}
     assert [b for hop in chain for b in range(hop.blocks.start, hop.blocks.end)] == list(range(6))
-    assert sum(by_peer[hop.peer].cost(len(hop.blocks)) for hop in chain) == pytest.approx(min(costs))
+    assert sum(by_peer[hop.peer].cost for hop in chain) == pytest.approx(min(costs))

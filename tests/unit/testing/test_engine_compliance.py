@@ -11,6 +11,7 @@ from kwaainet.ports import Floats
 from kwaainet.testing import clock
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CHECKS, check, check_all
+from kwaainet.types import BlockRange
 
 
 class Blurred(NumpyEngine):
@@ -48,8 +49,22 @@ class SharedMemory(NumpyEngine):
 
 
 class Boundless(NumpyEngine):
-    async def open_cache(self, batch: int, max_length: int) -> int:
-        return await super().open_cache(batch, max(max_length, 40))
+    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
+        return await super().open_cache(batch, max(max_length, 40), blocks)
+
+
+class Undivided(NumpyEngine):
+    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
+        return await super().open_cache(batch, max_length)
+
+
+class SkipsTooLittle(NumpyEngine):
+    """Takes one more block than asked for."""
+
+    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
+        if blocks is not None:
+            blocks = BlockRange(blocks.start, min(blocks.end + 1, 3))
+        return await super().open_cache(batch, max_length, blocks)
 
 
 class Undying(NumpyEngine):
@@ -70,6 +85,11 @@ MUTANTS = [
     (KeepsOrder, "reordering_moves_rows"),
     (NeverForgets, "rolling_back_forgets"),
     (SharedMemory, "caches_do_not_mix"),
+    (Undivided, "parts_of_the_span_match_spans_of_their_own"),
+    (Undivided, "parts_of_the_span_join"),
+    (Undivided, "parts_that_are_not_there_are_refused"),
+    (SkipsTooLittle, "parts_of_the_span_match_spans_of_their_own"),
+    (SkipsTooLittle, "parts_of_the_span_join"),
     (Boundless, "limits_are_held"),
     (Undying, "closed_caches_are_gone"),
     (Forgiving, "misuse_is_refused"),

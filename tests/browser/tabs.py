@@ -47,6 +47,17 @@ class Tab:
         found = f"document.getElementById({json.dumps(element)})"
         return str(await self.page.evaluate(f"{found}.checkVisibility() ? {found}.textContent : ''"))
 
+    async def reads(self, element: str, text: str) -> None:
+        """Await ``text`` in an element; what fills it may still be asking the browser."""
+
+        async def told() -> bool:
+            return text in await self.text(element)
+
+        try:
+            await eventually(told)
+        except TimeoutError:
+            raise AssertionError(f"#{element} reads {await self.text(element)!r}, not {text!r}") from None
+
     async def contribute(self) -> Event:
         """Click Contribute and wait until the tab serves."""
         since = len(self.events)

@@ -22,6 +22,13 @@ from kwaainet.types import ServerState
 
 Leave = Callable[[Tab], Awaitable[None]]
 
+# In the page itself, so that it comes before the weights are loaded, however slow the test is.
+STOP_WHEN_JOINING = """
+addEventListener('kwaainet', ({ detail }) => {
+  if (detail.event === 'joining') document.getElementById('stop').click()
+})
+"""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -135,6 +142,20 @@ def test_stop_leaves_in_good_order(stage: Stage) -> None:
 
         await eventually(no_worker)
         assert (await tab.contribute())["peer_id"] == server, "the same button starts it again"
+        await tab.page.close()
+
+    stage.run(main())
+
+
+def test_stop_ends_a_start_under_way(stage: Stage) -> None:
+    async def main() -> None:
+        tab = await open_tab(stage.browser, stage.url, backend="wasm")
+        await tab.page.evaluate(STOP_WHEN_JOINING)
+        await tab.click("contribute")
+        joining = await tab.until("joining")
+        await tab.until("offline")
+        assert all(event["event"] != "online" for event in tab.events)
+        await stage.is_gone(joining["peer_id"])
         await tab.page.close()
 
     stage.run(main())

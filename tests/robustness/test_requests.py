@@ -31,6 +31,7 @@ from kwaainet.wire.messages import (
 )
 
 HIDDEN = serialize(positions(4, CONFIG.hidden_size, seed=9))
+PROMPTS = serialize(np.zeros((3, 1, 2, 64), np.float32))
 STEP = serialize(positions(1, CONFIG.hidden_size, seed=8))
 FIRST = {"session_id": "evil", "max_length": 32, "points": 0}
 
@@ -122,7 +123,7 @@ ANY_REQUEST = {
     "structure of one": (request(args_structure=(1,)), "must be a pair"),
     "structure of numbers": (request(args_structure=((1, 2), {})), "b'__T<number>' was expected"),
     "structure beyond": (request(args_structure=((b"__T9",), {})), "points at tensor 9 of 3"),
-    "deep prompts": (request(HIDDEN, serialize(np.zeros((3, 1, 2, 64), np.float32))), "deep prompts"),
+    "deep prompts": (request(HIDDEN, PROMPTS, NO_ROWS), "deep prompts of shape [3, 1, 2, 64]"),
     "adapter": (request(active_adapter="lora"), "adapter 'lora' is not served"),
     "seventeen tensors": (request(HIDDEN, *[NO_PROMPTS] * 17), "18 tensors in one request"),
     "reply compression": (request(output_compression=(77,)), "'77' is no known compression"),

@@ -5,7 +5,7 @@
 // KV cache is both. With 30 blocks of SmolLM2 a step took 53 ms at position 50 and 88 at 500 (129 at 1000); with caches
 // that live in the heap, bound as past and as present of the same run, it took 53, 57 and 72. The plain build used here
 // is also the smallest. The exports are those that onnxruntime-web 1.30.0 calls itself (its lib/wasm/wasm-types.ts);
-// they are not a public interface, so the version is pinned and tests/browser/test_engine.py runs every one of them.
+// they are not a public interface, so the version is pinned and tests/browser/test_ports.py runs every one of them.
 
 import {
   cacheNames, EngineError, normNames, normsOf, normTensors, type Blocks, type Place, type Runtime, type Shape, type Span,

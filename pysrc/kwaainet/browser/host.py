@@ -172,7 +172,7 @@ class BrowserHost:
             case "call":
                 self._serve(message["id"], self._answer_call(message))
             case "open":
-                self._serve(message["id"], self._answer_stream(message))
+                self._take_stream(message)
             case "connection":
                 self._note_connection(message)
             case "identity":
@@ -222,10 +222,14 @@ class BrowserHost:
         else:
             self._port.post({"type": "result", "id": number, "body": reply})
 
-    async def _answer_stream(self, opened: Open) -> None:
-        number, protocol = opened["id"], opened["protocol"]
+    def _take_stream(self, opened: Open) -> None:
+        """At once: what comes with the next message must find the stream there."""
+        number = opened["id"]
         stream = BrowserStream(number, PeerId.parse(opened["peer"]), self._port.post, is_caller=False)
         self._streams[number] = stream
+        self._serve(number, self._answer_stream(number, opened["protocol"], stream))
+
+    async def _answer_stream(self, number: int, protocol: str, stream: BrowserStream) -> None:
         try:
             await self._streaming[protocol](stream)
         except KwaaiNetError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import ConfigError
 
@@ -114,6 +115,21 @@ class Origin:
         return web.FileResponse(path, headers=headers)
 
 
+def _as_the_clients_fault(record: logging.LogRecord) -> bool:
+    """aiohttp logs a malformed request as an error of ours, with a traceback: make it a line."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg = f"{record.getMessage()}: {' '.join(error.message.split())[:200]}"
+        record.args = record.exc_info = record.exc_text = None
+        return log.isEnabledFor(logging.INFO)
+    return True
+
+
+_http_log = logging.getLogger("kwaainet.native.aiohttp")
+_http_log.addFilter(_as_the_clients_fault)
+
+
 @web.middleware
 async def _isolate(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -129,7 +145,9 @@ async def _isolate(
 
 async def serve(origin: Origin, host: str, port: int) -> tuple[web.AppRunner, str]:
     """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the page's address."""
-    runner = web.AppRunner(origin.application(), access_log=None, keepalive_timeout=IDLE_SECONDS)
+    runner = web.AppRunner(
+        origin.application(), access_log=None, keepalive_timeout=IDLE_SECONDS, logger=_http_log
+    )
     await runner.setup()
     site = web.TCPSite(runner, host, port)
     try:

@@ -71,16 +71,12 @@ class Page:
         await self._call("Page.reload", timeout=timeout)
         await self._await_load("the reloaded page", timeout)
 
-    async def evaluate(self, expression: str, timeout: float | None = 60.0, worker: str = "") -> Any:
-        """The JSON value of a JavaScript expression; a promise is awaited. ``LocalError`` if it throws.
-
-        ``worker``, one of ``workers``, has it evaluated there.
-        """
-        answer = await self._devtools.call(
+    async def evaluate(self, expression: str, timeout: float | None = 60.0) -> Any:
+        """The JSON value of a JavaScript expression; a promise is awaited. ``LocalError`` if it throws."""
+        answer = await self._call(
             "Runtime.evaluate",
             {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
-            session=worker or self._session,
-            timeout=timeout,
+            timeout,
         )
         if "exceptionDetails" in answer:
             raise LocalError(f"the page's script failed: {_thrown(answer['exceptionDetails'])}")

@@ -48,9 +48,7 @@ class Budget:
         if size > self._left:
             raise LimitExceeded("too many unfinished messages are waiting here; try again later")
         if self._held[peer] + size > self._limit_per_peer:
-            raise LimitExceeded(
-                f"over {self._limit_per_peer} bytes of unfinished messages are yours"
-            )
+            raise LimitExceeded(f"over {self._limit_per_peer} bytes of unfinished messages are yours")
         self._left -= size
         self._held[peer] += size
 

@@ -151,8 +151,11 @@ class RawStream:
     def finish(self) -> None:
         """Half-close: nothing more will be written. Ignored on a stream that is gone."""
         if self._error is None and not self._finished:
+            try:
+                self._machine.end(self.stream_id)
+            except StreamReset:
+                return  # the peer ended and reset it in one go: that event comes next
             self._finished = True
-            self._machine.end(self.stream_id)
             self._carrier.flush_soon()
             self._forget_if_done()
 

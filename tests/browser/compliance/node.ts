@@ -4,7 +4,7 @@ import { createEngine, type EngineBackend } from '../../../web/bridge/engine.ts'
 import { fetchRange, openBlobs } from '../../../web/bridge/store.ts'
 import type { NetworkToNode, NodeToNetwork } from '../../../web/worker/messages.ts'
 
-interface Request { suite: string, origin: string, backend: EngineBackend, ports: MessagePort[] }
+interface Request { suite: string, origin: string, backend: EngineBackend, threads: number, ports: MessagePort[] }
 
 /** What a BrowserHost is made of. */
 class PortBridge {
@@ -23,14 +23,14 @@ class PortBridge {
   }
 }
 
-async function run ({ suite, origin, backend, ports }: Request): Promise<string> {
+async function run ({ suite, origin, backend, threads, ports }: Request): Promise<string> {
   const blobs = await openBlobs()
   const tools = {
     ports: ports.map(port => new PortBridge(port)),
     readBlob: async (digest: string) => await blobs.read(digest),
     writeBlob: async (digest: string, data: Uint8Array<ArrayBuffer>) => await blobs.write(digest, data),
     fetchRange,
-    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}/ort/`, threads: 1 })
+    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}/ort/`, threads })
   }
   const folder = `${origin}/pyodide/`
   const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')

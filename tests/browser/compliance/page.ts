@@ -2,7 +2,8 @@
 
 import { hostRtc } from '../../../web/bridge/rtc.ts'
 
-interface Request { suite: string, relays: string[], hosts: number, backend: 'wasm' | 'webgpu' }
+/** `hosts` peers are made for the suite; `backend` and `threads` are those of its engine. */
+interface Request { suite: string, relays: string[], hosts: number, backend?: string, threads?: number }
 
 /** What became of each check, as JSON: {name: "passed" or a traceback}. */
 async function run (request: Request): Promise<string> {

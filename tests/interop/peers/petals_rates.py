@@ -4,6 +4,7 @@ SPEC: model, threads, rounds, repeat_tokens, and servers: {name: {initial_peers,
 RESULT: {name: [{"first": seconds of the prefill, "per_token": seconds of each later token}, ...]}.
 """
 
+import gc
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import torch
 
 def run(spec):
     torch.set_num_threads(spec.get("threads", 1))
+    gc.disable()  # a finished session that is collected on petals' own loop waits for that loop for ever
     remotes = {
         name: petals.AutoDistributedModelForCausalLM.from_pretrained(
             spec["model"], torch_dtype=torch.float32, request_timeout=60, max_retries=2, **server
@@ -28,6 +30,7 @@ def run(spec):
         for name, remote in remotes.items():
             generator = torch.Generator().manual_seed(turn)
             [outcome] = petals_client.rate({**spec, "repeat": 1}, remote, generator)
+            gc.collect()
             if turn:  # the first warms up: routes, caches, the server's first steps
                 result[name].append(outcome)
     return result

@@ -112,6 +112,29 @@ def test_a_worker_that_never_says_who_we_are(network: Any) -> None:
     run(main())
 
 
+def test_what_comes_right_behind_an_open_is_not_lost(network: Any) -> None:
+    """A worker's messages can arrive in one turn, before any task of theirs has run."""
+
+    async def main() -> None:
+        worker = network.worker()
+        host = await BrowserHost.create(worker)
+        heard: list[bytes | None] = []
+
+        async def listen(stream: Stream) -> None:
+            while (message := await stream.receive()) is not None:
+                heard.append(message)
+            heard.append(None)
+
+        host.handle_stream("T.rpc_listen", listen)
+        worker._receive({"type": "open", "id": 2, "peer": str(host.peer_id), "protocol": "T.rpc_listen"})
+        worker._receive({"type": "data", "id": 2, "body": b"first"})
+        worker._receive({"type": "end", "id": 2})
+        await asyncio.sleep(1)
+        assert heard == [b"first", None]
+
+    run(main())
+
+
 def test_late_messages_about_what_is_over_are_dropped(network: Any) -> None:
     async def main() -> None:
         caller, _ = await _pair(network)

@@ -98,6 +98,7 @@ def test_a_real_browser_starts_and_leaves_nothing_behind() -> None:
     async def main() -> tuple[int, Path]:
         async with await Browser.launch() as browser:
             assert "Chrom" in await browser.version()
+            assert (await browser.command("Browser.getVersion"))["product"] == await browser.version()
             scratch = browser._scratch
             assert scratch is not None
             assert scratch.is_dir()

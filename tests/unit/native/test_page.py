@@ -51,8 +51,10 @@ def test_events_console_and_bytes_of_a_page_and_its_worker(
             assert DATA_SIZE < page.bytes_received < DATA_SIZE + 5000
             assert [url.removeprefix(site) for url in page.requests[:1]] == [""]
             assert {"worker.js", "data.bin"} <= {url.removeprefix(site) for url in page.requests}
+            assert list(page.workers.values()) == [f"{site}worker.js"]
             await page.reload()
             assert await asyncio.wait_for(heard.get(), 10) == {"size": DATA_SIZE}
+            assert len(page.workers) == 1, "the old document's worker is gone"
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())

@@ -290,6 +290,35 @@ def test_a_sink_attached_late_learns_of_the_end():
     run(main())
 
 
+def test_an_end_and_a_reset_that_arrive_together_end_that_stream_only():
+    async def main():
+        link, ours, theirs = await streams()
+        other = link.open_stream("echo")
+        await other.opened()
+
+        class Answering(Recorder):
+            def stream_ended(self):
+                theirs.finish()
+
+        sink = Answering()
+        theirs.attach(sink)
+        pipe, held = link._wire, []
+        pipe.write = held.append
+        ours.finish()
+        await settle()
+        ours.reset()
+        await settle()
+        del pipe.write
+        assert len(held) == 2
+        pipe.deliver(b"".join(held))
+        assert sink.seen == ["gone"]
+        other.write(b"still here")
+        await settle()
+        assert not link.closed
+
+    run(main())
+
+
 def test_what_a_sink_does_not_grant_stops_the_sender():
     async def main():
         _, ours, theirs = await streams()

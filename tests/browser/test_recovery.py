@@ -1,0 +1,172 @@
+"""What a tab does when its surroundings fail: no relay, a lost relay, another tab, a bad model."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser.peers import ALL, PREFIX, expected, hidden_states, joined
+from browser.tabs import eventually, open_tab
+from interop.running import KWAAINET, Running, relay, started
+
+from kwaainet.native.chromium import Browser
+from kwaainet.types import ServerState
+
+
+class FixedRelay:
+    """A relay that can be ended and started again with the same identity and ports."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self._folder, self._starts = folder, 0
+        http, tcp, ws = free_ports(3)
+        self.url = f"http://127.0.0.1:{http}/"
+        self._command = [KWAAINET, "relay", "-v", "--http", f"127.0.0.1:{http}"]
+        self._command += ["--listen", f"/ip4/127.0.0.1/tcp/{tcp}", "--listen", f"/ip4/127.0.0.1/tcp/{ws}/ws"]
+        self._command += ["--identity-path", folder / "relay.key", "--model", model, "--prefix", PREFIX]
+
+    def started(self) -> AbstractContextManager[Running]:
+        self._starts += 1
+        return started(self._command, self._folder, f"relay-{self._starts}")
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture
+def fixed_relay(tmp_path: Path, small_model: Path) -> FixedRelay:
+    return FixedRelay(tmp_path, small_model)
+
+
+def test_a_tab_returns_to_a_restarted_relay(fixed_relay: FixedRelay, small_model: Path) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            with fixed_relay.started() as running:
+                running.event("ready")
+                tab = await open_tab(browser, fixed_relay.url, backend="wasm")
+                server = (await tab.contribute())["peer_id"]
+                before = len(tab.events)
+                running.process.kill()
+                await tab.until("connection", since=before, connection="lost")
+                assert await tab.text("relay") in ("lost, trying again…", "connecting…")
+            with fixed_relay.started() as running:
+                address = next(one for one in running.event("ready")["maddrs"] if "/ws" not in one)
+                await tab.until("connection", since=before, connection="reserved")
+                assert await tab.text("relay") == "connected"
+                async with joined(address) as peer:
+
+                    async def announced() -> bool:
+                        return await peer.states(PREFIX, len(ALL), server) == [ServerState.ONLINE] * len(ALL)
+
+                    await eventually(announced)
+                    hidden = hidden_states(1, 5)
+                    session = await peer.session(server)
+                    found = await session.step(hidden)
+                    assert np.abs(found - await expected(small_model, hidden)).max() < 1e-3
+                await tab.stop()
+
+    asyncio.run(main())
+
+
+def test_no_origin_is_said_and_can_be_tried_again(fixed_relay: FixedRelay) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            with fixed_relay.started() as running:
+                running.event("ready")
+                tab = await open_tab(browser, fixed_relay.url, backend="wasm")
+            await tab.click("contribute")
+            error = await tab.until("error")
+            assert error["message"] == f"{fixed_relay.url[:-1]} does not answer; is the relay running?"
+            assert await tab.text("problem") == error["message"]
+            with fixed_relay.started() as running:
+                running.event("ready")
+                before = len(tab.events)
+                await tab.contribute()
+                assert await tab.text("problem") == ""
+                assert tab.events[before]["event"] == "starting"
+
+    asyncio.run(main())
+
+
+def test_a_relay_that_cannot_be_dialled_is_named(small_model: Path, tmp_path: Path) -> None:
+    [closed] = free_ports(1)
+    address = f"/ip4/127.0.0.1/tcp/{closed}/ws"
+
+    async def main(url: str) -> None:
+        async with await Browser.launch() as browser:
+            tab = await open_tab(browser, url, backend="wasm")
+            await tab.click("contribute")
+            error = await tab.until("error")
+            assert "no relay could be reached" in error["message"]
+            assert address in error["message"]
+
+            async def no_worker() -> bool:
+                return not tab.page.workers
+
+            await eventually(no_worker)
+
+    announced = ("--announce", "/ip4/127.0.0.1/tcp/1", "--announce", address)
+    with relay(tmp_path, "--model", small_model, "--prefix", PREFIX, *announced) as ready:
+        asyncio.run(main(ready["http"]))
+
+
+def test_a_second_tab_of_the_same_browser_is_refused(origin: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
+            first = await open_tab(browser, origin["http"], backend="wasm")
+            server = (await first.contribute())["peer_id"]
+            second = await open_tab(browser, origin["http"], backend="wasm")
+            await second.click("contribute")
+            error = await second.until("error")
+            assert "another tab of this browser contributes already" in error["message"]
+            assert await peer.states(PREFIX, len(ALL), server) == [ServerState.ONLINE] * len(ALL)
+            await first.stop()
+            before = len(second.events)
+            await second.click("contribute")
+            assert (await second.until("online", since=before))["peer_id"] == server
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"), [("0:99", "the model has 0:3"), ("two", "two"), ("2:1", "2:1")]
+)
+def test_blocks_that_are_not_there_are_refused(origin: dict[str, Any], blocks: str, message: str) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            tab = await open_tab(browser, origin["http"], backend="wasm", blocks=blocks)
+            await tab.click("contribute")
+            assert message in (await tab.until("error"))["message"]
+
+    asyncio.run(main())
+
+
+def test_a_damaged_model_file_is_not_served(small_model: Path, tmp_path: Path) -> None:
+    """The relay hashed a sound file; what the tab is sent is not it any more."""
+    damaged = tmp_path / "model"
+    shutil.copytree(small_model, damaged)
+
+    async def main(origin: dict[str, Any]) -> None:
+        with (damaged / "model.safetensors").open("r+b") as file:
+            file.seek(-1_000_000, 2)
+            file.write(bytes(1000))
+        async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
+            tab = await open_tab(browser, origin["http"], backend="wasm")
+            await tab.click("contribute")
+            error = await tab.until("error")
+            assert "do not have the sha256" in error["message"]
+            states = await peer.states(PREFIX, len(ALL), error["peer_id"])
+            assert states == [ServerState.OFFLINE] * len(ALL)
+
+    with relay(tmp_path, "--model", damaged, "--prefix", PREFIX) as ready:
+        asyncio.run(main(ready))

@@ -127,6 +127,21 @@ def test_two_tabs_with_half_each(case: Case, tmp_path: Path) -> None:
         check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **CHECKS[case.prefix])))
 
 
+@pytest.mark.parametrize("spans", [("0:5", "0:3"), ("0:4", "1:5")])
+def test_two_tabs_whose_blocks_overlap(odd: Case, tmp_path: Path, spans: tuple[str, str]) -> None:
+    """A stock client goes from one to the other wherever it likes, and asks for what is left of a span.
+
+    Through the first two it may do so, by chance; through the others it must.
+    """
+    asked = {"forward": [[1, 16], [3, 9]] * 4, "generate": [[5, 12], [9, 8], [2, 12], [17, 6]]}
+    with (
+        relay(tmp_path, "--model", odd.served, "--prefix", odd.prefix) as origin,
+        tab(tmp_path, origin["http"], "--blocks", spans[0], "--backend", "wasm", name="tab-1"),
+        tab(tmp_path, origin["http"], "--blocks", spans[1], "--backend", "wasm", name="tab-2"),
+    ):
+        check(ask(tmp_path, "petals_client", odd.spec(origin["tcp"], **asked)))
+
+
 def test_a_tab_and_a_stock_server(case: Case, tmp_path: Path) -> None:
     first, second = halves(case)
     with (

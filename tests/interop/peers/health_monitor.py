@@ -5,12 +5,8 @@ A client-mode DHT reads ``_petals.models`` and every block key, computes the spa
 """
 
 import functools
-import json
-import os
-import sys
-import traceback
-from pathlib import Path
 
+from answering import answer
 import petals_shim  # noqa: F401  (before petals: it mends its imports)
 import hivemind
 from hivemind.dht import DHT
@@ -51,17 +47,5 @@ def run(spec):
     return {"models": listed, "servers": servers, "hivemind": hivemind.__version__}
 
 
-def main():
-    spec = json.loads(Path(sys.argv[1]).read_text())
-    try:
-        result = run(spec)
-    except BaseException:
-        result = {"error": traceback.format_exc()}
-    with open(sys.argv[2] + ".part", "w") as out:
-        json.dump(result, out)
-    os.replace(sys.argv[2] + ".part", sys.argv[2])
-    os._exit(1 if "error" in result else 0)
-
-
 if __name__ == "__main__":
-    main()
+    answer(run)

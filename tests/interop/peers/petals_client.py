@@ -8,13 +8,9 @@ SPEC: model (a Hugging Face directory), initial_peers, dht_prefix, and the check
 RESULT: one list of outcomes a check, or {"error": "..."}; always written.
 """
 
-import json
-import os
-import sys
 import time
-import traceback
-from pathlib import Path
 
+from answering import answer
 import petals_shim  # noqa: F401  (before petals: it mends its imports)
 import petals
 import torch
@@ -86,19 +82,5 @@ def run(spec):
     return result
 
 
-def main():
-    spec = json.loads(Path(sys.argv[1]).read_text())
-    try:
-        result = run(spec)
-    except BaseException:
-        result = {"error": traceback.format_exc()}
-    with open(sys.argv[2] + ".part", "w") as out:
-        json.dump(result, out)
-    os.replace(sys.argv[2] + ".part", sys.argv[2])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1 if "error" in result else 0)  # the daemon's threads hang an ordinary exit
-
-
 if __name__ == "__main__":
-    main()
+    answer(run)

@@ -5,12 +5,8 @@ RESULT: {name: [{"first": seconds of the prefill, "per_token": seconds of each l
 """
 
 import gc
-import json
-import os
-import sys
-import traceback
-from pathlib import Path
 
+from answering import answer
 import petals_client  # its first import mends petals'
 import petals
 import torch
@@ -36,17 +32,5 @@ def run(spec):
     return result
 
 
-def main():
-    spec = json.loads(Path(sys.argv[1]).read_text())
-    try:
-        result = run(spec)
-    except BaseException:
-        result = {"error": traceback.format_exc()}
-    with open(sys.argv[2] + ".part", "w") as out:
-        json.dump(result, out)
-    os.replace(sys.argv[2] + ".part", sys.argv[2])
-    os._exit(1 if "error" in result else 0)  # the daemons' threads hang an ordinary exit
-
-
 if __name__ == "__main__":
-    main()
+    answer(run)

@@ -61,11 +61,6 @@ async def blocks_it_has_not(stage: Stage) -> None:
     await session.step(hidden_states(1, 2))
 
 
-async def a_part_of_its_blocks(stage: Stage) -> None:
-    session = await stage.peer.session(stage.server, span=BlockRange(1, 2))
-    await session.step(hidden_states(1, 2))
-
-
 async def another_hidden_size(stage: Stage) -> None:
     session = await stage.peer.session(stage.server)
     await session.step(hidden_states(1, 2)[..., :-1])
@@ -112,7 +107,6 @@ async def a_question_about_another_model(stage: Stage) -> None:
 MISDEEDS = {
     another_prefix: "another-model",
     blocks_it_has_not: PREFIX,
-    a_part_of_its_blocks: "cannot run only blocks 1:2",
     another_hidden_size: "191",
     another_dtype: "int64",
     more_than_it_reserved: "Maximum length exceeded",

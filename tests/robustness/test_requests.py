@@ -103,7 +103,7 @@ ANY_REQUEST = {
     "unknown block": (request(uid=f"{PREFIX}.7"), f"'{PREFIX}.7' is not served here; this server has"),
     "no uid": (request(uid="nonsense"), "must read PREFIX.NUMBER"),
     "huge uid": (request(uid="x" * 1_000_000), "the request's uid has 1000000 characters"),
-    "other span": (request(uid=f"{PREFIX}.0 {PREFIX}.1"), "cannot run only blocks 0:2; ask for blocks 0:3"),
+    "beyond the span": (request(uid=f"{PREFIX}.2 {PREFIX}.3"), f"'{PREFIX}.3' is not served here"),
     "descending": (request(uid=f"{PREFIX}.1 {PREFIX}.0"), "does not follow"),
     "hidden size": (request(serialize(np.zeros((1, 4, 65), np.float32))), "expected [batch, tokens, 64]"),
     "two axes": (request(serialize(np.zeros((4, 64), np.float32))), "expected [batch, tokens, 64]"),

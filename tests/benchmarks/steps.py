@@ -21,8 +21,9 @@ from interop.running import petals_server, relay, tab
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.native.host import NativeHost
 from kwaainet.native.stream import RawStream
-from kwaainet.node.client import Client, dht_reader
+from kwaainet.node.client import Client
 from kwaainet.node.dht import DhtNode
+from kwaainet.node.directory import dht_reader
 from kwaainet.types import PeerId
 
 from .generation import STOCK_PREFIX, free_port

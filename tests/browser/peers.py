@@ -26,8 +26,9 @@ from kwaainet.formats.huggingface import write_config
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.native.host import NativeHost
 from kwaainet.native.model import open_model
-from kwaainet.node.client import Client, dht_reader
+from kwaainet.node.client import Client
 from kwaainet.node.dht import DhtNode
+from kwaainet.node.directory import dht_reader
 from kwaainet.node.model import load_span
 from kwaainet.ports import Floats, Stream
 from kwaainet.swarm import blocks

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from ..dht.record import Dictionary, Record
 from ..errors import KwaaiNetError, ProtocolError, RpcError, StreamReset, Unreachable
 from ..inference.chain import HopSession
 from ..inference.head import LanguageHead
@@ -21,10 +20,9 @@ from ..inference.sampling import Sampling, choose
 from ..ports import Clock, Floats, Host, Stream
 from ..swarm import blocks
 from ..swarm.routing import Candidate, Hop, choose_chain
-from ..swarm.server_info import ServerInfo, Span, compute_spans, read_servers
-from ..types import PeerId
+from ..swarm.server_info import Span, compute_spans
 from ..wire.messages import PingRequest
-from .dht import DhtNode
+from .directory import ReadServers
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +31,6 @@ OPEN_TIMEOUT = 15.0  # seconds to open the stream of one hop
 STEP_TIMEOUT = 300.0  # seconds for one step of one hop: Petals' own step timeout
 MAX_PINGS = 16  # servers measured before a chain is chosen
 DEFAULT_SECONDS_PER_BLOCK = 0.01  # where a server announces no rate
-
-ReadServers = Callable[[str, int], Awaitable[Sequence[Mapping[PeerId, ServerInfo]]]]
-
-
-def dht_reader(dht: DhtNode) -> ReadServers:
-    """Reads the records of a model's blocks through a DHT node."""
-
-    async def read(prefix: str, num_blocks: int) -> list[dict[PeerId, ServerInfo]]:
-        keys = [blocks.uid(prefix, block) for block in range(num_blocks)]
-        found = await dht.get_many(keys)
-        return [_servers(found[key]) for key in keys]
-
-    return read
-
-
-def _servers(record: Record | None) -> dict[PeerId, ServerInfo]:
-    if not isinstance(record, Dictionary):
-        return {}
-    return read_servers((subkey, value.data) for subkey, value in record.entries.items())
 
 
 class Client:

@@ -9,11 +9,11 @@ strictly as Petals does (floats must be floats), unknown keys are ignored.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..errors import KwaaiNetError, ProtocolError
+from ..errors import ProtocolError
 from ..types import BlockRange, PeerId, ServerState
 from ..wire import msgpack
 from .blocks import MAX_BLOCKS
@@ -140,22 +140,6 @@ class Span:
     peer: PeerId
     blocks: BlockRange
     info: ServerInfo
-
-
-def read_servers(entries: Iterable[tuple[object, bytes]]) -> dict[PeerId, ServerInfo]:
-    """The servers in one block's dictionary record, given its (subkey, value) pairs.
-
-    Anybody may store anything there, so entries that are not a server's are passed over.
-    """
-    servers: dict[PeerId, ServerInfo] = {}
-    for subkey, value in entries:
-        if not isinstance(subkey, str):
-            continue
-        try:
-            servers[PeerId.parse(subkey)] = ServerInfo.decode(value)
-        except KwaaiNetError:
-            continue
-    return servers
 
 
 def compute_spans(

@@ -1,5 +1,4 @@
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,8 +8,7 @@ from kwaainet.compression.codec import deserialize, serialize
 from kwaainet.errors import ProtocolError, RequestError, RpcError, StreamReset, Unreachable
 from kwaainet.inference.head import LanguageHead
 from kwaainet.inference.sampling import Sampling
-from kwaainet.node.client import Client, dht_reader, generate
-from kwaainet.node.dht import DhtNode
+from kwaainet.node.client import Client, generate
 from kwaainet.ports import Floats, Stream
 from kwaainet.swarm.server_info import ServerInfo
 from kwaainet.testing.clock import now, run
@@ -174,23 +172,6 @@ def test_a_session_that_is_given_up_is_ended_at_every_hop() -> None:
         async with swarm.client().session(8) as session:
             assert [str(hop.blocks) for hop in session.hops] == ["0:1", "1:2"]
         await asyncio.wait_for(ended.wait(), 5)
-
-    run(main())
-
-
-def test_the_swarm_is_read_from_the_dht() -> None:
-    async def main() -> None:
-        network = MemoryNetwork(latency=0.001)
-        host = network.host()
-        await host.listen()
-        dht = DhtNode(host, now=now, random_bytes=random.Random(1).randbytes)
-        await dht.join([])
-        info = ServerInfo(ServerState.ONLINE, 1.0, start_block=0, end_block=1)
-        for subkey, value in ((str(host.peer_id), info.encode()), ("nobody", b"\xc0")):
-            assert await dht.store("m.0", subkey, value, now() + 60)
-        assert await dht.store("m.1", None, b"\xc0", now() + 60)
-        assert await dht_reader(dht)("m", 3) == [{host.peer_id: info}, {}, {}]
-        await dht.close()
 
     run(main())
 

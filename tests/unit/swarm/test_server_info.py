@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwaainet.errors import KwaaiNetError, ProtocolError
-from kwaainet.swarm.server_info import ModelInfo, ServerInfo, compute_spans, read_servers
+from kwaainet.swarm.server_info import ModelInfo, ServerInfo, compute_spans
 from kwaainet.types import BlockRange, PeerId, ServerState
 from kwaainet.wire import msgpack
 
@@ -143,17 +143,6 @@ def test_a_damaged_value_raises_our_errors_only(position, byte):
     damaged[position] = byte
     with contextlib.suppress(KwaaiNetError):
         ServerInfo.decode(bytes(damaged))
-
-
-def test_reading_a_record_keeps_the_servers_and_drops_the_rest():
-    entries = [
-        (str(PEERS[0]), GOLDEN),
-        ("not a peer id", GOLDEN),
-        (str(PEERS[1]), b"\xc1"),
-        (7, GOLDEN),
-        (str(PEERS[2]), info(1, 2).encode()),
-    ]
-    assert read_servers(entries) == {PEERS[0]: REAL, PEERS[2]: info(1, 2)}
 
 
 def test_spans_come_from_what_servers_announce():

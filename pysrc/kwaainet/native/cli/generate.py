@@ -15,7 +15,8 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...inference.sampling import Sampling
-from ...node.client import Client, dht_reader, generate
+from ...node.client import Client, generate
+from ...node.directory import dht_reader
 from ..chat import render_chat
 from ..model import Model, open_model
 from .flags import add_command, add_initial_peers, add_model

@@ -14,6 +14,7 @@ from typing import Any
 from ... import __version__
 from ...node.announce import AnnounceHandler
 from ...node.dht import DhtNode
+from ...node.directory import DirectoryHandler
 from ...ports import Report
 from ...swarm.announcement import Announcement
 from ...swarm.blocks import check_prefix
@@ -76,6 +77,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         dht = await join_dht(stack, host, options.initial_peers)
         announcements = AnnounceHandler(host, dht, relay.has_reservation, time.time)
         host.on_peer_lost(announcements.peer_lost)
+        DirectoryHandler(host, dht, time.time)
         stack.push_async_callback(announcements.withdraw_all)
         origin = Origin(
             assets,

@@ -4,7 +4,8 @@
 nothing iterates over sets and every random number comes from the network's generator.
 
 What is lost is a whole unary call or stream opening (its caller hears nothing and times out);
-messages on an open stream are never lost, as on any reliable transport.
+messages on an open stream are never lost, as on any reliable transport; a peer that is frozen gets
+and sends them when it thaws.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class MemoryNetwork:
         self._hosts: dict[PeerId, MemoryHost] = {}
         self._links: dict[tuple[PeerId, PeerId], list[_Breakable]] = {}
         self._group: dict[PeerId, int] = {}
+        self._frozen: dict[PeerId, None] = {}
 
     def host(self, peer_id: PeerId | None = None) -> MemoryHost:
         """A new host, by default under a new Ed25519-shaped id."""
@@ -85,15 +87,24 @@ class MemoryNetwork:
     def vanish(self, peer: PeerId) -> None:
         """The peer's process is killed: no farewell, its connections break."""
         host = self._hosts.pop(peer, None)
+        self.thaw(peer)
         if host is not None:
             host.stop_tasks()
             self.disconnect(peer)
+
+    def freeze(self, peer: PeerId) -> None:
+        """The peer falls silent: nothing reaches or leaves it, yet no connection ends."""
+        self._frozen[peer] = None
+
+    def thaw(self, peer: PeerId) -> None:
+        """Undo ``freeze``."""
+        self._frozen.pop(peer, None)
 
     def partition(self, *groups: Iterable[PeerId]) -> None:
         """Split: between peers of different groups nothing passes; a peer in no group hears all."""
         self._group = {peer: index for index, group in enumerate(groups) for peer in group}
         for one, other in list(self._links):
-            if not self.passes(one, other):
+            if not (self.passes(one, other) or self.is_stalled(one, other)):
                 self._break_link(one, other)
 
     def heal(self) -> None:
@@ -109,7 +120,12 @@ class MemoryNetwork:
     def is_lost(self) -> bool:
         return self.random.random() < self.loss
 
+    def is_stalled(self, one: PeerId, other: PeerId) -> bool:
+        return one in self._frozen or other in self._frozen
+
     def passes(self, one: PeerId, other: PeerId) -> bool:
+        if self.is_stalled(one, other):
+            return False
         groups = self._group.get(one), self._group.get(other)
         return None in groups or groups[0] == groups[1]
 
@@ -141,6 +157,7 @@ class MemoryNetwork:
 
     def remove(self, peer: PeerId) -> None:
         self._hosts.pop(peer, None)
+        self.thaw(peer)
 
     def disconnect(self, peer: PeerId) -> None:
         for neighbour in self.neighbours(peer):
@@ -225,7 +242,8 @@ class MemoryHost:
         handler = target._streams.get(protocol)
         if handler is None:
             raise HandshakeError(f"{peer} does not speak {protocol}")
-        ours, theirs = pair(self._peer_id, peer, self._network.delay)
+        network, us = self._network, self._peer_id
+        ours, theirs = pair(us, peer, network.delay, lambda: network.is_stalled(us, peer))
         for end in (ours, theirs):
             self._network.stand_on_link(self._peer_id, peer, end)
         self._opened = [*(stream for stream in self._opened if not stream.done), ours]

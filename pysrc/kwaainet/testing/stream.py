@@ -17,6 +17,7 @@ from ..errors import KwaaiNetError, RpcError, StreamReset, UsageError
 from ..types import PeerId
 
 WINDOW = 256 * 1024  # bytes in one direction that the receiver has not taken: yamux's first window
+STALL_SECONDS = 0.5  # between looks at whether a peer that hears nothing hears again
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,14 @@ _CANCEL: Final = _Last("cancelled", final=True)
 
 
 class Pipe:
-    """One direction. ``delay()`` gives each item's seconds on the way; order is kept."""
+    """One direction. ``delay()`` gives each item's seconds on the way; order is kept.
 
-    def __init__(self, delay: Callable[[], float]) -> None:
+    While ``is_stalled()`` nothing arrives; what is on the way comes later.
+    """
+
+    def __init__(self, delay: Callable[[], float], is_stalled: Callable[[], bool]) -> None:
         self._delay = delay
+        self._is_stalled = is_stalled
         self._in_flight: deque[bytes | _Last] = deque()
         self._arrived: deque[bytes | _Last] = deque()
         self._unread = 0
@@ -78,6 +83,9 @@ class Pipe:
 
     def _arrive(self) -> None:
         if not self._in_flight:
+            return
+        if self._is_stalled():
+            asyncio.get_running_loop().call_later(STALL_SECONDS, self._arrive)
             return
         item = self._in_flight.popleft()
         if item is _CANCEL:
@@ -169,9 +177,11 @@ class MemoryStream:
             self._inbound.break_off()
 
 
-def pair(caller: PeerId, callee: PeerId, delay: Callable[[], float]) -> tuple[MemoryStream, MemoryStream]:
+def pair(
+    caller: PeerId, callee: PeerId, delay: Callable[[], float], is_stalled: Callable[[], bool]
+) -> tuple[MemoryStream, MemoryStream]:
     """The caller's end and the callee's."""
-    forth, back = Pipe(delay), Pipe(delay)
+    forth, back = Pipe(delay, is_stalled), Pipe(delay, is_stalled)
     forth.back, back.back = back, forth
     return (
         MemoryStream(callee, back, forth, is_caller=True),

@@ -238,3 +238,43 @@ def test_finished_streams_are_forgotten() -> None:
         return sum(map(len, network._links.values())) + len(caller._opened) + len(callee._served)
 
     assert run(main()) <= 5
+
+
+def test_a_frozen_peer_is_silent_and_goes_on_when_it_thaws() -> None:
+    async def main() -> None:
+        network = MemoryNetwork(latency=0.01)
+        caller, callee = await two_hosts(network)
+        heard: list[bytes | None] = []
+
+        async def listen(stream: Stream) -> None:
+            heard.append(await stream.receive())
+
+        callee.handle_stream("listen", listen)
+        stream = await caller.open_stream(callee.peer_id, "listen", timeout=5)
+        network.freeze(callee.peer_id)
+        await stream.send(b"hello")
+        with pytest.raises(TimeoutError):
+            await caller.call(callee.peer_id, "echo", b"", timeout=5)
+        assert not heard
+        assert callee.peer_id in caller.connected_peers
+        network.thaw(callee.peer_id)
+        assert await caller.call(callee.peer_id, "echo", b"again", timeout=5) == b"again"
+        assert heard == [b"hello"]
+        await stream.close()
+
+    run(main())
+
+
+def test_a_frozen_peer_that_is_killed_breaks_its_connections() -> None:
+    async def main() -> None:
+        network = MemoryNetwork()
+        caller, callee = await two_hosts(network)
+        stream = await caller.open_stream(callee.peer_id, "hang", timeout=5)
+        network.freeze(callee.peer_id)
+        network.vanish(callee.peer_id)
+        with pytest.raises(StreamReset):
+            await stream.receive()
+        with pytest.raises(Unreachable):
+            await caller.call(callee.peer_id, "echo", b"", timeout=5)
+
+    run(main())

@@ -17,7 +17,7 @@ Scene = Callable[[MemoryStream, MemoryStream], Awaitable[None]]
 
 def play(scene: Scene, delay: Callable[[], float] = lambda: 0.1) -> None:
     async def main() -> None:
-        await scene(*pair(A, B, delay))
+        await scene(*pair(A, B, delay, lambda: False))
 
     run(main())
 

@@ -14,7 +14,7 @@ async function run(args) {
   const python = await loadPyodide({
     lockFileURL: DISTRIBUTION + "pyodide-lock.json",
     packageBaseUrl: DISTRIBUTION,
-    packages: ["kwaainet", "pytest", "hypothesis"],
+    packages: ["kwaainet", "jinja2", "pytest", "hypothesis"],
     env: { HOME: "/home/pyodide", PYTHONDONTWRITEBYTECODE: "1" },
   });
   python.FS.mkdirTree("/repo/tests");

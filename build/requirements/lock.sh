@@ -11,4 +11,5 @@ lock() {
 }
 lock dev pyproject.toml 3.11 "--extra native --group dev"
 lock pyodide build/requirements/pyodide.in 3.14 ""
+lock pyodide-pure build/requirements/pyodide-pure.in 3.14 ""
 lock pyodide-tests build/requirements/pyodide-tests.in 3.14 ""

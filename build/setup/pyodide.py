@@ -31,6 +31,10 @@ INTERPRETER = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_std
 TARGET = ("--platform", "pyemscripten_2026_0_wasm32", "--python-version", "3.14",
           "--implementation", "cp", "--abi", "cp314")  # fmt: skip
 LOCK = REQUIREMENTS / "pyodide.txt"
+# Wheels of another platform, of which only the Python is taken: MarkupSafe has what it compiles in Python too.
+PURE_TARGET = ("--platform", "manylinux2014_x86_64", "--python-version", "3.14",
+               "--implementation", "cp", "--abi", "cp314")  # fmt: skip
+PURE_LOCK = REQUIREMENTS / "pyodide-pure.txt"
 TESTS_LOCK = REQUIREMENTS / "pyodide-tests.txt"
 
 
@@ -51,9 +55,10 @@ def wheel() -> Path:
 
 
 def build_distribution() -> None:
-    """dist/pyodide: the interpreter, numpy, msgpack and our wheel."""
+    """dist/pyodide: the interpreter, numpy, msgpack, our wheel, and Jinja for the chat."""
     member(NUMPY_SOURCES, NUMPY_SHA256, CACHE / NUMPY)
-    wheels = [CACHE / NUMPY, wheel(), *_wheels(LOCK)]
+    pure = [_without_binaries(path) for path in sorted(wheels_of(PURE_LOCK, *PURE_TARGET).glob("*.whl"))]
+    wheels = [CACHE / NUMPY, wheel(), *_wheels(LOCK), *pure]
     _lay_out(PYODIDE, wheels, [NODE_MODULES / "pyodide" / name for name in INTERPRETER])
 
 
@@ -65,6 +70,23 @@ def build_tests_distribution() -> None:
 
 def _wheels(lock: Path) -> list[Path]:
     return sorted(wheels_of(lock, *TARGET).glob("*.whl"))
+
+
+def _without_binaries(path: Path) -> Path:
+    """The wheel itself if it is pure, else one in .cache that holds only its Python."""
+    if path.name.endswith("-none-any.whl"):
+        return path
+    name, version, *_ = path.name.split("-")
+    pure = CACHE / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(pure, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            data = source.read(entry)
+            if entry.filename.endswith((".so", ".c", ".pyi", "/RECORD")):
+                continue
+            if entry.filename.endswith(".dist-info/WHEEL"):
+                data = b"Wheel-Version: 1.0\nGenerator: kwaainet\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            target.writestr(entry, data)
+    return pure
 
 
 def _lay_out(folder: Path, wheels: Iterable[Path], others: Iterable[Path]) -> None:

@@ -7,8 +7,10 @@ knows a model format or a wire; it hands out files and one JSON document.
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ class ModelFiles:
     """What the origin offers of one model: its manifest as JSON text and its files by name.
 
     ``repository`` is the address of its page, by which health monitors list it; may be empty.
+    ``text`` is the JSON of its ``TextSettings``, empty where a chat cannot be had.
     """
 
     prefix: str
@@ -44,6 +47,7 @@ class ModelFiles:
     manifest: str
     files: Mapping[str, Path]
     repository: str = ""
+    text: str = ""
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Origin:
         app.router.add_get("/kwaainet.json", self._describe)
         app.router.add_get("/status.json", self._status)
         app.router.add_get("/model/manifest.json", self._manifest)
+        app.router.add_get("/model/text.json", self._text)
         app.router.add_get("/model/{name}", self._model_file)
         app.router.add_get("/{path:.+}", self._asset)
         return app
@@ -81,6 +86,7 @@ class Origin:
             "manifest": "/model/manifest.json",
             "files": "/model/",
             "repository": self.model.repository,
+            **({"text": _text_file(self.model.text)} if self.model.text else {}),
         }
         return web.json_response({"version": self.version, "relay": self.relay_addresses(), "model": model})
 
@@ -91,6 +97,14 @@ class Origin:
         if self.model is None:
             raise web.HTTPNotFound(text="this relay offers no model; start it with --model PATH\n")
         response = web.Response(text=self.model.manifest, content_type="application/json")
+        response.enable_compression()
+        return response
+
+    async def _text(self, request: web.Request) -> web.Response:
+        if self.model is None or not self.model.text:
+            raise web.HTTPNotFound(text="this relay offers no model with a tokenizer\n")
+        response = web.Response(text=self.model.text, content_type="application/json")
+        response.headers["Cache-Control"] = IMMUTABLE if request.query_string else "no-cache"
         response.enable_compression()
         return response
 
@@ -113,6 +127,15 @@ class Origin:
         if path.suffix in MIME_TYPES:
             headers["Content-Type"] = MIME_TYPES[path.suffix]
         return web.FileResponse(path, headers=headers)
+
+
+def _text_file(text: str) -> dict[str, Any]:
+    """Where the text settings are, their size and what a browser's ``fetch`` checks them by."""
+    data = text.encode()
+    digest = sha256(data)
+    integrity = f"sha256-{b64encode(digest.digest()).decode()}"
+    url = f"/model/text.json?v={digest.hexdigest()[:16]}"
+    return {"url": url, "size": len(data), "integrity": integrity}
 
 
 def _as_the_clients_fault(record: logging.LogRecord) -> bool:

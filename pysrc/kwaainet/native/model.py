@@ -21,11 +21,12 @@ from ..formats.json_text import parse_object
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
 from ..formats.weights import decode
 from ..inference.head import LanguageHead
+from ..inference.text import TextSettings
 from ..inference.tokenizer import Tokenizer
 from ..ports import Floats, Report
 from ..types import Progress
 from .store import FileSource
-from .text import TextSettings, from_directory, from_gguf
+from .text import from_directory, from_gguf
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -1,4 +1,4 @@
-"""What a model's own files say about text: tokenizer, chat template, special and stop tokens.
+"""What a model's own files say about text.
 
 Follows llama.cpp's ``tokenizer.*`` metadata keys and ``transformers``' JSON files. Rule of the
 file: a model without any of it still opens, since its blocks can be served without.
@@ -6,27 +6,16 @@ file: a model without any of it still opens, since its blocks can be served with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFileError
+from ..inference.text import MAX_TEMPLATE_BYTES, TextSettings
 from ..inference.tokenizer import Tokenizer
 
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 _GGUF_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-_MAX_TEMPLATE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class TextSettings:
-    """``special_tokens``: ``bos_token`` and the like as text; ``stop_tokens``: ids that end a reply."""
-
-    load_tokenizer: Callable[[], Tokenizer]
-    chat_template: str | None
-    special_tokens: Mapping[str, str]
-    stop_tokens: frozenset[int]
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> TextSettings:
@@ -83,11 +72,11 @@ def _read_template(path: Path) -> str | None:
         return None
     data = path.read_bytes()
     try:
-        if len(data) <= _MAX_TEMPLATE_BYTES:
+        if len(data) <= MAX_TEMPLATE_BYTES:
             return data.decode()
     except UnicodeDecodeError:
         pass
-    raise ModelFileError(f"{path.name} of {len(data)} bytes is not a text of at most {_MAX_TEMPLATE_BYTES}")
+    raise ModelFileError(f"{path.name} of {len(data)} bytes is not a text of at most {MAX_TEMPLATE_BYTES}")
 
 
 def _template(value: Any) -> str | None:

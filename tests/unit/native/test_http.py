@@ -1,5 +1,8 @@
 import asyncio
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import aiohttp
@@ -21,7 +24,8 @@ def origin(tmp_path: Path) -> Origin:
     (assets / "sub" / "a.mjs").write_text("export {}")
     (tmp_path / "secret").write_text("no")
     (tmp_path / "m.gguf").write_bytes(bytes(range(256)))
-    model = ModelFiles("tiny-hf", 3, '{"tensors":{}}', {"m.gguf": tmp_path / "m.gguf"})
+    files = {"m.gguf": tmp_path / "m.gguf"}
+    model = ModelFiles("tiny-hf", 3, '{"tensors":{}}', files, text='{"ü":1}')
     return Origin(assets, lambda: ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"], "0.0", model, lambda: {"peers": 2})
 
 
@@ -49,6 +53,33 @@ def test_page_and_description(origin: Origin) -> None:
         assert description["model"]["num_blocks"] == 3
         async with session.get(address + "status.json") as answer:
             assert await answer.json() == {"peers": 2}
+
+    visit(origin, check)
+
+
+def test_text_settings_are_immutable_under_an_address_that_names_their_hash(origin: Origin) -> None:
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "kwaainet.json") as answer:
+            text = (await answer.json())["model"]["text"]
+        async with session.get(address + text["url"].removeprefix("/")) as settings:
+            data = await settings.read()
+            assert "immutable" in settings.headers["Cache-Control"]
+        assert data == '{"ü":1}'.encode()
+        assert text["size"] == len(data)
+        assert text["integrity"] == "sha256-" + b64encode(sha256(data).digest()).decode()
+
+    visit(origin, check)
+
+
+def test_a_model_without_text_settings_offers_none(origin: Origin) -> None:
+    assert origin.model is not None
+    origin.model = replace(origin.model, text="")
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "kwaainet.json") as answer:
+            assert "text" not in (await answer.json())["model"]
+        async with session.get(address + "model/text.json") as answer:
+            assert answer.status == 404
 
     visit(origin, check)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...errors import InputError
 from ...node.announce import AnnounceHandler
 from ...node.dht import DhtNode
 from ...node.directory import DirectoryHandler
@@ -27,6 +29,8 @@ from .flags import add_command, add_initial_peers, add_listening, add_model, add
 from .joining import join_dht, open_host
 from .signals import until_signalled
 from .terminal import ProgressLine, emit, say
+
+log = logging.getLogger(__name__)
 
 DEFAULT_HTTP = "127.0.0.1:8080"
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/tcp/4002/ws")
@@ -83,7 +87,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             assets,
             lambda: [address for address in host.addresses if "/ws/" in address],
             __version__,
-            _model_files(model, options.repository) if model else None,
+            await asyncio.to_thread(_model_files, model, options.repository) if model else None,
             lambda: _status(host, relay, announcements),
         )
         runner, page = await serve(origin, http_host, http_port)
@@ -93,8 +97,13 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
 
 def _model_files(model: Model, repository: str) -> ModelFiles:
     manifest = model.manifest
+    try:
+        text = model.text.to_json()
+    except InputError as error:  # its blocks can be served all the same
+        log.warning("%s offers no chat: %s", manifest.name, error)
+        text = ""
     return ModelFiles(
-        manifest.name, manifest.config.num_hidden_layers, manifest.to_json(), model.files, repository
+        manifest.name, manifest.config.num_hidden_layers, manifest.to_json(), model.files, repository, text
     )
 
 

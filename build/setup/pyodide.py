@@ -31,7 +31,7 @@ INTERPRETER = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_std
 TARGET = ("--platform", "pyemscripten_2026_0_wasm32", "--python-version", "3.14",
           "--implementation", "cp", "--abi", "cp314")  # fmt: skip
 LOCK = REQUIREMENTS / "pyodide.txt"
-# Wheels of another platform, of which only the Python is taken: what MarkupSafe compiles, it has in Python too.
+# Only the Python of these is taken: what MarkupSafe compiles for this platform, it has in Python too.
 PURE_TARGET = ("--platform", "manylinux2014_x86_64", "--python-version", "3.14",
                "--implementation", "cp", "--abi", "cp314")  # fmt: skip
 PURE_LOCK = REQUIREMENTS / "pyodide-pure.txt"

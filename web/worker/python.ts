@@ -1,0 +1,92 @@
+// What the workers with Python in them share: booting Pyodide with the kwaainet wheel, and what only JavaScript can do.
+// Rule of the file: the only one that loads pyodide; no Python in strings, no decisions of a node or client.
+
+import type { PyodideInterface } from 'pyodide'
+import { describe } from '../bridge/faults.ts'
+import { type Blobs, fetchRange, openBlobs } from '../bridge/store.ts'
+import type { Failed, LoadProgress, NetworkGone, NetworkToNode, NodeToNetwork } from './messages.ts'
+
+const PACKAGE = 'kwaainet'
+const PYTHON_STEPS = 4 // of progress: the core is half of it, packages the rest
+
+/** Pyodide with the wheel and `packages`. */
+export async function bootPython (origin: string, packages: string[], report: (message: LoadProgress) => void): Promise<PyodideInterface> {
+  const step = (done: number): void => { report({ type: 'progress', stage: 'python', done, total: PYTHON_STEPS }) }
+  const folder = new URL('/pyodide/', origin).href
+  step(0)
+  const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
+  const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
+  step(2)
+  const problems: string[] = []
+  await python.loadPackage([PACKAGE, ...packages], { messageCallback: () => {}, errorCallback: problem => { problems.push(problem) } })
+  if (problems.length > 0) throw new Error(`the Python packages cannot be loaded: ${problems.join('; ')}`)
+  step(PYTHON_STEPS)
+  return python
+}
+
+/** `what` names the document in the error; `integrity` is what `fetch` checks it by. */
+export async function fetchText (url: string, what: string, integrity = ''): Promise<string> {
+  const response = await fetch(url, { integrity })
+  if (!response.ok) throw new Error(`${what} cannot be had: ${url} answered ${response.status}`)
+  return await response.text()
+}
+
+/** What became of a worker's main. Python errors arrive as PythonError with a traceback; its type is the name that counts. */
+export function failed (error: unknown): Failed {
+  const traceback = describe(error)
+  const line = traceback.trimEnd().split('\n').at(-1) ?? ''
+  console.error(traceback)
+  const name = error instanceof Error && 'type' in error ? String(error.type) : 'Error'
+  return { type: 'failed', error: name, message: line.replace(/^[\w.]+: /, '') }
+}
+
+/** Messages of the network worker for Python; those that come before it listens wait. */
+export class Inbox {
+  #deliver: ((message: NetworkToNode) => void) | null = null
+  readonly #early: NetworkToNode[] = []
+
+  receive (message: NetworkToNode | NetworkGone): void {
+    if (this.#deliver === null) this.#early.push(message)
+    else this.#deliver(message)
+  }
+
+  listen (receiver: (message: NetworkToNode) => void): void {
+    this.#deliver = receiver
+    for (const message of this.#early.splice(0)) receiver(message)
+  }
+}
+
+/** The part of `bridge` that every Python main sees. Functions Python passes in are proxies it keeps alive. */
+export class PythonBridge {
+  readonly #network: MessagePort
+  readonly #inbox: Inbox
+  #blobs: Promise<Blobs> | null = null
+
+  constructor (network: MessagePort, inbox: Inbox) {
+    this.#network = network
+    this.#inbox = inbox
+    network.onmessage = ({ data }: MessageEvent<NetworkToNode>) => { inbox.receive(data) }
+  }
+
+  /** A message for the network worker; its body is transferred. */
+  post (message: NodeToNetwork): void {
+    this.#network.postMessage(message, 'body' in message && message.body !== undefined ? [message.body.buffer] : [])
+  }
+
+  /** Messages of the network worker, those that came before included. */
+  listen (receiver: (message: NetworkToNode) => void): void {
+    this.#inbox.listen(receiver)
+  }
+
+  async readBlob (digest: string): Promise<Uint8Array | null> {
+    this.#blobs ??= openBlobs()
+    return await (await this.#blobs).read(digest)
+  }
+
+  async writeBlob (digest: string, data: Uint8Array<ArrayBuffer>): Promise<string> {
+    this.#blobs ??= openBlobs()
+    return await (await this.#blobs).write(digest, data)
+  }
+
+  readonly fetchRange = fetchRange
+}

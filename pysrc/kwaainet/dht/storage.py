@@ -81,6 +81,13 @@ class Storage:
             if record is not None:
                 yield key, record
 
+    def values_of(self, subkey: Subkey, now: float) -> Iterator[Value]:
+        """What stands under this subkey in any dictionary and has not expired."""
+        for entries in self._dictionaries.values():
+            value = entries.values.get(subkey)
+            if value is not None and value.expiration >= now:
+                yield value
+
     def store(self, key: DHTID, value: Value, now: float) -> bool:
         """Keep a plain value; whether it was accepted."""
         self._expire_key(key, now)

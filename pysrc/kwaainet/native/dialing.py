@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 
-from ..errors import CapacityError, InputError, KwaaiNetError, Unreachable
+from ..errors import CapacityError, InputError, KwaaiNetError, RequestError, Unreachable
 from ..libp2p.kad import PeerRecord
 from ..libp2p.multiaddr import Multiaddr
 from ..types import PeerId
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 DIAL_TIMEOUT = 15.0  # seconds for one address, handshake included
 STAGGER = 0.3  # seconds until the next address of a peer is tried beside the ones under way
 MAX_ADDRESSES = 16  # tried per peer
+_FAMILIES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 
 class Dialer:
@@ -61,6 +63,25 @@ class Dialer:
             task.add_done_callback(lambda done: self._dials.pop(peer, None))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # may go unread
         return await asyncio.shield(task)
+
+    async def reach_directly(self, peer: PeerId, allowed: Callable[[str], bool]) -> Link:
+        """A connection without a relay in between, to an IP address that is ``allowed``: one that is
+        there, or a new one over TCP or WebSocket. Nothing else is dialled to find it either.
+
+        Raises ``RequestError`` if all it was found at is not allowed, ``Unreachable``.
+        """
+        for known_link in self._network.links_to(peer):
+            if not known_link.address.is_circuit and allowed(known_link.address.parts[0][1]):
+                return known_link
+        attempt = _DirectDial(peer, allowed, self._dial_any)
+        known = tuple(self._network.peerstore.addresses(peer))
+        link = await attempt.dial(known)
+        if link is None:
+            found, _ = await self._routing.find(peer, attempt.dial_record)
+            link = await attempt.dial([address for address in found if address not in known])
+        if link is None:
+            raise attempt.failure()
+        return link
 
     def close(self) -> None:
         """Give all dials up."""
@@ -155,3 +176,63 @@ class Dialer:
         except KwaaiNetError:
             return None
         return None if relay == self._network.peer_id else relay
+
+
+class _DirectDial:
+    """Finding one peer by allowed addresses only; notes what was refused and what failed."""
+
+    def __init__(
+        self,
+        peer: PeerId,
+        allowed: Callable[[str], bool],
+        dial_any: Callable[[PeerId, Sequence[Multiaddr], list[str]], Awaitable[Link | None]],
+    ) -> None:
+        self._peer, self._allowed, self._dial_any = peer, allowed, dial_any
+        self._refused: dict[Multiaddr, None] = {}
+        self._tried: list[str] = []
+
+    async def dial(self, addresses: Sequence[Multiaddr]) -> Link | None:
+        """The peer itself."""
+        permitted, refused = await self._sort(addresses)
+        self._refused |= dict.fromkeys(refused)
+        return await self._dial_any(self._peer, permitted, self._tried)
+
+    async def dial_record(self, record: PeerRecord) -> Link:
+        """A kad server on the way. Raises ``Unreachable``."""
+        permitted, _ = await self._sort(record.addresses)
+        link = await self._dial_any(record.peer, permitted, [])
+        if link is None:
+            raise Unreachable(f"{record.peer} is at no allowed address that answers")
+        return link
+
+    def failure(self) -> RequestError | Unreachable:
+        """Why there is no connection."""
+        if self._refused and not self._tried:
+            places = ", ".join(map(str, self._refused))
+            return RequestError(f"{self._peer} is only at {places}, which is not allowed here")
+        return Unreachable(
+            f"{self._peer} cannot be reached: {'; '.join(self._tried) or 'no address is known'}"
+        )
+
+    async def _sort(self, addresses: Sequence[Multiaddr]) -> tuple[list[Multiaddr], list[Multiaddr]]:
+        found = [one for address in addresses[:MAX_ADDRESSES] for one in await _resolved(address)]
+        permitted = [address for address in found if self._allowed(address.parts[0][1])]
+        return permitted, [address for address in found if address not in permitted]
+
+
+async def _resolved(address: Multiaddr) -> list[Multiaddr]:
+    """The same place by IP address; empty for what is no TCP or WebSocket address or has no such name."""
+    if address.transport not in ("tcp", "ws"):
+        return []  # wss needs its name
+    (kind, host), *rest = address.parts
+    if kind not in _FAMILIES:
+        return [address]
+    try:
+        rows = await asyncio.get_running_loop().getaddrinfo(
+            host, None, family=_FAMILIES[kind], type=socket.SOCK_STREAM
+        )
+    except OSError as error:
+        logger.debug("%s has no address: %s", host, error)
+        return []
+    hosts = dict.fromkeys(str(row[4][0]).partition("%")[0] for row in rows)
+    return [Multiaddr((("ip6" if ":" in one else "ip4", one), *rest)) for one in hosts]

@@ -139,6 +139,10 @@ class NativeHost:
                 raise
             return stream
 
+    async def reach_directly(self, peer: PeerId, allowed: Callable[[str], bool]) -> Link:
+        """See ``Dialer.reach_directly``."""
+        return await self._dialer.reach_directly(peer, allowed)
+
     async def close(self) -> None:
         if self.network.closed:
             return

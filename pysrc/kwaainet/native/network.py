@@ -115,8 +115,12 @@ class Network:
     def link(self, peer: PeerId) -> Link | None:
         """The best connection to a peer: a direct one before a circuit, then the newest, because an
         older one may be that of a process which is no more."""
-        links = [link for link in self._links.get(peer, ()) if not link.leaving]
-        return min(reversed(links), key=lambda link: link.address.is_circuit) if links else None
+        links = self.links_to(peer)
+        return min(links, key=lambda link: link.address.is_circuit) if links else None
+
+    def links_to(self, peer: PeerId) -> list[Link]:
+        """The connections to a peer that take streams, newest first."""
+        return [link for link in reversed(self._links.get(peer, [])) if not link.leaving]
 
     def links(self) -> Iterable[Link]:
         """All open connections."""

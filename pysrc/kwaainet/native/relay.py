@@ -1,9 +1,9 @@
 """The relay: HOP and STOP of circuit relay v2, as a server.
 
-Follows the libp2p circuit-v2 spec. Circuits have no limit on time or bytes. Every circuit is its own
-pair of streams and its own pair of pumps: what happens to one is not seen by any other. Rule of the
-file: bytes are granted to one side when the other side took them, so a slow reader slows its own
-sender and nobody's memory grows.
+Follows the libp2p circuit-v2 spec. Circuits have no limit on time or bytes, those of open HOP a pace.
+Every circuit is its own pair of streams and its own pair of pumps: what happens to one is not seen by
+any other. Rule of the file: bytes are granted to one side when the other side took them, so a slow
+reader slows its own sender and nobody's memory grows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ..libp2p.circuit import HopMessage, HopType, ReservationTable, Status, Stop
 from ..libp2p.multiaddr import Multiaddr
 from ..types import PeerId
 from .host import NativeHost
+from .link import Link
+from .open_hop import Lease, OpenHop, Refused
 from .stream import RawStream
 
 logger = logging.getLogger(__name__)
@@ -28,17 +30,21 @@ HOP_TIMEOUT = 15.0  # seconds for a request to arrive, and for the target to acc
 MAX_CIRCUITS = 4096
 
 Policy: TypeAlias = Callable[[PeerId, PeerId], Status]  # (source, target) -> OK or why not
+Pace: TypeAlias = Callable[[int], float]  # bytes carried -> seconds that the next ones should wait
 
 
 class Relay:
     """Serves HOP on a host. ``policy`` decides who may open a circuit to whom; by default anybody to
-    those who hold a reservation."""
+    those who hold a reservation. Where it finds none, ``open_hop`` may find another way."""
 
-    def __init__(self, host: NativeHost, *, policy: Policy | None = None) -> None:
+    def __init__(
+        self, host: NativeHost, *, policy: Policy | None = None, open_hop: OpenHop | None = None
+    ) -> None:
         self._host = host
         self._network = host.network
         self._table = ReservationTable()
         self._policy = policy or self.only_reserved
+        self.open_hop = open_hop
         self._circuits: dict[Circuit, None] = {}
         self._past_bytes = 0
         host.handle_raw(circuit.HOP_PROTOCOL, self._hop)
@@ -113,29 +119,51 @@ class Relay:
 
     async def _connect(self, source: RawStream, target: PeerId) -> None:
         status = self._policy(source.remote_peer, target)
-        if status == Status.OK and len(self._circuits) >= MAX_CIRCUITS:
+        if status in (Status.OK, Status.NO_RESERVATION) and len(self._circuits) >= MAX_CIRCUITS:
             status = Status.RESOURCE_LIMIT_EXCEEDED
-        if status != Status.OK:
+        if status == Status.OK:
+            await self._open(source, target, self._network.link(target))
+        elif status == Status.NO_RESERVATION and self.open_hop is not None:
+            await self._connect_openly(source, target, self.open_hop)
+        else:
             _refuse(source, status)
-            return
+
+    async def _connect_openly(self, source: RawStream, target: PeerId, open_hop: OpenHop) -> None:
+        peer = source.remote_peer
         try:
-            stop = await self._stop(source.remote_peer, target)
+            lease = await open_hop.admit(peer, target, holds_slot=self.has_reservation(peer))
+        except Refused as refused:
+            _refuse(source, refused.reason.status)
+            return
+        opened = False
+        try:
+            opened = await self._open(source, target, lease.link, lease)
+        finally:
+            if not opened:
+                lease.release()
+
+    async def _open(
+        self, source: RawStream, target: PeerId, link: Link | None, lease: Lease | None = None
+    ) -> bool:
+        """A circuit over a connection to its target; whether there is one now."""
+        try:
+            stop = await self._stop(source.remote_peer, link)
         except (KwaaiNetError, TimeoutError) as error:
             logger.info("no circuit from %s to %s: %s", source.remote_peer, target, error or "timeout")
             _refuse(source, Status.CONNECTION_FAILED)
-            return
+            return False
         try:
             source.write_message(HopMessage(HopType.STATUS, status=Status.OK).encode())
         except StreamReset:  # the source left while the target was asked
             stop.reset()
             raise
-        opened = Circuit(source, stop, self._circuit_ended)
+        opened = Circuit(source, stop, self._circuit_ended, lease)
         self._circuits[opened] = None
         opened.start()
+        return True
 
-    async def _stop(self, source: PeerId, target: PeerId) -> RawStream:
+    async def _stop(self, source: PeerId, link: Link | None) -> RawStream:
         """A stream on which the target has accepted the circuit. Raises ``KwaaiNetError``."""
-        link = self._network.link(target)
         if link is None:
             raise ProtocolError("the target is not connected")
         stream = link.open_stream(circuit.STOP_PROTOCOL)
@@ -155,14 +183,24 @@ class Relay:
         if ended in self._circuits:
             del self._circuits[ended]
             self._past_bytes += ended.carried
+            if ended.lease is not None:
+                ended.lease.release()
 
 
 class Circuit:
-    """Two streams, each pumped into the other."""
+    """Two streams, each pumped into the other, at the pace of their lease if they have one."""
 
-    def __init__(self, one: RawStream, other: RawStream, on_end: Callable[[Circuit], None]) -> None:
-        self._forth = _Pump(one, other, self._pump_ended)
-        self._back = _Pump(other, one, self._pump_ended)
+    def __init__(
+        self,
+        one: RawStream,
+        other: RawStream,
+        on_end: Callable[[Circuit], None],
+        lease: Lease | None = None,
+    ) -> None:
+        self.lease = lease
+        pace = lease.pace if lease is not None else None
+        self._forth = _Pump(one, other, self._pump_ended, pace)
+        self._back = _Pump(other, one, self._pump_ended, pace)
         self._forth.twin, self._back.twin = self._back, self._forth
         self._on_end = on_end
 
@@ -186,12 +224,15 @@ class _Pump:
 
     twin: _Pump
 
-    def __init__(self, source: RawStream, target: RawStream, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, source: RawStream, target: RawStream, on_end: Callable[[], None], pace: Pace | None
+    ) -> None:
         self.source = source
         self.carried = 0
         self.ended = False
         self._target = target
         self._on_end = on_end
+        self._pace = pace
         self._waiting = 0  # bytes handed to the target that have not left yet
 
     def stream_data(self, data: bytes | memoryview) -> None:
@@ -213,7 +254,11 @@ class _Pump:
         if waiting < self._waiting:
             taken = self._waiting - waiting
             self._waiting = waiting
-            self.source.grant(taken)
+            wait = self._pace(taken) if self._pace is not None and not self.ended else 0.0
+            if wait > 0:
+                asyncio.get_running_loop().call_later(wait, self.source.grant, taken)
+            else:
+                self.source.grant(taken)
 
     def stream_ended(self) -> None:
         self._target.finish()

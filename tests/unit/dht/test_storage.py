@@ -34,6 +34,17 @@ def test_subkeys_win_one_by_one() -> None:
     assert kept.get(KEY, 13) is None
 
 
+def test_a_subkey_is_found_wherever_it_stands() -> None:
+    kept = Storage()
+    assert kept.store_subkey(KEY, "a", Value(b"1", 10), 0)
+    assert kept.store_subkey(DHTID(2), "a", Value(b"2", 5), 0)
+    assert kept.store_subkey(DHTID(2), "b", Value(b"3", 10), 0)
+    assert kept.store(DHTID(3), Value(b"plain", 10), 0)
+    assert list(kept.values_of("a", 0)) == [Value(b"1", 10), Value(b"2", 5)]
+    assert list(kept.values_of("a", 6)) == [Value(b"1", 10)]
+    assert list(kept.values_of("c", 0)) == []
+
+
 def test_value_and_dictionary_replace_each_other_by_expiration() -> None:
     kept = Storage()
     assert kept.store(KEY, Value(b"plain", 10), 0)

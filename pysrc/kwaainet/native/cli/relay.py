@@ -15,6 +15,7 @@ from typing import Any
 from ... import __version__
 from ...errors import InputError
 from ...node.announce import AnnounceHandler
+from ...node.announced import AnnouncedServers
 from ...node.dht import DhtNode
 from ...node.directory import DirectoryHandler
 from ...ports import Report
@@ -24,6 +25,7 @@ from ..assets import find_assets
 from ..host import NativeHost
 from ..http import ModelFiles, Origin, parse_http_address, serve
 from ..model import Model, open_model
+from ..open_hop import OpenHop
 from ..relay import Relay
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository
 from .joining import join_dht, open_host
@@ -48,6 +50,8 @@ class RelayOptions:
     model: Path | None = None
     prefix: str | None = None
     repository: str = ""
+    open_hop: bool = True
+    open_hop_private: bool = False
 
 
 @dataclass(slots=True)
@@ -79,6 +83,9 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         relay = Relay(host)
         await host.listen()
         dht = await join_dht(stack, host, options.initial_peers)
+        if options.open_hop:
+            servers = AnnouncedServers(dht, time.time)
+            relay.open_hop = OpenHop(host, servers.find, allow_private=options.open_hop_private)
         announcements = AnnounceHandler(host, dht, relay.has_reservation, time.time)
         host.on_peer_lost(announcements.peer_lost)
         DirectoryHandler(host, dht, time.time)
@@ -115,6 +122,7 @@ def _status(host: NativeHost, relay: Relay, announcements: AnnounceHandler) -> d
         "reservations": relay.reservations,
         "circuits": relay.circuits,
         "relayed_bytes": relay.relayed_bytes,
+        "open_hop": relay.open_hop.status if relay.open_hop is not None else None,
         "announced": {str(peer): [_describe(one) for one in ones] for peer, ones in live.items()},
     }
 
@@ -137,6 +145,15 @@ def add_relay_flags(parser: argparse.ArgumentParser) -> None:
     add_initial_peers(parser, required=False)
     add_repository(parser)
     add_model(parser, required=False)
+    parser.add_argument(
+        "--open-hop",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let tabs reach servers of the DHT that are not connected to us, within quotas (on)",
+    )
+    parser.add_argument(
+        "--open-hop-private", action="store_true", help="also such servers at private and loopback addresses"
+    )
 
 
 def relay_options(options: argparse.Namespace) -> RelayOptions:
@@ -150,6 +167,8 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         options.model,
         options.prefix,
         options.repository,
+        options.open_hop,
+        options.open_hop_private,
     )
 
 

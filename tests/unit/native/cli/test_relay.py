@@ -35,6 +35,7 @@ def test_a_relay_with_a_model_offers_it_on_its_page(page: Path, tiny_gguf: Path)
         assert told["model"]["repository"] == "https://huggingface.co/kwaai/tiny"
         assert [address.split("/")[5:7] for address in told["relay"]] == [["ws", "p2p"]]
         assert (status["peers"], status["reservations"], status["announced"]) == (0, 0, {})
+        assert status["open_hop"] == {"circuits": 0, "bytes": 0, "refused": {}}
 
     repository = "https://huggingface.co/kwaai/tiny"
     with_relay(options(model=tiny_gguf, prefix="named-hf", repository=repository), check)

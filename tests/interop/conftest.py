@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from interop.cases import Case
+from interop.running import OFFLINE, PEERS, started
 
 PEERS_PYTHON = Path(__file__).parents[2] / ".cache" / "peers" / "bin" / "python"
 
@@ -19,3 +21,13 @@ def peers_python() -> Path:
     said = subprocess.run([PEERS_PYTHON, "-c", versions], capture_output=True, text=True)
     assert said.stdout.split() == ["1.1.12", "2.2.0.post1"], said.stderr
     return PEERS_PYTHON
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Small, random, of odd shape: grouped-query heads, untied head."""
+    base = tmp_path_factory.mktemp("odd")
+    folder = base / "odd"
+    with started([PEERS_PYTHON, PEERS / "make_llama.py", folder], base, "make_llama", OFFLINE) as running:
+        assert running.process.wait(120) == 0, running.tail()
+    return Case(folder, folder, "odd-llama", 5)

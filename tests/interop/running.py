@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -159,3 +160,10 @@ def ask(folder: Path, script: str, spec: Mapping[str, Any], timeout: float = 300
         if "error" in answer:
             raise Failed(f"{script} failed: {answer['error']}\n{running.tail()}")
         return answer
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

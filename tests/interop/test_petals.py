@@ -3,55 +3,19 @@
 Real parts only: Chromium, the relay as its own process, p2pd, hivemind and petals from their packages.
 """
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from interop.running import (
-    KWAAINET,
-    OFFLINE,
-    PEERS,
-    PEERS_PYTHON,
-    ROOT,
-    ask,
-    petals_server,
-    relay,
-    started,
-    tab,
-)
+from interop.cases import Case
+from interop.running import KWAAINET, ROOT, ask, free_port, petals_server, relay, started, tab
 
 from kwaainet.types import BlockRange
 
 GGUF = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LOGITS = 1e-3  # the largest difference of a logit from local Hugging Face, float32 on wasm
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-
-
-class Case:
-    """One model: what a tab serves (``served``), the same weights for stock peers (``folder``)."""
-
-    def __init__(self, served: Path, folder: Path, prefix: str, blocks: int) -> None:
-        self.served, self.folder, self.prefix, self.blocks = served, folder, prefix, blocks
-
-    def spec(self, initial_peer: str, **checks: Any) -> dict[str, Any]:
-        return {
-            "model": str(self.folder),
-            "initial_peers": [initial_peer],
-            "dht_prefix": self.prefix,
-            **checks,
-        }
-
-
-@pytest.fixture(scope="session")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Small, random, of odd shape: grouped-query heads, untied head."""
-    base = tmp_path_factory.mktemp("odd")
-    folder = base / "odd"
-    with started([PEERS_PYTHON, PEERS / "make_llama.py", folder], base, "make_llama", OFFLINE) as running:
-        assert running.process.wait(120) == 0, running.tail()
-    return Case(folder, folder, "odd-llama", 5)
 
 
 @pytest.fixture(scope="session")
@@ -100,12 +64,6 @@ def check(result: dict[str, Any]) -> None:
 def halves(case: Case) -> tuple[BlockRange, BlockRange]:
     middle = (case.blocks + 1) // 2
     return BlockRange(0, middle), BlockRange(middle, case.blocks)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_one_tab_with_all_blocks(case: Case, tmp_path: Path) -> None:

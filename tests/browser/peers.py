@@ -21,6 +21,7 @@ from browser.tabs import PATIENCE
 from safetensors.numpy import save_file
 
 from kwaainet.compression.codec import deserialize, serialize
+from kwaainet.dht.record import Dictionary, Record
 from kwaainet.formats.config import LlamaConfig
 from kwaainet.formats.huggingface import write_config
 from kwaainet.identity.keys import PrivateKey
@@ -32,6 +33,7 @@ from kwaainet.node.directory import dht_reader
 from kwaainet.node.model import load_span
 from kwaainet.ports import Floats, Stream
 from kwaainet.swarm import blocks
+from kwaainet.swarm.server_info import ServerInfo
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.store import MemoryStore
 from kwaainet.types import BlockRange, PeerId, ServerState
@@ -93,9 +95,9 @@ class Peer:
 
     async def states(self, prefix: str, num_blocks: int, server: str) -> list[ServerState | None]:
         """What the DHT says of one server, block by block."""
-        records = await dht_reader(self.dht)(prefix, num_blocks)
-        infos = [record.get(PeerId.parse(server)) for record in records]
-        return [info.state if info else None for info in infos]
+        keys = [blocks.uid(prefix, block) for block in range(num_blocks)]
+        found = await self.dht.get_many(keys)  # not through a reader: those leave out who is offline
+        return [_state(found[key], server) for key in keys]
 
     def client(self, prefix: str, num_blocks: int) -> Client:
         """Our client proper."""
@@ -110,6 +112,13 @@ class Peer:
             PeerId.parse(server), "TransformerConnectionHandler.rpc_inference", timeout=PATIENCE
         )
         return Session(stream, blocks.join(prefix, span), max_length)
+
+
+def _state(record: Record | None, server: str) -> ServerState | None:
+    if not isinstance(record, Dictionary):
+        return None
+    values = [value.data for subkey, value in record.entries.items() if subkey == server]
+    return ServerInfo.decode(values[0]).state if values else None
 
 
 class Session:

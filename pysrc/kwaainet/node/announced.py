@@ -8,13 +8,14 @@ are anybody's word, so reading them is bounded whatever they say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..dht.record import Dictionary
 from ..errors import KwaaiNetError
 from ..ports import Clock
 from ..swarm import blocks
-from ..swarm.server_info import MODELS_KEY, ModelInfo, ServerInfo, read_servers
+from ..swarm.directory import collect
+from ..swarm.server_info import MODELS_KEY, ModelInfo, ServerInfo
 from ..types import PeerId, ServerState
 from .dht import DhtNode
 
@@ -45,9 +46,7 @@ class AnnouncedServers:
     def _in_storage(self, peer: PeerId) -> Iterator[ServerInfo]:
         subkey = str(peer)
         for value in self._dht.storage.values_of(subkey, self._now()):
-            for info in read_servers([(subkey, value.data)]).values():
-                if _serves(info):
-                    yield info
+            yield from (info for _, info in _online([(subkey, value.data)]))
 
     async def _read_once(self) -> None:
         """Read the swarm; whoever asks meanwhile waits for the same reading."""
@@ -65,8 +64,7 @@ class AnnouncedServers:
         found: dict[PeerId, ServerInfo] = {}
         for record in (await self._dht.get_many(keys)).values():
             if isinstance(record, Dictionary):
-                servers = read_servers((subkey, value.data) for subkey, value in record.entries.items())
-                found |= {peer: info for peer, info in servers.items() if _serves(info)}
+                found.update(_online((subkey, value.data) for subkey, value in record.entries.items()))
             if len(found) >= MAX_SERVERS:
                 break
         self._read, self._read_at = found, self._now()
@@ -82,5 +80,7 @@ def _keys(models: Dictionary) -> Iterator[str]:
         yield from (blocks.uid(checked, block) for block in range(number))
 
 
-def _serves(info: ServerInfo) -> bool:
-    return info.state == ServerState.ONLINE
+def _online(pairs: Iterable[tuple[object, bytes]]) -> Iterator[tuple[PeerId, ServerInfo]]:
+    for entry in collect([pairs], 0):
+        if entry.info.state == ServerState.ONLINE:
+            yield entry.peer, entry.info

@@ -16,6 +16,7 @@ from ..compression.codec import TensorJoiner, split_for_streaming
 from ..errors import LimitExceeded, RequestError
 from ..formats.config import LlamaConfig
 from ..inference import tensors
+from ..inference.push import check_id
 from ..inference.session import InferenceSession
 from ..inference.tensors import Limits
 from ..ports import Clock, Host, Stream
@@ -36,6 +37,7 @@ from ..wire.msgpack import BatchTensorDescriptor
 from ..wire.rpc import MAX_UNARY_SIZE
 from .config import NodeConfig
 from .inference import SessionServer
+from .push import PushCounts, PushedSteps, Pusher
 from .span import ServedSpan
 
 SERVICE = "TransformerConnectionHandler"
@@ -55,10 +57,13 @@ class TransformerConnectionHandler:
         config.check_model(model)
         self._config, self._span = config, span
         self._limits = Limits(model.hidden_size, config.max_length(model))
+        self._pushed = PushedSteps()
+        self._host: Host | None = None
         self.sessions = 0
 
     def register(self, host: Host) -> None:
-        """Serve every RPC of the service on this host."""
+        """Serve every RPC of the service on this host, and push steps to other servers through it."""
+        self._host = host
         for name in ("info", "forward", "backward", "push"):
             host.handle_unary(f"{SERVICE}.rpc_{name}", getattr(self, f"rpc_{name}"))
         for name in ("inference", "forward_stream", "backward_stream"):
@@ -68,6 +73,11 @@ class TransformerConnectionHandler:
     def cache_tokens_left(self) -> int:
         """As ``ServerInfo`` counts: a token takes a key and a value in each block."""
         return 2 * len(self._config.blocks) * self._span.admission.tokens_left
+
+    @property
+    def pushes(self) -> PushCounts:
+        """What became of the steps that servers pushed to us, and we to them."""
+        return self._pushed.counts
 
     # --- unary ------------------------------------------------------------------------------------
 
@@ -102,22 +112,29 @@ class TransformerConnectionHandler:
         raise _no_gradients()
 
     async def rpc_push(self, peer: PeerId, request: bytes) -> bytes:
-        """Accepted and ignored.
+        """A step's input, straight from the server before us; the session takes what comes first.
 
-        A push only saves time: Petals' clients send every step to every server themselves, and the
-        first arrival counts. An error would just fill the pushing server's log.
+        As in Petals, one for a session that is not here is no error: it may not have begun yet.
         """
-        blocks.parse_chain(ExpertRequest.decode(request).uid, self._config.prefix, self._config.blocks)
+        message = ExpertRequest.decode(request)
+        asked = blocks.parse_chain(message.uid, self._config.prefix, self._config.blocks)
+        session_id = tensors.metadata(message).get("session_id")
+        check_id("session_id", session_id)
+        if not session_id:
+            raise RequestError("a pushed step has no session_id; nobody could tell which session it is for")
+        self._pushed.deliver((session_id, asked), message, len(request))
         return ExpertResponse().encode()
 
     # --- streams ----------------------------------------------------------------------------------
 
     async def rpc_inference(self, stream: Stream) -> None:
         """One session: each request's positions are appended to the session's own cache."""
+        assert self._host is not None, "streams come through a host we are registered with"
         session = InferenceSession(self._config.prefix, self._config.blocks, self._limits)
+        pusher = Pusher(self._host, self.rpc_push, self._pushed.counts)
         self.sessions += 1
         try:
-            await SessionServer(stream, session, self._span, self._config).serve()
+            await SessionServer(stream, session, self._span, self._config, self._pushed, pusher).serve()
         finally:
             self.sessions -= 1
 

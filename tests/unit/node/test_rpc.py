@@ -370,13 +370,15 @@ def test_streamed_gradients_are_refused_clearly() -> None:
     served(test)
 
 
-def test_a_push_is_accepted_and_changes_nothing() -> None:
+def test_a_push_for_no_session_is_accepted_and_changes_nothing() -> None:
     async def test(swarm: Swarm) -> None:
         reply = await swarm.call(PUSH, forward_request(states(), session_id="s", pushed=True))
         assert (reply, swarm.engine.runs) == (b"", [])
 
     served(test)
     refused(forward_request(states(), "other.1"), "'other.1' is not served", PUSH)
+    refused(forward_request(states()), "no session_id", PUSH)
+    refused(forward_request(states(), session_id=7), "session_id is '7'", PUSH)
 
 
 def test_a_ping_is_answered_with_the_time() -> None:

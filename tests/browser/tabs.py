@@ -88,10 +88,13 @@ class Tab:
 
 
 async def open_tab(browser: Browser, url: str, **query: str) -> Tab:
-    """The contributor's page at ``url`` in a new tab; ``query`` is what its address asks for."""
+    """The contributor's page at ``url`` in a new tab; ``query`` is what its address asks for.
+
+    Unless asked for, it does not drain: a test that stops a tab has nobody left to serve.
+    """
     tab = Tab(await browser.new_page())
     await tab.page.on_event("kwaainet", tab.hear)
-    await tab.page.goto(f"{url}?{urlencode(query)}" if query else url)
+    await tab.page.goto(f"{url}?{urlencode({'drain': '0', **query})}")
     return tab
 
 

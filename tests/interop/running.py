@@ -117,7 +117,8 @@ def relay(folder: Path, *flags: str | Path) -> Iterator[dict[str, Any]]:
 @contextlib.contextmanager
 def tab(folder: Path, url: str, *flags: str, name: str = "tab") -> Iterator[tuple[Running, dict[str, Any]]]:
     """A contributing tab in headless Chromium; yields it with its online event."""
-    with started([KWAAINET, "tab", url, "--headless", "-v", *flags], folder, name) as running:
+    command = [KWAAINET, "tab", url, "--headless", "-v", "--drain", "0", *flags]
+    with started(command, folder, name) as running:
         yield running, running.event("online")
 
 

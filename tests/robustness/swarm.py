@@ -93,6 +93,7 @@ def small_swarm(folder: Path) -> Iterator[Swarm]:
     with relay(folder) as ready:
         tcp, ws = (ready["maddrs"][index] for index in (0, 1))
         command = [KWAAINET, "serve", "-v", "--model", model, "--prefix", PREFIX, "--threads", "1"]
+        command += ["--drain", "0"]
         command += ["--initial-peers", tcp, "--listen", f"{tcp}/p2p-circuit"]
         with started(command, folder, "serve", ONE_THREAD) as serving:
             server_id = serving.event("online")["peer_id"]

@@ -8,6 +8,7 @@ const WORDS: Partial<Record<NodeEvent['event'], string>> = {
   loading: 'Loading…',
   joining: 'Joining the swarm…',
   online: 'Online: this tab serves its blocks.',
+  draining: 'Finishing…',
   offline: 'Not contributing.',
   error: 'Stopped by a problem.'
 }
@@ -23,6 +24,7 @@ function element<T extends HTMLElement = HTMLElement> (id: string): T {
 const query = new URLSearchParams(location.search)
 const wanted = query.get('backend')
 const backend = wanted === 'wasm' || wanted === 'webgpu' ? wanted : undefined
+const drain = Number(query.get('drain') ?? 90) // seconds
 const contribute = element<HTMLButtonElement>('contribute')
 const stop = element<HTMLButtonElement>('stop')
 
@@ -41,6 +43,7 @@ const node = createNode({
 function show (event: NodeEvent): void {
   if (event.event === 'connection') element('relay').textContent = CONNECTIONS[event.connection ?? ''] ?? ''
   else if (event.event === 'progress') showProgress(event)
+  else if (event.event === 'serving') showServing(event)
   else showState(event)
 }
 
@@ -57,8 +60,13 @@ function showState (event: NodeEvent): void {
   problem.hidden = event.event !== 'error'
   problem.textContent = event.message ?? ''
   const bar = element<HTMLProgressElement>('progress')
-  bar.hidden = idle || event.event === 'online'
+  bar.hidden = idle || event.event === 'online' || event.event === 'draining'
   bar.removeAttribute('value')
+}
+
+function showServing ({ sessions = 0, leaving_in }: NodeEvent): void {
+  if (leaving_in === undefined) return
+  element('state').textContent = `Finishing: ${sessions} session${sessions === 1 ? '' : 's'}, at most ${leaving_in} s. Stop again to leave at once.`
 }
 
 function showProgress ({ stage = '', done = 0, total = 0 }: NodeEvent): void {
@@ -68,9 +76,10 @@ function showProgress ({ stage = '', done = 0, total = 0 }: NodeEvent): void {
 }
 
 contribute.addEventListener('click', () => { void node.start() })
+let leaving = false
 stop.addEventListener('click', () => {
-  stop.disabled = true
-  void node.stop()
+  void node.stop({ drain: leaving ? 0 : drain }).then(() => { leaving = false })
+  leaving = true
 })
 addEventListener('pagehide', () => { node.bye() })
 addEventListener('pageshow', event => { if (event.persisted) location.reload() }) // its goodbye was said

@@ -9,11 +9,12 @@ import { preflight } from './preflight.ts'
 declare const NETWORK_WORKER: string // paths with their version, set by build/web.mjs
 declare const NODE_WORKER: string
 
-const STOP_PATIENCE = 10_000 // ms for an orderly leave before the workers are ended
+const STOP_PATIENCE = 10_000 // ms for an orderly leave, beside its draining, before the workers are ended
+const DRAIN = 90 // s
 const BYE_TIME = 80 // ms the page stays busy when it goes: a message posted alone loses the race 3 of 11 times
 
 export interface NodeEvent {
-  event: State | 'connection' | 'progress'
+  event: State | 'connection' | 'progress' | 'serving'
   peer_id?: string
   blocks?: number[]
   backend?: string
@@ -24,6 +25,11 @@ export interface NodeEvent {
   total?: number
   /** Of `connection`: connecting, reserved or lost. */
   connection?: string
+  /** Of `serving`, and in the status while online or draining: open sessions, tokens computed so far. */
+  sessions?: number
+  tokens_done?: number
+  /** While draining: the seconds it may still take. */
+  leaving_in?: number
 }
 
 export interface NodeOptions {
@@ -36,15 +42,19 @@ export interface NodeOptions {
   threads?: number
   publicName?: string
   onEvent?: (event: NodeEvent) => void
-  /** Stops the node when aborted. */
+  /** Stops the node when aborted, at once. */
   signal?: AbortSignal
 }
 
 export interface Node {
   /** Resolves once the workers run; what follows is told by events. */
   start: () => Promise<void>
-  /** Leave the swarm in order; resolves when everything has ended. */
-  stop: () => Promise<void>
+  /**
+   * Leave the swarm in order; resolves when everything has ended. The node says that it leaves and serves on for at
+   * most `drain` seconds (90 unless said): until its sessions have ended and no client can come that has not heard of
+   * it. Called again meanwhile, the shorter time counts; 0 ends it at once.
+   */
+  stop: (options?: { drain?: number }) => Promise<void>
   /** The page is being closed: say goodbye within this call. */
   bye: () => void
   status: () => NodeEvent
@@ -95,7 +105,7 @@ class TabNode implements Node {
 
   constructor (options: NodeOptions) {
     this.#options = options
-    options.signal?.addEventListener('abort', () => { void this.stop() })
+    options.signal?.addEventListener('abort', () => { void this.stop({ drain: 0 }) })
   }
 
   async start (): Promise<void> {
@@ -124,22 +134,27 @@ class TabNode implements Node {
     }
   }
 
-  async stop (): Promise<void> {
-    this.#stopping ??= this.#leave().finally(() => { this.#stopping = null })
+  async stop ({ drain = DRAIN }: { drain?: number } = {}): Promise<void> {
+    if (this.#stopping !== null) this.#ask(drain)
+    this.#stopping ??= this.#leave(drain).finally(() => { this.#stopping = null })
     await this.#stopping
   }
 
-  async #leave (): Promise<void> {
+  async #leave (drain: number): Promise<void> {
     this.#attempt++
-    const running = this.#running
-    if (running !== null && !this.#present) this.#end()
-    else if (running !== null) {
-      const stopped = new Promise<void>(resolve => { this.#stopped = resolve })
-      running.node.post({ type: 'stop-node' })
-      await Promise.race([stopped, new Promise(resolve => setTimeout(resolve, STOP_PATIENCE))])
-      this.#end()
+    if (this.#running !== null && this.#present) {
+      await new Promise<void>(resolve => {
+        this.#stopped = resolve
+        this.#ask(drain)
+      })
     }
+    this.#end()
     if (this.#status.event !== 'offline') this.#tell({ event: 'offline' })
+  }
+
+  #ask (drain: number): void {
+    this.#running?.node.post({ type: 'stop-node', drain })
+    setTimeout(this.#stopped, drain * 1000 + STOP_PATIENCE)
   }
 
   bye (): void {
@@ -186,6 +201,11 @@ class TabNode implements Node {
     else if (message.type === 'state') {
       this.#present ||= message.state !== 'starting'
       this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend })
+    } else if (message.type === 'serving') {
+      const { sessions, tokens_done, leaving_in } = message
+      const serving = { sessions, tokens_done, ...(leaving_in === 0 ? {} : { leaving_in }) }
+      this.#status = { ...this.#status, ...serving }
+      this.#emit({ event: 'serving', ...serving })
     } else if (message.type === 'progress') {
       const { stage, done, total } = message
       if (this.#status.event !== 'loading') this.#tell({ event: 'loading' })

@@ -14,6 +14,7 @@ export type State =
   | "loading"
   | "joining"
   | "online"
+  | "draining"
   | "offline"
   | "error"
 
@@ -191,9 +192,10 @@ export interface StartNode {
   network: MessagePort
 }
 
-/** Leave the swarm; answered by ``stopped``. */
+/** Leave the swarm, serving on for at most ``drain`` seconds; answered by ``stopped``. Said again meanwhile, the shorter time counts. */
 export interface StopNode {
   type: "stop-node"
+  drain: number
 }
 
 /** The network worker died: every call and stream has failed. */
@@ -205,7 +207,7 @@ export interface NetworkGone {
 /** Where the node stands. */
 export interface StateChange {
   type: "state"
-  state: "starting" | "reserving" | "loading" | "joining" | "online" | "offline" | "error"
+  state: "starting" | "reserving" | "loading" | "joining" | "online" | "draining" | "offline" | "error"
   blocks: number[]
   backend: string
   message: string
@@ -217,6 +219,14 @@ export interface LoadProgress {
   stage: string
   done: number
   total: number
+}
+
+/** What an online node does, told when it changes; ``leaving_in`` is seconds, 0 unless it drains. */
+export interface Serving {
+  type: "serving"
+  sessions: number
+  tokens_done: number
+  leaving_in: number
 }
 
 /** The node has left. */
@@ -270,5 +280,6 @@ export type PageToNode =
 export type NodeToPage =
   | StateChange
   | LoadProgress
+  | Serving
   | Failed
   | Stopped

@@ -6,8 +6,8 @@ import type { JsEngine } from '../bridge/engine.ts'
 import type { NodeConfig, NodeToPage, PageToNode, StartNode } from './messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
-let stop: (() => void) | null = null
-let stopAsked = false
+let stop: ((drain: number) => void) | null = null
+let stopAsked: number | null = null // the shortest time asked for before anybody could be told
 const inbox = new Inbox()
 
 function report (message: NodeToPage): void {
@@ -27,9 +27,9 @@ class Bridge extends PythonBridge {
     report(message)
   }
 
-  onStop (callback: () => void): void {
+  onStop (callback: (drain: number) => void): void {
     stop = callback
-    if (stopAsked) callback()
+    if (stopAsked !== null) callback(stopAsked)
   }
 }
 
@@ -59,7 +59,7 @@ addEventListener('message', ({ data }: MessageEvent<PageToNode>) => {
   if (data.type === 'start-node') run(data)
   else if (data.type === 'network-gone') inbox.receive(data)
   else {
-    stopAsked = true
-    stop?.()
+    stopAsked = Math.min(data.drain, stopAsked ?? data.drain)
+    stop?.(data.drain)
   }
 })

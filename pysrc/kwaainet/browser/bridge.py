@@ -63,8 +63,8 @@ def reporter(bridge: Any) -> Callable[[NodeToPage], None]:
     return lambda message: bridge.report(_to_object(message))
 
 
-def on_stop(bridge: Any, callback: Callable[[], None]) -> None:
-    """Have ``callback`` called when the page asks the node to stop."""
+def on_stop(bridge: Any, callback: Callable[[float], None]) -> None:
+    """Have ``callback`` called with the seconds to drain whenever the page asks the node to stop."""
     bridge.onStop(create_proxy(callback))
 
 

@@ -24,7 +24,7 @@ FRAME_HEADER_SIZE = 9
 STREAM_WINDOW = 1024 * 1024
 """Bytes of framed ``data`` one worker may send before the other has acknowledged any by ``credit``."""
 
-State = Literal["starting", "reserving", "loading", "joining", "online", "offline", "error"]
+State = Literal["starting", "reserving", "loading", "joining", "online", "draining", "offline", "error"]
 Backend = Literal["wasm", "webgpu"]
 ConnectionState = Literal["connecting", "reserved", "lost"]
 FaultName = Literal[
@@ -229,9 +229,13 @@ class StartNode(TypedDict):
 
 
 class StopNode(TypedDict):
-    """Leave the swarm; answered by ``stopped``."""
+    """Leave the swarm, serving on for at most ``drain`` seconds; answered by ``stopped``.
+
+    Said again meanwhile, the shorter time counts.
+    """
 
     type: Literal["stop-node"]
+    drain: float
 
 
 class NetworkGone(TypedDict):
@@ -260,6 +264,15 @@ class LoadProgress(TypedDict):
     total: int
 
 
+class Serving(TypedDict):
+    """What an online node does, told when it changes; ``leaving_in`` is seconds, 0 unless it drains."""
+
+    type: Literal["serving"]
+    sessions: int
+    tokens_done: int
+    leaving_in: float
+
+
 class Stopped(TypedDict):
     """The node has left."""
 
@@ -275,4 +288,4 @@ NetworkToNode = (
     Identity | Connection | Call | Result | Fault | Open | Data | Credit | End | Close | Cancel | NetworkGone
 )
 PageToNode = StartNode | StopNode | NetworkGone
-NodeToPage = StateChange | LoadProgress | Failed | Stopped
+NodeToPage = StateChange | LoadProgress | Serving | Failed | Stopped

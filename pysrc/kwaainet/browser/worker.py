@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from ..errors import ConfigError
@@ -26,17 +27,22 @@ from .store import BrowserSource, BrowserStore
 
 log = logging.getLogger(__name__)
 
-STATES: dict[str, messages.State] = {"listen": "reserving", "joining": "joining", "online": "online"}
+STATES: dict[str, messages.State] = {
+    "listen": "reserving",
+    "joining": "joining",
+    "online": "online",
+    "draining": "draining",
+}
+WATCH_PERIOD = 1.0  # seconds between looks at what the page should know of a serving node
 
 
 async def main(bridge: Any, config: Any, manifest: str) -> None:
     """Serve until the page says stop. ``config`` is a ``messages.NodeConfig`` as a JavaScript object."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     asked = cast(messages.NodeConfig, config.to_py())
-    stop = asyncio.Event()
-    on_stop(bridge, stop.set)
     tab = await Tab.create(bridge, asked, manifest)
-    await tab.serve(stop)
+    on_stop(bridge, tab.leave)
+    await tab.serve()
 
 
 class Tab:
@@ -47,8 +53,11 @@ class Tab:
     ) -> None:
         self._node, self._host, self._relay, self._tell = node, host, relay, tell
         self._online = self._leaving = False
+        self._stop = asyncio.Event()
+        self._drain = math.inf  # seconds, the shortest asked for
         self._told: messages.State = "starting"
-        self._announcing: asyncio.Task[None] | None = None
+        self._told_serving: messages.Serving | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         host.on_return = self._announce_again
 
     @classmethod
@@ -79,17 +88,26 @@ class Tab:
         )
         return cls(node, host, relay, reporter(bridge))
 
-    async def serve(self, stop: asyncio.Event) -> None:
-        """Start, go on until ``stop`` is set, and leave. Raises what starting raises."""
+    def leave(self, drain: float) -> None:
+        """The page says stop, and for how many seconds the node may go on serving; the least counts."""
+        self._drain = min(self._drain, drain)
+        self._stop.set()
+        if self._leaving:
+            self._spawn(self._node.stop(drain))
+
+    async def serve(self) -> None:
+        """Start, go on until told to ``leave``, and leave. Raises what starting raises."""
         starting = asyncio.ensure_future(self._node.start(self._report))
-        stopping = asyncio.ensure_future(stop.wait())
+        stopping = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             self._online = True
+            watching = asyncio.ensure_future(self._watch())
             await stopping
             self._leaving = True
-            await self._node.stop()
+            await self._node.stop(self._drain)
+            watching.cancel()
         else:
             self._leaving = True
             starting.cancel()
@@ -124,10 +142,30 @@ class Tab:
             {"type": "state", "state": state, "blocks": blocks, "backend": status.backend, "message": message}
         )
 
+    async def _watch(self) -> None:
+        """Tell the page what is being served, whenever that has changed."""
+        while True:
+            status = self._node.status
+            serving: messages.Serving = {
+                "type": "serving",
+                "sessions": status.sessions,
+                "tokens_done": status.tokens_done,
+                "leaving_in": math.ceil(status.leaving_in or 0.0),
+            }
+            if serving != self._told_serving:
+                self._told_serving = serving
+                self._tell(serving)
+            await asyncio.sleep(WATCH_PERIOD)
+
     def _announce_again(self) -> None:
         """The relay took our announcement down when it lost us."""
         if not self._leaving:
-            self._announcing = asyncio.ensure_future(self._node.announce_again())
+            self._spawn(self._node.announce_again())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def relay_of(relays: list[str]) -> PeerId:

@@ -44,6 +44,8 @@ class NodeConfig:
     announce_timeout: float = 15.0
     retry_delay: float = 5.0  # after an announcement or a rebuild that failed
     max_rebuilds: int = 5  # in a row, before giving up on a device
+    drain_limit: float = 90.0  # the longest that leaving by choice takes
+    drain_grace: float = 65.0  # the shortest, unless hurried: Petals' clients read the DHT every 60 s
     fetch_parallel: int = 4  # reads under way at once
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """A server of blocks: one object that both runtimes build, start and stop.
 
 Rule of the file: the order of things. Handlers first, then a way in, then JOINING, then the weights,
-and ONLINE last; on the way out OFFLINE first, while requests are still answered.
+and ONLINE last; on the way out OFFLINE first, and then requests are still answered for a while.
 """
 
 from __future__ import annotations
@@ -12,37 +12,24 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from .. import __version__
 from ..errors import DeviceLost, KwaaiNetError, UsageError
 from ..formats.manifest import ModelManifest
 from ..inference.llama import span_shape
-from ..ports import BlobStore, Clock, Engine, Floats, Host, RangeSource, Report
+from ..ports import BlobStore, Clock, Engine, Host, RangeSource, Report
 from ..swarm.announcement import Announcement
 from ..swarm.server_info import ModelInfo, ServerInfo
-from ..types import BlockRange, PeerId, Progress, ServerState, SpanShape
+from ..types import BlockRange, PeerId, Progress, ServerState
 from .admission import Admission
 from .announce import Announcer
 from .config import NodeConfig
+from .draining import Drain
 from .model import LoadStats, load_span
+from .rates import Rates, measure, throughput
 from .rpc import TransformerConnectionHandler, answer_pings
 from .span import ServedSpan
 
 log = logging.getLogger(__name__)
-
-MEASURED_STEPS = 8  # single tokens timed for inference_rps, after one to warm up
-MEASURED_TOKENS = 64  # tokens of the one run timed for forward_rps
-RELAY_PENALTY = 0.2  # Petals counts a relayed server's network at a fifth
-_SHORTEST = 1e-6  # seconds; keeps rates finite where the clock stands still
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Tokens per second: ``inference`` and ``forward`` through one block, as Petals announces them."""
-
-    inference: float
-    forward: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +44,7 @@ class NodeStatus:
     sessions: int = 0
     tokens_done: int = 0
     cache_tokens_left: int = 0
+    leaving_in: float | None = None  # while it drains: the seconds that may still take
     rebuilds: int = 0
     rates: Rates | None = None
     loaded: LoadStats | None = None
@@ -90,6 +78,8 @@ class ServerNode:
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling = asyncio.Lock()
         self._started = False
+        self._drain = Drain(config.drain_grace, self._is_busy)
+        self._leaving: asyncio.Task[None] | None = None
 
     @property
     def status(self) -> NodeStatus:
@@ -100,6 +90,7 @@ class ServerNode:
             sessions=self._handler.sessions,
             tokens_done=self._span.tokens_done,
             cache_tokens_left=self._span.admission.tokens_left,
+            leaving_in=self._drain.seconds_left,
         )
 
     def farewell(self) -> bytes:
@@ -135,22 +126,34 @@ class ServerNode:
             raise
 
     async def stop(self, drain: float = 0.0) -> None:
-        """Leave: announce OFFLINE, tell every session, close host and engine. Never raises.
+        """Leave: announce OFFLINE, serve on, tell every session, close host and engine. Never raises.
 
-        Stock clients learn of it only at their next update: with ``drain`` seconds (they take up to
-        60) the node goes on serving so long after it has announced that it leaves.
+        Serving on takes ``drain`` seconds at most (see ``Drain`` for less); ``config.drain_limit``
+        is what clients deserve. Called again while it lasts, the shorter time counts.
         """
+        self._drain.limit(drain)
+        if self._leaving is None:
+            self._leaving = asyncio.ensure_future(self._leave())
+        await asyncio.shield(self._leaving)
+
+    async def _leave(self) -> None:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._status.state != ServerState.OFFLINE:
+        before = self._status.state
+        if before != ServerState.OFFLINE:
             await self._announce_or_log(ServerState.OFFLINE)
-            await asyncio.sleep(drain)
+        if before == ServerState.ONLINE:
+            self._report(Progress("draining"))
+            await self._drain.wait()
         await self._host.close()
         self._span.suspend("the server is leaving")
         await self._engine.close()
+
+    def _is_busy(self) -> bool:
+        return self._handler.sessions > 0 or self._span.admission.holders > 0
 
     # --- announcing -------------------------------------------------------------------------------
 
@@ -184,7 +187,7 @@ class ServerNode:
         network = config.network_bits_per_second / (32.0 * self._manifest.config.hidden_size)
         info = ServerInfo(
             state,
-            throughput=_throughput(rates, len(config.blocks), network, config.using_relay),
+            throughput=throughput(rates, len(config.blocks), network, config.using_relay),
             start_block=config.blocks.start,
             end_block=config.blocks.end,
             public_name=config.public_name,
@@ -221,6 +224,9 @@ class ServerNode:
 
     def _on_device_lost(self, error: DeviceLost) -> None:
         self._note(error)
+        if self._leaving is not None:
+            self._drain.limit(0.0)  # there is nothing left to serve with
+            return
         log.warning("the device is lost (%s); rebuilding the engine", error)
         self._spawn(self._rebuild())
 
@@ -251,34 +257,3 @@ class ServerNode:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def measure(engine: Engine, shape: SpanShape, now: Clock) -> Rates:
-    """Time the engine quickly. Raises ``EngineError``."""
-    tokens = min(MEASURED_TOKENS, shape.max_positions)
-    token = np.zeros((1, 1, shape.hidden_size), np.float32)
-    prompt = np.zeros((1, tokens, shape.hidden_size), np.float32)
-    cache = await engine.open_cache(1, tokens)
-    try:
-        stepping = await _time(engine, cache, token, MEASURED_STEPS, now)
-        filling = await _time(engine, cache, prompt, 1, now)
-    finally:
-        await engine.close_cache(cache)
-    return Rates(shape.blocks * MEASURED_STEPS / stepping, shape.blocks * tokens / filling)
-
-
-async def _time(engine: Engine, cache: int, hidden: Floats, runs: int, now: Clock) -> float:
-    """Seconds of so many runs from an empty cache, after one that warms up; never 0."""
-    started = now()
-    for warm in range(-1, runs):
-        if warm == 0:
-            started = now()
-        await engine.truncate(cache, 0)
-        await engine.run(cache, hidden)
-    return max(now() - started, _SHORTEST)
-
-
-def _throughput(rates: Rates | None, blocks: int, network: float, using_relay: bool) -> float:
-    """Petals' one number: what a request that starts at a random block of ours gets, or the network."""
-    limit = network * (RELAY_PENALTY if using_relay else 1.0)
-    return limit if rates is None else min(rates.forward / ((blocks + 1) / 2), limit)

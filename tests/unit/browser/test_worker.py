@@ -1,6 +1,7 @@
 """What the page hears of a node, and what the network worker is given to say when the page vanishes."""
 
 import asyncio
+import contextlib
 import importlib
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
@@ -32,8 +33,16 @@ class FakeNode:
     announced_again: int = 0
     report: Any = None
     status: Any = field(
-        default_factory=lambda: SimpleNamespace(blocks=BlockRange(2, 5), backend="wasm", error="device lost")
+        default_factory=lambda: SimpleNamespace(
+            blocks=BlockRange(2, 5),
+            backend="wasm",
+            error="device lost",
+            sessions=1,
+            tokens_done=7,
+            leaving_in=None,
+        )
     )
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
 
     def farewell(self) -> bytes:
         return b"offline"
@@ -52,9 +61,16 @@ class FakeNode:
             raise
         report(Progress("online"))
 
-    async def stop(self) -> None:
+    async def stop(self, drain: float = 0.0) -> None:
+        if not drain:
+            self.hurried.set()
         self.stopped += 1
         self.report(Progress("offline"))
+        if drain:
+            self.report(Progress("draining"))
+            self.status.leaving_in = drain
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.hurried.wait(), drain)
 
     async def announce_again(self) -> None:
         self.announced_again += 1
@@ -75,12 +91,12 @@ def test_from_the_start_to_a_stop(worker: ModuleType, network: Any) -> None:
     async def main() -> None:
         node = FakeNode()
         tab, port, told = await _tab(worker, network, node)
-        stop = asyncio.Event()
-        serving = asyncio.create_task(tab.serve(stop))
+        serving = asyncio.create_task(tab.serve())
         await asyncio.sleep(10)
         node.report(Progress("online"))  # announced again
         assert _states(told) == ["reserving", "joining", "online"]
-        assert told[-1]["blocks"] == [2, 5]
+        assert [message["blocks"] for message in told if message["type"] == "state"][-1] == [2, 5]
+        assert told[-1] == {"type": "serving", "sessions": 1, "tokens_done": 7, "leaving_in": 0}
         assert {"type": "progress", "stage": "fetched", "done": 10, "total": 20} in told
         farewell = port.posted[-1]
         assert (farewell["type"], farewell["peer"], farewell["protocol"]) == (
@@ -88,10 +104,28 @@ def test_from_the_start_to_a_stop(worker: ModuleType, network: Any) -> None:
             str(RELAY),
             PROTOCOL,
         )
-        stop.set()
+        tab.leave(0)
         await serving
         assert node.stopped == 1
         assert _states(told) == ["reserving", "joining", "online"], "the page says offline when all is over"
+
+    run(main())
+
+
+def test_a_stop_drains_until_it_is_asked_for_again(worker: ModuleType, network: Any) -> None:
+    async def main() -> None:
+        node = FakeNode()
+        tab, _, told = await _tab(worker, network, node)
+        serving = asyncio.create_task(tab.serve())
+        await asyncio.sleep(10)
+        tab.leave(90)
+        await asyncio.sleep(30)
+        assert _states(told) == ["reserving", "joining", "online", "draining"]
+        assert told[-1] == {"type": "serving", "sessions": 1, "tokens_done": 7, "leaving_in": 90}
+        assert not serving.done()
+        tab.leave(0)
+        await asyncio.wait_for(serving, 1)
+        assert "error" not in _states(told)
 
     run(main())
 
@@ -100,10 +134,9 @@ def test_a_stop_while_loading(worker: ModuleType, network: Any) -> None:
     async def main() -> None:
         node = FakeNode(loading=1000)
         tab, _, told = await _tab(worker, network, node)
-        stop = asyncio.Event()
-        serving = asyncio.create_task(tab.serve(stop))
+        serving = asyncio.create_task(tab.serve())
         await asyncio.sleep(1)
-        stop.set()
+        tab.leave(90)
         await asyncio.wait_for(serving, 5)
         assert node.stopped == 1
         assert _states(told) == ["reserving", "joining"]
@@ -115,7 +148,7 @@ def test_a_start_that_fails_is_raised_once(worker: ModuleType, network: Any) -> 
     async def main() -> None:
         tab, _, told = await _tab(worker, network, FakeNode(EngineError("no memory")))
         with pytest.raises(EngineError, match="no memory"):
-            await tab.serve(asyncio.Event())
+            await tab.serve()
         assert "error" not in _states(told)
 
     run(main())
@@ -125,7 +158,7 @@ def test_a_node_that_gives_up_by_itself_is_an_error(worker: ModuleType, network:
     async def main() -> None:
         node = FakeNode()
         tab, _, told = await _tab(worker, network, node)
-        serving = asyncio.create_task(tab.serve(asyncio.Event()))
+        serving = asyncio.create_task(tab.serve())
         await asyncio.sleep(10)
         node.report(Progress("offline"))
         assert (told[-1]["state"], told[-1]["message"]) == ("error", "device lost")
@@ -138,7 +171,7 @@ def test_a_relay_that_returned_is_told_again(worker: ModuleType, network: Any) -
     async def main() -> None:
         node = FakeNode()
         tab, port, _ = await _tab(worker, network, node)
-        serving = asyncio.create_task(tab.serve(asyncio.Event()))
+        serving = asyncio.create_task(tab.serve())
         await asyncio.sleep(10)
         port.connection("lost", "it stopped")
         port.connection("reserved")

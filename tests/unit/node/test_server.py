@@ -2,13 +2,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from unit.node.conftest import (
+    CONFIG,
+    FILES,
+    HIDDEN,
+    JOINING,
+    OFFLINE,
+    ONLINE,
+    SPAN,
+    UID,
+    Swarm,
+    open_session,
+    served,
+)
 
-from kwaainet.compression.codec import deserialize, serialize
+from kwaainet.compression.codec import serialize
 from kwaainet.errors import (
     ConfigError,
     DeviceLost,
@@ -18,91 +30,13 @@ from kwaainet.errors import (
     Unreachable,
     UsageError,
 )
-from kwaainet.inference.llama import span_shape
-from kwaainet.node.config import NodeConfig
-from kwaainet.node.model import load_span
-from kwaainet.node.server import NodeStatus, ServerNode, measure
-from kwaainet.swarm import blocks
+from kwaainet.node.server import NodeStatus
 from kwaainet.swarm.announcement import Announcement
-from kwaainet.testing.clock import now, run
-from kwaainet.testing.faults import FaultyEngine
-from kwaainet.testing.host import MemoryHost, MemoryNetwork
-from kwaainet.testing.model import FILE, TINY, random_model
-from kwaainet.testing.store import MemorySource, MemoryStore
-from kwaainet.types import BlockRange, Progress, ServerState
+from kwaainet.testing.clock import run
+from kwaainet.testing.model import FILE, TINY
+from kwaainet.types import BlockRange, Progress
 from kwaainet.wire import msgpack
-from kwaainet.wire.messages import ExpertRequest, ExpertResponse
-
-OFFLINE, JOINING, ONLINE = ServerState
-SPAN = BlockRange(1, 3)
-UID = blocks.join("tiny", SPAN)
-CONFIG = NodeConfig("tiny", SPAN, public_name="me", cache_tokens=200, repository="https://huggingface.co/a/b")
-MANIFEST, FILES = random_model()
-HIDDEN = np.random.default_rng(5).standard_normal((1, 3, TINY.hidden_size), np.float32)
-
-
-class Board:
-    """An announcer that notes what was announced when, and whether the node could serve then."""
-
-    def __init__(self, host: MemoryHost) -> None:
-        self._host = host
-        self.said: list[tuple[float, Announcement]] = []
-        self.listening: list[bool] = []
-        self.failures: list[Exception] = []
-
-    @property
-    def states(self) -> list[ServerState]:
-        return [announcement.server.state for _, announcement in self.said]
-
-    async def announce(self, announcement: Announcement) -> None:
-        await asyncio.sleep(0.1)
-        if self.failures:
-            raise self.failures.pop(0)
-        self.said.append((now(), announcement))
-        self.listening.append(self._host.listening)
-
-    def farewell(self) -> bytes:
-        return self.said[-1][1].with_state(OFFLINE).encode() if self.said else b""
-
-
-class Swarm:
-    def __init__(self, config: NodeConfig = CONFIG) -> None:
-        self.network = MemoryNetwork(1)
-        self.client, self.host = self.network.host(), self.network.host()
-        self.engine, self.board, self.store = FaultyEngine(), Board(self.host), MemoryStore()
-        self.source = MemorySource(FILES)
-        self.node = ServerNode(
-            config,
-            host=self.host,
-            engine=self.engine,
-            store=self.store,
-            source=self.source,
-            manifest=MANIFEST,
-            announcer=self.board,
-            now=now,
-        )
-        self.progress: list[Progress] = []
-
-    async def forward(self) -> np.ndarray:
-        tensors = (serialize(HIDDEN), serialize(np.zeros(0, np.float32)))
-        protocol = "TransformerConnectionHandler.rpc_forward"
-        request = ExpertRequest(UID, tensors).encode()
-        reply = await self.client.call(self.host.peer_id, protocol, request, timeout=30.0)
-        return deserialize(ExpertResponse.decode(reply).tensors[0])
-
-
-def served(test: Callable[[Swarm], Awaitable[None]], config: NodeConfig = CONFIG) -> None:
-    """Run ``test`` on a node that has started; it stops afterwards."""
-
-    async def main() -> None:
-        swarm = Swarm(config)
-        await swarm.node.start(swarm.progress.append)
-        await test(swarm)
-        await swarm.node.stop()
-        assert swarm.node.status.state == OFFLINE
-        assert swarm.board.states[-1] == OFFLINE
-
-    run(main())
+from kwaainet.wire.messages import ExpertRequest
 
 
 def test_a_node_joins_loads_and_goes_online_in_this_order() -> None:
@@ -146,19 +80,6 @@ def test_the_announcement_says_what_petals_clients_look_for() -> None:
         assert Announcement.decode(announcement.encode()) == announcement
 
     served(test)
-
-
-def test_rates_are_measured_on_the_engine() -> None:
-    async def main() -> None:
-        engine = FaultyEngine()
-        await load_span(MANIFEST, SPAN, MemorySource(FILES), MemoryStore(), engine)
-        engine.seconds_per_run = 0.5
-        rates = await measure(engine, span_shape(TINY, len(SPAN)), now)
-        assert rates.inference == pytest.approx(2 / 0.5)
-        assert rates.forward == pytest.approx(2 * 64 / 0.5)
-        assert engine.open_caches == set()
-
-    run(main())
 
 
 def test_the_announcement_is_refreshed_before_it_expires() -> None:
@@ -235,6 +156,67 @@ def test_stopping_announces_first_and_tells_every_session() -> None:
         with pytest.raises(Unreachable):
             await swarm.forward()
         await swarm.node.stop()
+        assert swarm.board.states == [JOINING, ONLINE, OFFLINE]
+
+    run(main())
+
+
+def test_who_comes_while_it_drains_is_served_to_the_end() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        await swarm.node.start(swarm.progress.append)
+        stopping = asyncio.ensure_future(swarm.node.stop(drain=90.0))
+        await asyncio.sleep(59)  # a client that read the DHT just before
+        stream = await open_session(swarm)
+        status = swarm.node.status
+        assert (status.state, status.sessions) == (OFFLINE, 1)
+        assert status.leaving_in is not None
+        assert 30 < status.leaving_in < 32
+        await asyncio.sleep(20)
+        assert not stopping.done()
+        await stream.close()
+        await asyncio.wait_for(stopping, 2)
+        assert swarm.node.status.leaving_in is None
+        assert swarm.board.states == [JOINING, ONLINE, OFFLINE]
+        assert swarm.progress[-2:] == [Progress("offline"), Progress("draining")]
+
+    run(main())
+
+
+def test_a_second_stop_hurries_the_first() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        await swarm.node.start()
+        stopping = asyncio.ensure_future(swarm.node.stop(drain=90.0))
+        await asyncio.sleep(5)
+        await asyncio.wait_for(swarm.node.stop(), 1)
+        assert stopping.done()
+        assert swarm.board.states == [JOINING, ONLINE, OFFLINE]
+
+    run(main())
+
+
+def test_a_node_that_never_served_has_nothing_to_drain() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        starting = asyncio.ensure_future(swarm.node.start())
+        while not swarm.board.said:
+            await asyncio.sleep(0.01)
+        starting.cancel()
+        await asyncio.wait_for(swarm.node.stop(drain=90.0), 1)
+        assert swarm.board.states == [JOINING, OFFLINE]
+
+    run(main())
+
+
+def test_a_device_lost_while_it_drains_ends_the_drain() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        await swarm.node.start()
+        stopping = asyncio.ensure_future(swarm.node.stop(drain=90.0))
+        await asyncio.sleep(5)
+        await lose_device(swarm)
+        await asyncio.wait_for(stopping, 2)
         assert swarm.board.states == [JOINING, ONLINE, OFFLINE]
 
     run(main())

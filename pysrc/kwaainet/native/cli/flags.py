@@ -13,6 +13,9 @@ from typing import Any
 from ...errors import InputError
 from ...types import BlockRange
 
+DRAIN = 90.0  # seconds; NodeConfig.drain_limit
+MAX_DRAIN = 3600.0
+
 
 def add_command(commands: Any, name: str, summary: str, description: str | None) -> argparse.ArgumentParser:
     """A command's parser, with the flags every command has."""
@@ -68,6 +71,28 @@ def add_listening(parser: argparse.ArgumentParser, default: Sequence[str]) -> No
         metavar="FILE",
         help="keep the identity here (made if absent, mode 0600)",
     )
+
+
+def add_drain(parser: argparse.ArgumentParser) -> None:
+    """``--drain``."""
+    parser.add_argument(
+        "--drain",
+        type=_seconds,
+        default=DRAIN,
+        metavar="SECONDS",
+        help="how long leaving may take: sessions are served on, and clients that have not heard of it "
+        "yet (%(default)g); a second signal ends it at once",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_DRAIN:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {MAX_DRAIN:g}")
+    return seconds
 
 
 def add_blocks(parser: argparse.ArgumentParser) -> None:

@@ -18,9 +18,17 @@ from ..engine import NativeEngine
 from ..host import NativeHost
 from ..model import Model, open_model
 from ..store import NoStore
-from .flags import add_blocks, add_command, add_initial_peers, add_listening, add_model, add_repository
+from .flags import (
+    add_blocks,
+    add_command,
+    add_drain,
+    add_initial_peers,
+    add_listening,
+    add_model,
+    add_repository,
+)
 from .joining import join_dht, open_host
-from .signals import until_signalled
+from .signals import leave_in_order, until_signalled
 from .terminal import ProgressLine, emit, say
 
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
@@ -37,12 +45,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of the engine (0: all cores)"
     )
+    add_drain(parser)
     parser.add_argument("--public-name", metavar="NAME", help="what health monitors show")
     parser.set_defaults(run=run)
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM, and then until nobody needs us; a second signal ends it at once."""
     progress = ProgressLine()
     if options.threads < 0:
         raise ConfigError(f"--threads is {options.threads}; give 0 for all cores or a number")
@@ -70,7 +79,9 @@ async def run(options: argparse.Namespace) -> int:
         emit(_online(node.status))
         say(f"serving blocks {config.blocks} of {model.name}")
         await until_signalled()
-        say("stopping")
+        emit({"event": "draining", "seconds": options.drain})
+        say(f"finishing what is being served, at most {options.drain:g} s")
+        await leave_in_order(node.stop(options.drain), node.stop)
     emit({"event": "offline"})
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 
 
 async def until_signalled() -> None:
@@ -18,3 +19,16 @@ async def until_signalled() -> None:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+async def leave_in_order(leave: Awaitable[None], hurry: Callable[[], Awaitable[None]]) -> None:
+    """Await ``leave``; on a signal meanwhile also ``hurry``, which is to make it end soon."""
+    leaving = asyncio.ensure_future(leave)
+    signalled = asyncio.ensure_future(until_signalled())
+    try:
+        await asyncio.wait({leaving, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if signalled.done():
+            await hurry()
+        await leaving
+    finally:
+        signalled.cancel()

@@ -15,19 +15,20 @@ from urllib.parse import urlencode, urlsplit
 from ...errors import ConfigError, KwaaiNetError, LocalError
 from ...types import BlockRange, Progress
 from ..chromium import Browser, Page
-from .flags import add_blocks, add_command
-from .signals import until_signalled
+from .flags import DRAIN, add_blocks, add_command, add_drain
+from .signals import leave_in_order, until_signalled
 from .terminal import STAGES, ProgressLine, emit, say
 
 log = logging.getLogger(__name__)
 
-STOP_TIMEOUT = 20.0  # seconds a tab may take to leave in good order
+STOP_TIMEOUT = 20.0  # seconds a tab may take to leave in good order, beside its draining
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class TabOptions:
-    """What the page is told. ``blocks`` and ``backend`` of ``None`` leave the choice to the tab."""
+    """What the page is told. ``blocks`` and ``backend`` of ``None`` leave the choice to the tab;
+    ``drain`` is the seconds that leaving may take."""
 
     url: str
     blocks: BlockRange | None = None
@@ -35,6 +36,7 @@ class TabOptions:
     headless: bool = False
     browser: Path | None = None
     profile: Path | None = None
+    drain: float = DRAIN
 
     def page_url(self) -> str:
         """The page's address with the choices in its query; ``ConfigError`` if it is no http address."""
@@ -43,7 +45,8 @@ class TabOptions:
             raise ConfigError(
                 f"{self.url!r} is not the address of a page; give the http address a relay printed"
             )
-        query = {"blocks": self.blocks, "backend": self.backend}
+        drain = None if self.drain == DRAIN else f"{self.drain:g}"  # the page's own default
+        query = {"blocks": self.blocks, "backend": self.backend, "drain": drain}
         text = urlencode({name: str(value) for name, value in query.items() if value is not None})
         return parts._replace(query=text).geturl()
 
@@ -51,8 +54,9 @@ class TabOptions:
 class Tab:
     """A page that contributes: its events, oldest first, and its end."""
 
-    def __init__(self, page: Page, listener: Callable[[Event], None]) -> None:
+    def __init__(self, page: Page, listener: Callable[[Event], None], drain: float = DRAIN) -> None:
         self._page = page
+        self._drain = drain
         self._listener = listener
         self._changed = asyncio.Event()
         self.last: Event = {"event": "opened"}
@@ -65,7 +69,7 @@ class Tab:
     def on_event(self, event: Event) -> None:
         """One event of the page; ``last`` keeps those that are states."""
         self._listener(event)
-        if event["event"] not in ("progress", "connection"):
+        if event["event"] not in ("progress", "connection", "serving"):
             self.last = event
             self._changed.set()
 
@@ -88,11 +92,11 @@ class Tab:
         return self.last
 
     async def stop(self) -> None:
-        """Click Stop and wait until the tab is out of the swarm."""
+        """Click Stop and wait until the tab is out of the swarm; a tab that drains is hurried by it."""
         if self.last["event"] in ("offline", "error", "opened"):
             return
         await self._page.evaluate("document.querySelector('#stop').click()")
-        async with asyncio.timeout(STOP_TIMEOUT):
+        async with asyncio.timeout(self._drain + STOP_TIMEOUT):
             await self.until("offline")
 
 
@@ -103,7 +107,7 @@ async def contributing_tab(options: TabOptions, listener: Callable[[Event], None
     browser = await Browser.launch(options.browser, headless=options.headless, profile=options.profile)
     async with browser:
         page = await browser.new_page()
-        tab = Tab(page, listener)
+        tab = Tab(page, listener, options.drain)
         await page.on_event("kwaainet", tab.on_event)
         await page.goto(url)
         await tab.contribute()
@@ -126,6 +130,8 @@ class Narrator:
 
     def __call__(self, event: Event) -> None:
         match state := str(event["event"]):
+            case "serving":
+                log.debug("%s%s", self._name, event)
             case "connection":
                 log.info("%sthe relay is %s", self._name, event.get("connection"))
             case "progress":
@@ -153,6 +159,7 @@ def add(commands: Any) -> None:
     parser.add_argument("url", metavar="URL", help="the page's address, as the relay printed it")
     add_blocks(parser)
     add_tab_flags(parser)
+    add_drain(parser)
     parser.add_argument(
         "--profile", type=Path, metavar="DIR", help="keep identity and weights here between runs"
     )
@@ -162,7 +169,13 @@ def add(commands: Any) -> None:
 async def run(options: argparse.Namespace) -> int:
     """Contribute until SIGINT or SIGTERM, or until the tab or its browser ends."""
     tab_options = TabOptions(
-        options.url, options.blocks, options.backend, options.headless, options.browser, options.profile
+        options.url,
+        options.blocks,
+        options.backend,
+        options.headless,
+        options.browser,
+        options.profile,
+        options.drain,
     )
     async with contributing_tab(tab_options, Narrator(ProgressLine(), emit)) as tab:
         ended = asyncio.ensure_future(tab.until("offline"))
@@ -173,5 +186,6 @@ async def run(options: argparse.Namespace) -> int:
             ended.result()
         else:
             ended.cancel()
-            say("stopping")
+            say(f"finishing what is being served, at most {options.drain:g} s")
+            await leave_in_order(tab.stop(), tab.stop)
     return 0

@@ -29,6 +29,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["fly"], "fly"),
         (["tab"], "URL"),
         (["tab", "http://h/", "--blocks", "3"], "START:END"),
+        (["tab", "http://h/", "--drain", "soon"], "number of seconds"),
+        (["tab", "http://h/", "--drain", "-1"], "number of seconds"),
         (["tab", "http://h/", "--backend", "cuda"], "cuda"),
         (["serve", "--model", "m.gguf"], "--initial-peers"),
         (["up", "--max-new-tokens", "many"], "many"),

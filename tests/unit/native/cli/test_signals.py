@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from kwaainet.native.cli.signals import until_signalled
+from kwaainet.native.cli.signals import leave_in_order, until_signalled
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -19,3 +19,29 @@ def test_a_signal_ends_the_wait_and_the_handlers(number: signal.Signals) -> None
 
     asyncio.run(main())
     assert signal.getsignal(number) in (before, signal.SIG_DFL)
+
+
+def test_leaving_takes_its_time_unless_a_signal_hurries_it() -> None:
+    async def main(signalled: bool) -> bool:
+        left, hurried = asyncio.Event(), False
+
+        async def leave() -> None:
+            await asyncio.wait_for(left.wait(), 5)
+
+        async def hurry() -> None:
+            nonlocal hurried
+            hurried = True
+            left.set()
+
+        leaving = asyncio.ensure_future(leave_in_order(leave(), hurry))
+        await asyncio.sleep(0.01)
+        assert not leaving.done()
+        if signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            left.set()
+        await leaving
+        return hurried
+
+    assert asyncio.run(main(True)) is True
+    assert asyncio.run(main(False)) is False

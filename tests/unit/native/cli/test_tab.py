@@ -24,6 +24,7 @@ def test_the_choices_stand_in_the_query() -> None:
     options = TabOptions("http://127.0.0.1:8080/", BlockRange(0, 15), "wasm")
     assert options.page_url() == "http://127.0.0.1:8080/?blocks=0%3A15&backend=wasm"
     assert TabOptions("http://h/").page_url() == "http://h/"
+    assert TabOptions("http://h/", drain=0).page_url() == "http://h/?drain=0"
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8080", "/ip4/127.0.0.1/tcp/1", "ftp://h/", "http://"])
@@ -68,6 +69,27 @@ def test_a_browser_that_goes_away_is_noticed() -> None:
         follow([{"event": "loading"}], ends=True)
 
 
+def test_a_stop_waits_for_the_end_and_a_second_one_hurries_it() -> None:
+    async def main() -> None:
+        page = ScriptedPage()
+        tab = Tab(page, lambda event: None)  # type: ignore[arg-type]
+        tab.on_event({"event": "online"})
+        stopping = asyncio.ensure_future(tab.stop())
+        await asyncio.sleep(0)
+        tab.on_event({"event": "draining"})
+        tab.on_event({"event": "serving", "sessions": 1, "leaving_in": 90})
+        again = asyncio.ensure_future(tab.stop())
+        await asyncio.sleep(0)
+        assert page.clicked == ["#stop", "#stop"]
+        assert not stopping.done()
+        tab.on_event({"event": "offline"})
+        await asyncio.wait_for(asyncio.gather(stopping, again), 5)
+        await tab.stop()
+        assert page.clicked == ["#stop", "#stop"]
+
+    asyncio.run(main())
+
+
 def test_states_are_told_once_and_progress_apart(capsys: pytest.CaptureFixture[str]) -> None:
     told: list[dict[str, Any]] = []
     narrator = Narrator(ProgressLine(), told.append, "tab 1: ")
@@ -76,6 +98,7 @@ def test_states_are_told_once_and_progress_apart(capsys: pytest.CaptureFixture[s
         narrator({"event": "progress", "stage": "weights", "done": done, "total": 100})
         narrator({"event": "loading"})
     narrator({"event": "connection", "connection": "reserved"})
+    narrator({"event": "serving", "sessions": 1})
     narrator({"event": "online", "backend": "wasm"})
     assert told == [{"event": "loading"}, {"event": "online", "backend": "wasm"}]
     assert "tab 1: weights: 50 of 100 (50 %)" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+"""An unmodified petals client that generates again and again: ``petals_looper.py SPEC.json RESULT.json``.
+
+SPEC: model, initial_peers, dht_prefix as for petals_client.py, and
+  update_period  seconds between the client's readings of the DHT (stock: 60)
+  until          a file: when it exists and `rounds_after` more generations are done, end
+Prints the first outcome as a JSON line at once. RESULT: "rounds", one {"servers", "equal", "error"} a
+generation; "equal" says whether the tokens are those of local Hugging Face.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from answering import answer
+import petals_shim  # noqa: F401  (before petals: it mends its imports)
+import petals
+import torch
+from transformers import AutoModelForCausalLM
+
+OPTIONS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+
+def run(spec):
+    torch.set_num_threads(1)
+    local = AutoModelForCausalLM.from_pretrained(spec["model"], torch_dtype=torch.float32)
+    remote = petals.AutoDistributedModelForCausalLM.from_pretrained(
+        spec["model"],
+        initial_peers=spec["initial_peers"],
+        dht_prefix=spec["dht_prefix"],
+        torch_dtype=torch.float32,
+        update_period=spec["update_period"],
+        request_timeout=20,
+        max_retries=0,
+    )
+    ids = torch.arange(1, 6)[None]
+    expected = local.generate(ids, **OPTIONS)[0].tolist()
+    rounds, left = [], spec["rounds_after"]
+    while left:
+        left -= Path(spec["until"]).exists()
+        try:
+            with remote.inference_session(max_length=16) as session:
+                got = remote.generate(ids, **OPTIONS)[0].tolist()
+                servers = [hop.span.peer_id.to_base58() for hop in session._server_sessions]
+            rounds.append({"servers": servers, "equal": got == expected, "error": None})
+        except Exception as error:
+            rounds.append({"servers": [], "equal": False, "error": repr(error)[:500]})
+        if len(rounds) == 1:
+            print(json.dumps({"event": "generating", **rounds[0]}), flush=True)
+        time.sleep(0.05)
+    return {"rounds": rounds}
+
+
+if __name__ == "__main__":
+    answer(run)

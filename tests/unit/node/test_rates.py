@@ -1,0 +1,38 @@
+"""What a server says of its own speed."""
+
+from __future__ import annotations
+
+import pytest
+
+from kwaainet.inference.llama import span_shape
+from kwaainet.node.model import load_span
+from kwaainet.node.rates import Rates, measure, throughput
+from kwaainet.testing.clock import now, run
+from kwaainet.testing.faults import FaultyEngine
+from kwaainet.testing.model import TINY, random_model
+from kwaainet.testing.store import MemorySource, MemoryStore
+from kwaainet.types import BlockRange
+
+SPAN = BlockRange(1, 3)
+MANIFEST, FILES = random_model()
+
+
+def test_rates_are_measured_on_the_engine() -> None:
+    async def main() -> None:
+        engine = FaultyEngine()
+        await load_span(MANIFEST, SPAN, MemorySource(FILES), MemoryStore(), engine)
+        engine.seconds_per_run = 0.5
+        rates = await measure(engine, span_shape(TINY, len(SPAN)), now)
+        assert rates.inference == pytest.approx(2 / 0.5)
+        assert rates.forward == pytest.approx(2 * 64 / 0.5)
+        assert engine.open_caches == set()
+
+    run(main())
+
+
+def test_one_number_is_the_slower_of_computing_and_network() -> None:
+    rates = Rates(inference=10.0, forward=90.0)
+    assert throughput(rates, 2, network=1000.0, using_relay=False) == 60.0
+    assert throughput(rates, 2, network=40.0, using_relay=False) == 40.0
+    assert throughput(rates, 2, network=40.0, using_relay=True) == 8.0
+    assert throughput(None, 2, network=40.0, using_relay=True) == 8.0

@@ -175,3 +175,22 @@ def test_the_relay_takes_a_killed_tab_down(origin: dict[str, Any], stage: Stage)
             await stage.is_gone(server)
 
     stage.run(main())
+
+
+def test_stop_serves_on_until_it_is_clicked_again(stage: Stage, small_model: Path) -> None:
+    async def main() -> None:
+        tab = await open_tab(stage.browser, stage.url, backend="wasm", drain="90")
+        server = (await tab.contribute())["peer_id"]
+        task = await keep_busy(await stage.peer.session(server))
+        await tab.click("stop")
+        await tab.until("draining")
+        await stage.is_gone(server)
+        await tab.reads("state", "Finishing: 1 session, at most")
+        await serves(stage, server, small_model)  # one who has not heard of it
+        assert not task.done()
+        await tab.stop()
+        with pytest.raises(RpcError, match="leaving the swarm"):
+            await asyncio.wait_for(task, SOON)
+        await tab.page.close()
+
+    stage.run(main())

@@ -7,6 +7,16 @@ what was wrong, with what value, and what to do about it.
 
 from __future__ import annotations
 
+# What an error's text begins with when the request was sound and another server could serve it: this
+# one leaves, is loading, is full, or lost its device. Texts are all that an error frame carries, and a
+# client may try elsewhere only after these; any other reported error is its caller's to see.
+UNAVAILABLE = "server unavailable: "
+
+
+def says_unavailable(text: str) -> bool:
+    """Whether a reported error, as it came (a stream's ``str`` or a unary call's ``repr``), says so."""
+    return UNAVAILABLE in text[:64]
+
 
 class KwaaiNetError(Exception):
     """Root of every error this package raises on purpose."""
@@ -29,6 +39,13 @@ class UsageError(LocalError):
 
 class CapacityError(LocalError):
     """A stated budget (cache tokens, sessions, streams) is used up; the caller may try later."""
+
+
+class Unavailable(CapacityError):
+    """We cannot serve a sound request now, another server could; the text says so (``UNAVAILABLE``)."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(UNAVAILABLE + why)
 
 
 class EngineError(LocalError):

@@ -159,7 +159,7 @@ class TabNode implements Node {
 
   bye (): void {
     if (this.#running === null) return
-    this.#running.network.post({ type: 'bye', reason: 'the tab that served this was closed' })
+    this.#running.network.post({ type: 'bye', reason: 'server unavailable: the tab that served this was closed' })
     const until = performance.now() + BYE_TIME
     while (performance.now() < until);
   }

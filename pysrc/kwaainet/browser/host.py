@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from ..errors import (
+    UNAVAILABLE,
     CapacityError,
     HandshakeError,
     KwaaiNetError,
@@ -159,7 +160,7 @@ class BrowserHost:
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT):
                 await self._ask(
-                    {"type": "leave", "id": number, "reason": "the server is leaving the swarm"}, number
+                    {"type": "leave", "id": number, "reason": f"{UNAVAILABLE}it is leaving the swarm"}, number
                 )
         except (KwaaiNetError, TimeoutError) as error:
             log.warning("the network worker did not leave in good order: %s", error)

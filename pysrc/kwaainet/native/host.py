@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from .. import __version__
-from ..errors import InputError, Unreachable
+from ..errors import UNAVAILABLE, InputError, Unreachable
 from ..identity.keys import PrivateKey
 from ..libp2p.multiaddr import Multiaddr
 from ..ports import Crypto, Stream, StreamHandler, UnaryHandler
@@ -29,7 +29,7 @@ from .stream import RawStream
 
 AGENT = f"kwaainet/{__version__}"
 FAREWELL_SECONDS = 1.0  # how long callers have to read that we are leaving
-_FAREWELL = "this server is leaving the network"
+_FAREWELL = f"{UNAVAILABLE}it is leaving the network"
 
 
 class NativeHost:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ..errors import CapacityError
+from ..errors import CapacityError, Unavailable
 
 
 class Admission:
@@ -28,7 +28,7 @@ class Admission:
     async def admit(self, tokens: int, timeout: float) -> AsyncIterator[None]:
         """Hold ``tokens`` while inside; wait up to ``timeout`` seconds for them.
 
-        Raises ``CapacityError`` when they cannot be had, at once or in time.
+        Raises ``CapacityError`` when they cannot be had at all, ``Unavailable`` when not in time.
         """
         if tokens > self.total:
             raise CapacityError(
@@ -56,7 +56,7 @@ class Admission:
         except BaseException as error:
             self._leave(entry)
             if isinstance(error, TimeoutError):
-                raise CapacityError(self._refusal(tokens, timeout)) from None
+                raise Unavailable(self._refusal(tokens, timeout)) from None
             raise
 
     def _leave(self, entry: tuple[int, asyncio.Future[None]]) -> None:

@@ -1,40 +1,35 @@
-"""Our own client: finds the servers of a model, keeps one inference session through a chain of them.
+"""Our own client: finds the servers of a model and opens sessions through chains of them.
 
-Follows Petals' client (client/inference_session.py, client/routing/sequence_manager.py), small: one
-chain a session. Rule of the file: a hop that fails is named in the error; nothing is retried after a
-server has reported an error of its own.
+Follows Petals' client (client/remote_sequential.py). Rule of the file: what a program needs to generate;
+how a session survives is ``chain_session``'s, what is known of the swarm ``swarm_view``'s.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from ..errors import KwaaiNetError, ProtocolError, RpcError, StreamReset, Unreachable
-from ..inference.chain import HopSession
+from ..errors import ConfigError
 from ..inference.head import LanguageHead
 from ..inference.sampling import Sampling, choose
-from ..ports import Clock, Floats, Host, Stream
+from ..ports import Clock, Host
 from ..swarm import blocks
-from ..swarm.routing import Candidate, Hop, choose_chain
-from ..swarm.server_info import Span, compute_spans
-from ..wire.messages import PingRequest
+from ..swarm.routing import Hop
+from ..swarm.server_info import ServerInfo
+from ..types import BlockRange, PeerId
+from .chain_session import ChainSession
+from .client_options import ClientOptions
 from .directory import ReadServers
+from .hop_opener import HopOpener
+from .swarm_view import SwarmView
 
-log = logging.getLogger(__name__)
-
-PING_TIMEOUT = 5.0  # seconds to find, dial and ping a server before it is left out
-OPEN_TIMEOUT = 15.0  # seconds to open the stream of one hop
-STEP_TIMEOUT = 300.0  # seconds for one step of one hop: Petals' own step timeout
-MAX_PINGS = 16  # servers measured before a chain is chosen
-DEFAULT_SECONDS_PER_BLOCK = 0.01  # where a server announces no rate
+__all__ = ["ChainSession", "Client", "ClientOptions", "ReadServers", "generate"]
 
 
 class Client:
-    """Reads the swarm and opens sessions. ``read_servers`` gives the records of blocks 0 to n."""
+    """Reads the swarm and opens sessions. ``read_servers`` gives the records of blocks 0 to n; ``now`` is
+    any steady clock in seconds. ``view`` is what is known of the swarm."""
 
     def __init__(
         self,
@@ -45,112 +40,50 @@ class Client:
         *,
         now: Clock,
         random_bytes: Callable[[int], bytes],
+        options: ClientOptions | None = None,
     ) -> None:
-        self._host = host
-        self._read_servers = read_servers
-        self._prefix = blocks.check_prefix(prefix)
-        self._num_blocks = num_blocks
-        self._now = now
-        self._random_bytes = random_bytes
+        self._host, self._prefix = host, blocks.check_prefix(prefix)
+        self._now, self._random_bytes = now, random_bytes
+        self._options = options or ClientOptions()
+        self._blocks = self._options.blocks or BlockRange(0, num_blocks)
+        if self._blocks.end > num_blocks:
+            raise ConfigError(f"blocks {self._blocks} are not all in a model of {num_blocks}")
+
+        async def read() -> Sequence[Mapping[PeerId, ServerInfo]]:
+            return await read_servers(prefix, num_blocks)
+
+        self.view = SwarmView(host, read, self._options, now=now, chance=self._chance)
 
     async def chain(self) -> list[Hop]:
-        """The cheapest chain of servers that answer a ping now. Raises ``Unreachable``."""
-        spans = compute_spans(await self._read_servers(self._prefix, self._num_blocks))
-        measured = await asyncio.gather(*(self._measure(span) for span in spans[:MAX_PINGS]))
-        candidates = [candidate for candidate in measured if candidate]
-        if spans and not candidates:
-            names = ", ".join(str(span.peer) for span in spans)
-            raise Unreachable(
-                f"none of the {len(spans)} servers announced for {self._prefix} answers: {names}"
-            )
-        return choose_chain(candidates, self._num_blocks)
-
-    async def _measure(self, span: Span) -> Candidate | None:
-        started = self._now()
-        try:
-            await self._host.call(
-                span.peer, "DHTProtocol.rpc_ping", PingRequest().encode(), timeout=PING_TIMEOUT
-            )
-        except RpcError:
-            log.debug("%s refuses pings but answers", span.peer)
-        except (KwaaiNetError, TimeoutError) as error:
-            log.info("server %s is left out: %s", span.peer, error)
-            return None
-        rate = span.info.inference_rps
-        per_block = 1.0 / rate if rate else DEFAULT_SECONDS_PER_BLOCK
-        return Candidate(span.peer, span.blocks, per_block, self._now() - started)
+        """The chain that a session of one position would take now. Raises ``Unreachable``."""
+        return await self.view.route(self._blocks, 1)
 
     @asynccontextmanager
-    async def session(self, max_length: int) -> AsyncIterator[ChainSession]:
-        """An inference session of up to ``max_length`` positions over the chain chosen now."""
-        hops = await self.chain()
-        session_id = self._uuid()
-        session = ChainSession([], self._uuid)
-        try:
-            for hop in hops:
-                stream = await self._open(hop)
-                uid = blocks.join(self._prefix, hop.blocks)
-                session.add(hop, stream, HopSession(uid, session_id, max_length))
-            yield session
-        finally:
-            await session.close()
-
-    async def _open(self, hop: Hop) -> Stream:
-        protocol = "TransformerConnectionHandler.rpc_inference"
-        try:
-            return await self._host.open_stream(hop.peer, protocol, timeout=OPEN_TIMEOUT)
-        except TimeoutError:
-            raise Unreachable(f"server {hop.peer} did not open a session within {OPEN_TIMEOUT:g} s") from None
+    async def session(self, max_length: int, batch: int = 1) -> AsyncIterator[ChainSession]:
+        """A session of ``batch`` rows of up to ``max_length`` positions. Raises ``Unreachable``."""
+        opener = HopOpener(self._host, self.view, self._prefix, self._uuid, max_length, batch)
+        session = ChainSession(
+            opener,
+            self.view,
+            self._options,
+            self._blocks,
+            max_length,
+            batch,
+            now=self._now,
+            new_id=self._uuid,
+        )
+        async with self.view.kept_fresh():
+            try:
+                await session.open()
+                yield session
+            finally:
+                await session.close()
 
     def _uuid(self) -> str:
         return str(UUID(bytes=self._random_bytes(16), version=4))
 
-
-class ChainSession:
-    """A running session: hidden states go in at the first hop and come out of the last."""
-
-    def __init__(self, hops: Sequence[tuple[Hop, Stream, HopSession]], new_id: Callable[[], str]) -> None:
-        self._hops = list(hops)
-        self._new_id = new_id
-
-    @property
-    def hops(self) -> list[Hop]:
-        """The chain, first hop first."""
-        return [hop for hop, _, _ in self._hops]
-
-    def add(self, hop: Hop, stream: Stream, machine: HopSession) -> None:
-        """Append the next hop."""
-        self._hops.append((hop, stream, machine))
-
-    async def step(self, hidden: Floats) -> Floats:
-        """hidden [1, n, hidden] through every hop; the error of a hop that fails names its server."""
-        step_id = self._new_id()
-        for hop, stream, machine in self._hops:
-            try:
-                async with asyncio.timeout(STEP_TIMEOUT):
-                    await stream.send(machine.step(hidden, step_id))
-                    answer = await stream.receive()
-                if answer is None:
-                    raise StreamReset("it ended the session without an answer")
-                hidden = machine.answer(answer)
-            except (RpcError, StreamReset, ProtocolError) as error:
-                raise type(error)(f"server {hop.peer} (blocks {hop.blocks}) failed: {error}") from error
-            except TimeoutError:
-                raise Unreachable(
-                    f"server {hop.peer} (blocks {hop.blocks}) did not answer within {STEP_TIMEOUT:g} s"
-                ) from None
-        return hidden
-
-    async def close(self) -> None:
-        """End the session at every hop; a hop that is gone already does not matter."""
-        for _, stream, machine in self._hops:
-            try:
-                await stream.send(machine.end())
-                await stream.end()
-            except KwaaiNetError as error:
-                log.debug("ending a session: %s", error)
-            await stream.close()
-        self._hops.clear()
+    def _chance(self) -> float:
+        return int.from_bytes(self._random_bytes(6)) / (1 << 48)
 
 
 async def generate(

@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from ..errors import CapacityError, DeviceLost, StreamReset
+from ..errors import UNAVAILABLE, DeviceLost, StreamReset, Unavailable
 from ..ports import Engine, Floats
 from ..types import BlockRange
 from .admission import Admission
 
-_LOST = "the device this session was computed on was lost; open a new session"
+_LOST = f"{UNAVAILABLE}the device this session was computed on was lost; open a new session"
 
 
 class ServedSpan:
@@ -55,7 +55,7 @@ class ServedSpan:
         """A cache for ``batch`` rows of ``max_length`` positions, waited for up to ``timeout`` s.
 
         ``blocks`` are those to run, counted from the span's start; all of them unless said.
-        Raises ``CapacityError`` if the span has no engine now, or no room in time.
+        Raises ``Unavailable`` if the span has no engine now or no room in time, or ``CapacityError``.
         """
         self._serving()
         async with self.admission.admit(batch * max_length, timeout):
@@ -94,7 +94,7 @@ class ServedSpan:
 
     def _serving(self) -> Engine:
         if self._engine is None:
-            raise CapacityError(self._pause)
+            raise Unavailable(self._pause)
         return self._engine
 
 

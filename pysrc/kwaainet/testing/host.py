@@ -16,7 +16,15 @@ import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
-from ..errors import HandshakeError, KwaaiNetError, RpcError, StreamReset, Unreachable, UsageError
+from ..errors import (
+    UNAVAILABLE,
+    HandshakeError,
+    KwaaiNetError,
+    RpcError,
+    StreamReset,
+    Unreachable,
+    UsageError,
+)
 from ..ports import Stream, StreamHandler, UnaryHandler
 from ..types import PeerId
 from .stream import MemoryStream, pair
@@ -255,7 +263,7 @@ class MemoryHost:
             return
         self._closed = True
         for served in self._served:
-            served.fail("the server is leaving the network")
+            served.fail(f"{UNAVAILABLE}it is leaving the network")
         for opened in self._opened:
             await opened.close()
         self.stop_tasks()

@@ -102,7 +102,7 @@ def test_a_server_that_vanished_is_left_out_before_the_chain_is_chosen() -> None
         await tokens(swarm.client(), 2)
         assert {peer for peer, _ in swarm.requests} == {there.peer_id}
         swarm.network.vanish(there.peer_id)
-        with pytest.raises(Unreachable, match="none of the 2 servers"):
+        with pytest.raises(Unreachable, match=r"can be reached \([12] tried"):
             await tokens(swarm.client(), 2)
 
     run(main())

@@ -1,0 +1,174 @@
+"""What a client knows of the swarm: who announces which blocks, how far away, and who is to be left alone.
+
+Follows Petals' ``RemoteSequenceManager``: the view is renewed in the background and after failures, round
+trips are smoothed over renewals. Rule of the file: routes come from what is known; only the very first
+waits until it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from ..errors import KwaaiNetError, RpcError, Unreachable
+from ..ports import Clock, Host
+from ..swarm.health import PeerHealth, Reason
+from ..swarm.round_trips import RoundTrips
+from ..swarm.routing import Candidate, Hop, max_throughput, min_latency
+from ..swarm.server_info import ServerInfo, Span, compute_spans
+from ..types import BlockRange, PeerId
+from ..wire.messages import PingRequest
+from .client_options import ClientOptions
+
+log = logging.getLogger(__name__)
+
+PING = "DHTProtocol.rpc_ping"
+PING_TIMEOUT = 5.0  # seconds to find, dial and ping a server
+FIRST_LOOK = 2.0  # seconds that the first route waits for round trips: Petals' ping_timeout
+MAX_PINGS = 16  # servers measured at each renewal
+
+ReadBlocks = Callable[[], Awaitable[Sequence[Mapping[PeerId, ServerInfo]]]]
+
+
+class SwarmView:
+    """The servers of one model. ``read`` gives the records of its blocks; ``chance`` is in [0, 1)."""
+
+    def __init__(
+        self,
+        host: Host,
+        read: ReadBlocks,
+        options: ClientOptions,
+        *,
+        now: Clock,
+        chance: Callable[[], float],
+    ) -> None:
+        self.health = PeerHealth()
+        self.round_trips = RoundTrips()
+        self._host, self._read, self._options = host, read, options
+        self._now, self._chance = now, chance
+        self._spans: list[Span] | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._pings: dict[asyncio.Task[None], PeerId] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._users = 0
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """As of the last look."""
+        return self._spans or ()
+
+    async def route(self, blocks: BlockRange, cache_tokens: int, avoid: Collection[PeerId] = ()) -> list[Hop]:
+        """A chain for ``blocks`` without ``avoid``, and without banned servers where others hold the
+        blocks. Raises ``Unreachable``."""
+        if self._spans is None:
+            await self.renew()
+        now = self._now()
+        pool = [span for span in self.spans if span.peer not in avoid]
+        allowed = [span for span in pool if not self.health.is_banned(span.peer, now)]
+        try:
+            return self._choose(allowed, blocks, cache_tokens)
+        except Unreachable:
+            faulty = {peer for peer, ban in self.health.bans(now).items() if ban.reason is Reason.FAULTY}
+            return self._choose([span for span in pool if span.peer not in faulty], blocks, cache_tokens)
+
+    def failed(self, peer: PeerId, reason: Reason, text: str) -> None:
+        """A server failed a request of ours; look at the swarm again soon."""
+        ban = self.health.fail(peer, reason, text, self._now())
+        log.info("server %s is %s (%d in a row): %s", peer, reason.name.lower(), ban.failures, text)
+        self._start_renewal()
+
+    def served(self, peer: PeerId) -> None:
+        """A server did what it was asked."""
+        self.health.succeed(peer)
+
+    async def renew(self) -> None:
+        """Look now, or wait for the look that is under way. Raises what reading raises."""
+        await asyncio.shield(self._start_renewal())
+
+    @asynccontextmanager
+    async def kept_fresh(self) -> AsyncIterator[None]:
+        """Look again every ``refresh_period`` while inside."""
+        self._users += 1
+        if self._keeper is None:
+            self._keeper = asyncio.ensure_future(self._keep_fresh())
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users and self._keeper is not None:
+                self._keeper.cancel()
+                self._keeper = None
+
+    async def ping(self, peer: PeerId, timeout: float) -> float:
+        """The peer's round trip in seconds, measured now. Raises ``Unreachable``, ``StreamReset``,
+        ``HandshakeError``, ``TimeoutError``."""
+        started = self._now()
+        try:
+            await self._host.call(peer, PING, PingRequest().encode(), timeout=timeout)
+        except RpcError:
+            log.debug("%s refuses pings but answers", peer)
+        seconds = self._now() - started
+        self.round_trips.add(peer, seconds, self._now())
+        self.health.answers(peer, self._now())
+        return seconds
+
+    def _choose(self, spans: Sequence[Span], blocks: BlockRange, cache_tokens: int) -> list[Hop]:
+        candidates = [self._candidate(span) for span in spans]
+        if self._options.routing == "max_throughput":
+            return max_throughput(candidates, blocks, self._chance)
+        return min_latency(candidates, blocks, cache_tokens)
+
+    def _candidate(self, span: Span) -> Candidate:
+        info = span.info
+        return Candidate(
+            span.peer,
+            span.blocks,
+            rate=info.inference_rps,
+            round_trip=self.round_trips.get(span.peer, self._now()),
+            throughput=info.throughput,
+            cache_tokens_left=info.cache_tokens_left,
+            next_pings=info.next_pings or {},
+        )
+
+    def _start_renewal(self) -> asyncio.Task[None]:
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.ensure_future(self._renew())
+            self._renewal.add_done_callback(_look_at)
+        return self._renewal
+
+    async def _renew(self) -> None:
+        spans = compute_spans(await self._read())
+        spans = [span for span in spans if self._options.usable(span.peer)]
+        first = self._spans is None
+        waiting = [
+            self._measure(peer)
+            for peer in self.round_trips.longest_unmeasured((span.peer for span in spans), MAX_PINGS)
+        ]
+        if first and waiting:
+            await asyncio.wait(waiting, timeout=FIRST_LOOK)
+        self._spans = spans
+
+    def _measure(self, peer: PeerId) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._measured(peer))
+        self._pings[task] = peer
+        task.add_done_callback(lambda done: self._pings.pop(done, None))
+        return task
+
+    async def _measured(self, peer: PeerId) -> None:
+        try:
+            await self.ping(peer, PING_TIMEOUT)
+        except (KwaaiNetError, TimeoutError) as error:
+            self.health.fail(peer, Reason.GONE, f"no answer to a ping: {error}", self._now())
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.refresh_period)
+            self._start_renewal()
+
+
+def _look_at(renewal: asyncio.Task[None]) -> None:
+    """A look in the background that failed leaves the view as it was; who waits for it is told."""
+    if not renewal.cancelled() and (error := renewal.exception()) is not None:
+        log.info("the swarm could not be read: %s", error)

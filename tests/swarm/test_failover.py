@@ -1,0 +1,282 @@
+"""Our client over real nodes in memory on a virtual clock: whatever is lost, no hidden state changes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from kwaainet.errors import DeviceLost, EngineError, KwaaiNetError, RpcError, StreamReset
+from kwaainet.node.client import ChainSession, Client, ClientOptions
+from kwaainet.node.config import NodeConfig
+from kwaainet.node.server import ServerNode
+from kwaainet.ports import Floats
+from kwaainet.swarm.announcement import Announcement
+from kwaainet.swarm.server_info import ServerInfo
+from kwaainet.testing.clock import now, run
+from kwaainet.testing.faults import FaultyEngine
+from kwaainet.testing.host import MemoryHost, MemoryNetwork
+from kwaainet.testing.model import TINY, random_model
+from kwaainet.testing.store import MemorySource, MemoryStore
+from kwaainet.types import BlockRange, PeerId
+
+MANIFEST, FILES = random_model()
+NUM_BLOCKS = TINY.num_hidden_layers
+PREFIX = "tiny"
+
+
+class Server:
+    """A node, and how to lose it."""
+
+    def __init__(self, swarm: Swarm, blocks: BlockRange) -> None:
+        self.swarm, self.blocks = swarm, blocks
+        self.host: MemoryHost = swarm.network.host()
+        self.engine = FaultyEngine()
+        self.node = ServerNode(
+            NodeConfig(PREFIX, blocks),
+            host=self.host,
+            engine=self.engine,
+            store=MemoryStore(),
+            source=MemorySource(FILES),
+            manifest=MANIFEST,
+            announcer=self,
+            now=now,
+        )
+
+    @property
+    def peer(self) -> PeerId:
+        return self.host.peer_id
+
+    async def announce(self, announcement: Announcement) -> None:
+        for block in range(self.blocks.start, self.blocks.end):
+            self.swarm.records[block][self.peer] = announcement.server
+
+    def farewell(self) -> bytes:
+        return b""
+
+    def kill(self) -> None:
+        """No farewell; its records stay."""
+        self.swarm.network.vanish(self.peer)
+
+
+class Swarm:
+    def __init__(self, seed: int = 1) -> None:
+        self.network = MemoryNetwork(seed, latency=0.002)
+        self.records: list[dict[PeerId, ServerInfo]] = [{} for _ in range(NUM_BLOCKS)]
+        self.servers: dict[PeerId, Server] = {}
+        self.random = random.Random(seed)
+
+    async def serve(self, *spans: str) -> list[Server]:
+        servers = [Server(self, BlockRange.parse(span)) for span in spans]
+        for server in servers:
+            await server.node.start()
+            self.servers[server.peer] = server
+        return servers
+
+    def client(self, **options: object) -> Client:
+        async def read(prefix: str, num_blocks: int) -> Sequence[Mapping[PeerId, ServerInfo]]:
+            return [dict(record) for record in self.records]
+
+        return Client(
+            self.network.host(),
+            read,
+            PREFIX,
+            NUM_BLOCKS,
+            now=now,
+            random_bytes=self.random.randbytes,
+            options=ClientOptions(**options),  # type: ignore[arg-type]
+        )
+
+    def serving(self, session: ChainSession, block: int) -> Server:
+        """The server of the session's hop with this block."""
+        return next(self.servers[hop.peer] for hop in session.hops if block in hop.blocks)
+
+
+def inputs(count: int, batch: int = 1, seed: int = 3) -> list[Floats]:
+    """``count`` single positions, after one step of four."""
+    draw = np.random.default_rng(seed).standard_normal
+    shape = (batch, 1, TINY.hidden_size)
+    return [draw((batch, 4, TINY.hidden_size), np.float32), *(draw(shape, np.float32) for _ in range(count))]
+
+
+async def undisturbed(steps: Sequence[Floats]) -> list[Floats]:
+    swarm = Swarm()
+    await swarm.serve(f"0:{NUM_BLOCKS}")
+    async with swarm.client().session(64, len(steps[0])) as session:
+        return [await session.step(hidden) for hidden in steps]
+
+
+def same(ours: Sequence[Floats], theirs: Sequence[Floats]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def after_each_loss(
+    spans: Sequence[str], lose: Callable[[Server], Awaitable[None] | None], **options: object
+) -> None:
+    """Lose the server of a random block now and then; the outputs stay what they are."""
+
+    async def main() -> None:
+        steps = inputs(12)
+        expected = await undisturbed(steps)
+        swarm = Swarm(7)
+        await swarm.serve(*spans)
+        outputs = []
+        async with swarm.client(**options).session(64) as session:
+            for count, hidden in enumerate(steps):
+                if count in (2, 5, 9):
+                    lost = swarm.serving(session, swarm.random.randrange(NUM_BLOCKS))
+                    pending = lose(lost)
+                    if pending is not None:
+                        await pending
+                    if lost.host.listening:
+                        await swarm.serve(str(lost.blocks))
+                outputs.append(await session.step(hidden))
+            assert session.failovers == 3
+            assert session.position == 16
+        same(outputs, expected)
+
+    run(main())
+
+
+def test_a_killed_server_is_replaced_and_nothing_changes() -> None:
+    after_each_loss(["0:5", "0:5"], Server.kill)
+    after_each_loss(["0:3", "0:3", "3:5", "3:5"], Server.kill)
+
+
+def test_a_replacement_may_take_several_servers() -> None:
+    async def main() -> None:
+        steps = inputs(8)
+        swarm = Swarm()
+        await swarm.serve("0:5")
+        async with swarm.client().session(64) as session:
+            outputs = [await session.step(hidden) for hidden in steps[:3]]
+            await swarm.serve("0:2", "2:4", "4:5")
+            swarm.serving(session, 0).kill()
+            outputs += [await session.step(hidden) for hidden in steps[3:5]]
+            assert [str(hop.blocks) for hop in session.hops] == ["0:2", "2:4", "4:5"]
+            await swarm.serve("2:4")
+            swarm.serving(session, 3).kill()
+            outputs += [await session.step(hidden) for hidden in steps[5:]]
+            assert session.failovers == 2
+        same(outputs, await undisturbed(steps))
+
+    run(main())
+
+
+def test_a_server_that_stops_or_loses_its_device_is_replaced() -> None:
+    def lose_device(server: Server) -> None:
+        server.engine.failures.append(DeviceLost("unplugged"))
+
+    after_each_loss(["0:3", "0:3", "3:5", "3:5"], lambda server: server.node.stop())
+    after_each_loss(["0:3", "0:3", "3:5", "3:5"], lose_device)
+
+
+def test_an_error_that_a_server_reports_is_told_and_not_tried_elsewhere() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        servers = await swarm.serve("0:5", "0:5")
+        async with swarm.client().session(64) as session:
+            await session.step(inputs(0)[0])
+            server = swarm.serving(session, 0)
+            server.engine.failures.append(EngineError("division by zero"))
+            runs = sum(len(one.engine.runs) for one in servers)
+            with pytest.raises(RpcError, match=f"{server.peer}.*blocks 0:5.*division by zero"):
+                await session.step(inputs(1)[1])
+            assert session.failovers == 0
+            assert sum(len(one.engine.runs) for one in servers) == runs
+
+    run(main())
+
+
+def test_a_lost_server_that_nobody_can_replace_is_named_after_some_patience() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        await swarm.serve("0:5")
+        async with swarm.client(patience=3.0).session(64) as session:
+            await session.step(inputs(0)[0])
+            server = swarm.serving(session, 0)
+            server.kill()
+            started = now()
+            with pytest.raises(StreamReset, match=str(server.peer)):
+                await session.step(inputs(1)[1])
+            assert 3.0 <= now() - started < 6.0
+
+    run(main())
+
+
+def test_blocks_that_are_held_again_in_time_are_taken_up() -> None:
+    async def main() -> None:
+        steps = inputs(3)
+        swarm = Swarm()
+        await swarm.serve("0:5")
+        async with swarm.client().session(64) as session:
+            outputs = [await session.step(hidden) for hidden in steps[:2]]
+            swarm.serving(session, 0).kill()
+            await swarm.serve("0:5")
+            outputs += [await session.step(hidden) for hidden in steps[2:]]
+        same(outputs, await undisturbed(steps))
+
+    run(main())
+
+
+def test_rows_and_rollbacks_survive_a_loss() -> None:
+    async def main(losses: Sequence[int]) -> list[Floats]:
+        steps = inputs(8, batch=3)
+        swarm = Swarm()
+        await swarm.serve("0:3", "3:5", "0:3", "3:5")
+        outputs = []
+        async with swarm.client().session(64, 3) as session:
+            for count, hidden in enumerate(steps):
+                if count in losses:
+                    lost = swarm.serving(session, 4 * (count % 2))
+                    lost.kill()
+                    await swarm.serve(str(lost.blocks))
+                if count == 6:
+                    await session.rollback(5)
+                outputs.append(await session.step(hidden, [2, 0, 0] if count in (2, 5) else None))
+            assert session.position == 8
+            assert session.failovers == len(losses)
+        return outputs
+
+    expected = run(main([]))
+    for losses in ([2], [3], [2, 5], [3, 6], [1, 2, 3, 4, 5, 6, 7, 8]):
+        same(run(main(losses)), expected)
+
+
+def test_a_wrong_position_is_refused_and_not_computed_through() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        await swarm.serve("0:5")
+        async with swarm.client().session(64) as session:
+            await session.step(inputs(0)[0])
+            session.position += 1  # a bug of ours, say
+            with pytest.raises(RpcError, match="start_from_position is '5'; the session is at 4"):
+                await session.step(inputs(1)[1])
+
+    run(main())
+
+
+def test_a_session_says_what_does_not_fit() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        await swarm.serve("0:5")
+        first, token, *_ = inputs(1)
+        async with swarm.client(history_bytes=64 * 4 * TINY.hidden_size).session(65) as session:
+            for bad in (first[0], first[:, :0], np.repeat(first, 2, axis=0)):
+                with pytest.raises(KwaaiNetError, match="is expected"):
+                    await session.step(bad)
+            with pytest.raises(KwaaiNetError, match="do not reorder"):
+                await session.step(first, [1])
+            with pytest.raises(KwaaiNetError, match="66 more do not fit"):
+                await session.step(np.repeat(token, 66, axis=1))
+            with pytest.raises(KwaaiNetError, match="history_bytes"):
+                await session.step(np.repeat(token, 65, axis=1))
+            assert (await session.step(first)).shape == first.shape
+            with pytest.raises(KwaaiNetError, match="roll a session"):
+                await session.rollback(5)
+
+    run(main())

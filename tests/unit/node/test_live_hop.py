@@ -1,0 +1,160 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+
+from kwaainet.compression.codec import deserialize, serialize
+from kwaainet.errors import (
+    UNAVAILABLE,
+    HandshakeError,
+    KwaaiNetError,
+    LimitExceeded,
+    ProtocolError,
+    RequestError,
+    RpcError,
+    StreamReset,
+    Unreachable,
+)
+from kwaainet.inference.chain import HopSession, Step
+from kwaainet.node.live_hop import LiveHop, loss_reason
+from kwaainet.ports import Stream
+from kwaainet.swarm.health import Reason
+from kwaainet.swarm.routing import Hop
+from kwaainet.testing.clock import now, run
+from kwaainet.testing.host import MemoryNetwork
+from kwaainet.types import BlockRange
+from kwaainet.wire.messages import ExpertRequest, ExpertResponse
+
+HIDDEN = np.arange(4, dtype=np.float32).reshape(1, 2, 2)
+STEP = Step("t", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RpcError("division by zero"), None),
+        (RpcError(f"{UNAVAILABLE}it is leaving"), Reason.UNAVAILABLE),
+        (RpcError(f"Unavailable('{UNAVAILABLE}it is loading')"), Reason.UNAVAILABLE),
+        (RpcError("a text that quotes another's " + "x" * 64 + UNAVAILABLE), None),
+        (StreamReset("x"), Reason.GONE),
+        (Unreachable("x"), Reason.GONE),
+        (HandshakeError("x"), Reason.UNAVAILABLE),
+        (ProtocolError("x"), Reason.FAULTY),
+        (LimitExceeded("x"), Reason.FAULTY),
+        (RequestError("x"), None),
+    ],
+)
+def test_only_a_loss_is_a_reason_to_replace(error: KwaaiNetError, reason: Reason | None) -> None:
+    assert loss_reason(error) is reason
+
+
+async def doubled(stream: Stream) -> None:
+    while message := await stream.receive():
+        hidden = deserialize(ExpertRequest.decode(message).tensors[0])
+        await stream.send(ExpertResponse(tensors=(serialize(hidden * 2),)).encode())
+
+
+def hopping(
+    serve: Callable[[Stream], Awaitable[None]], test: Callable[[LiveHop, MemoryNetwork], Awaitable[None]]
+) -> None:
+    async def main() -> None:
+        network = MemoryNetwork(latency=0.001)
+        host, client = network.host(), network.host()
+        host.handle_stream("x", serve)
+        await host.listen()
+        stream = await client.open_stream(host.peer_id, "x", timeout=1)
+        live = LiveHop(Hop(host.peer_id, BlockRange(0, 2)), stream, HopSession("m.0 m.1", "s", 8))
+        try:
+            await test(live, network)
+        finally:
+            await live.close()
+
+    run(main())
+
+
+def test_steps_are_answered_and_positions_counted() -> None:
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        np.testing.assert_array_equal(await live.run(HIDDEN, STEP, 1.0), HIDDEN * 2)
+        np.testing.assert_array_equal(await live.run(HIDDEN, Step("u", 2), 1.0), HIDDEN * 2)
+        assert live.position == 4
+        assert live.next_server == (str(live.hop.peer), "s", 0, 2)
+
+    hopping(doubled, test)
+
+
+def test_a_server_that_vanishes_is_noticed_while_nothing_is_asked_of_it() -> None:
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        network.vanish(live.hop.peer)
+        await asyncio.sleep(0.01)
+        assert isinstance(live.failure, StreamReset)
+        assert live.reason is Reason.GONE
+        with pytest.raises(StreamReset):
+            await live.run(HIDDEN, STEP, 1.0)
+
+    hopping(doubled, test)
+
+
+def test_a_silent_server_is_given_up_in_time() -> None:
+    async def silent(stream: Stream) -> None:
+        await asyncio.sleep(100)
+
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        started = now()
+        with pytest.raises(Unreachable, match="did not answer within 2 s"):
+            await live.run(HIDDEN, STEP, 2.0)
+        assert now() - started == pytest.approx(2.0)
+        assert live.reason is Reason.SILENT
+
+    hopping(silent, test)
+
+
+def test_the_reason_that_a_server_gives_is_kept_even_if_sending_fails_first() -> None:
+    async def leaving(stream: Stream) -> None:
+        raise RequestError(f"{UNAVAILABLE}it is leaving")
+
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        with pytest.raises(RpcError, match="it is leaving"):
+            await live.run(HIDDEN, STEP, 1.0)
+        assert live.reason is Reason.UNAVAILABLE
+
+    hopping(leaving, test)
+
+
+def test_an_answer_nobody_asked_for_is_a_fault() -> None:
+    async def eager(stream: Stream) -> None:
+        await stream.send(b"")
+        await stream.receive()
+
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        await asyncio.sleep(0.1)
+        assert live.reason is Reason.FAULTY
+        assert isinstance(live.failure, ProtocolError)
+
+    hopping(eager, test)
+
+
+def test_an_end_without_an_answer_is_a_loss() -> None:
+    async def ending(stream: Stream) -> None:
+        await stream.receive()
+
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        with pytest.raises(StreamReset, match="ended the session"):
+            await live.run(HIDDEN, STEP, 5.0)
+
+    hopping(ending, test)
+
+
+def test_closing_ends_the_session_at_the_server() -> None:
+    heard: list[bytes | None] = []
+
+    async def listening(stream: Stream) -> None:
+        heard.append(await stream.receive())
+        heard.append(await stream.receive())
+
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        await live.close()
+        await asyncio.sleep(0.1)
+        assert heard == [b"", None]
+
+    hopping(listening, test)

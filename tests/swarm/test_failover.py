@@ -254,7 +254,7 @@ def test_a_wrong_position_is_refused_and_not_computed_through() -> None:
         async with swarm.client().session(64) as session:
             await session.step(inputs(0)[0])
             session.position += 1  # a bug of ours, say
-            with pytest.raises(RpcError, match="start_from_position is '5'; the session is at 4"):
+            with pytest.raises(RpcError, match="start_from_position is 5, but the session is at 4"):
                 await session.step(inputs(1)[1])
 
     run(main())

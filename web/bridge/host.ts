@@ -1,4 +1,6 @@
 // js-libp2p behind one relay: identity, a reserved slot, protocols served and dialled through it.
+// A peer is dialled through the relay's circuit, which works for everybody and at once; where it speaks
+// WebRTC a direct connection follows (direct.ts), and new streams go over the best there is.
 // Rule of the file: the only one that imports libp2p. After a lost relay everything is built anew:
 // js-libp2p does not reserve again on a relay given by address, and remembers failed ones for ever.
 
@@ -6,52 +8,84 @@ import './rtc_shim.ts' // before @libp2p/webrtc, which looks for RTCPeerConnecti
 import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { identify, identifyPush } from '@libp2p/identify'
-import type { Connection, PrivateKey, StreamHandlerOptions } from '@libp2p/interface'
+import type { Connection, Libp2p, PrivateKey, Stream, StreamHandlerOptions } from '@libp2p/interface'
 import { noise } from '@libp2p/noise'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
-import { webRTC } from '@libp2p/webrtc'
+import { type DataChannelOptions, webRTC } from '@libp2p/webrtc'
 import { webSockets } from '@libp2p/websockets'
 import { yamux } from '@libp2p/yamux'
-import { multiaddr } from '@multiformats/multiaddr'
+import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
-import type { ConnectionState } from '../worker/messages.ts'
+import { type ConnectionKind, type ConnectionState, type IceServer, MAX_FRAME_SIZE, type PeerReport } from '../worker/messages.ts'
+import { type Link, Upgrades } from './direct.ts'
 import { describe, fault } from './faults.ts'
 import type { NetworkHost, StreamHandler } from './rpc.ts'
 import type { RpcStream } from './streams.ts'
+import { echo, Traffic } from './traffic.ts'
 
 const DIAL_TIMEOUT = 30_000 // ms; WebRTC dials on a loaded machine need more than libp2p's 6 s
 const RESERVE_TIMEOUT = 15_000
 const RETRY_FIRST = 500 // ms before the second attempt to come back; doubles
 const RETRY_MOST = 30_000
-const PULSE = 30_000 // ms between pings of the relay, and what each may take: a busy tab is slow, not dead
+const TICK = 2000 // ms between looks at who is connected and how well
+const ECHO_EVERY = 10_000 // ms between pings of a peer
+const ECHO_TIMEOUT = 30_000 // ms a ping may take: a busy tab is slow, not dead
+const MAX_ECHOES = 16 // pings under way at once
+const DIRECT_TIMEOUT = 15_000 // ms an attempt to reach a peer by WebRTC may take
+const DIRECT_OPEN_TIMEOUT = 5000 // ms to open a stream on a WebRTC connection, which may be dead before it knows
+const SIGNALLING = '/webrtc-signaling/0.0.1' // who answers this can be reached by WebRTC
+const PING = '/ipfs/ping/1.0.0'
 const MANY = 4096 // streams per protocol and connection (libp2p: 32), connections through the relay
 const YAMUX_WINDOW = 1024 * 1024 // below the 4 MiB at which js-libp2p aborts a paused stream
 
+const MAX_EARLY_STREAMS = 128 // that a peer may open before its WebRTC connection is announced here
+const MAX_UNREAD = MAX_FRAME_SIZE + YAMUX_WINDOW // bytes of one stream: WebRTC has no windows, so a paused stream holds them
+
 const STREAM_OPTIONS: StreamHandlerOptions = { runOnLimitedConnection: true, maxInboundStreams: MANY, maxOutboundStreams: MANY }
 
-type Reserve = (address: string) => Promise<void>
-interface Live { node: Awaited<ReturnType<typeof build>>['node'], relay: string, connection: Connection }
-export type OnConnection = (state: ConnectionState, relay: string, addresses: string[], reason: string) => void
+type Live = Awaited<ReturnType<typeof build>> & { relay: string, connection: Connection, upgrades: Upgrades<PeerLink> }
+interface PeerLink extends Link { connection: Connection }
 
-/** A libp2p node that is not started, and how to take a slot with it. */
-async function build (privateKey: PrivateKey) {
-  let reserve: Reserve = async () => { throw new Error('libp2p did not create its circuit transport') }
+export interface HostOptions {
+  /** Multiaddrs that end in /p2p/ID, tried in turn. */
+  relays: string[]
+  /** Whether to connect to peers by WebRTC. */
+  direct: boolean
+  iceServers: IceServer[]
+}
+
+export interface HostListener {
+  connection: (state: ConnectionState, relay: string, addresses: string[], reason: string) => void
+  peers: (peers: PeerReport[]) => void
+}
+
+/** A libp2p node that is not started, how to take a slot with it, and how to dial past its queue. */
+async function build (privateKey: PrivateKey, { direct, iceServers }: HostOptions) {
+  let listen: (address: Multiaddr) => Promise<void>
+  let dialNow: (address: Multiaddr, signal: AbortSignal) => Promise<Connection>
   const circuits = circuitRelayTransport({ maxInboundStopStreams: MANY, maxOutboundStopStreams: MANY, reservationCompletionTimeout: RESERVE_TIMEOUT })
+  const byWebRtc = webRTC({
+    rtcConfiguration: { iceServers },
+    maxEarlyStreams: MAX_EARLY_STREAMS,
+    dataChannel: { maxReadBufferLength: MAX_UNREAD } as DataChannelOptions // js-libp2p hands it to the stream
+  })
   const node = await createLibp2p({
     start: false,
     privateKey,
     transports: [
       webSockets(),
       components => {
-        reserve = async address => { await components.transportManager.listen([multiaddr(`${address}/p2p-circuit`)]) }
+        const { transportManager } = components
+        listen = async address => { await transportManager.listen([address]) }
+        dialNow = async (address, signal) => await transportManager.dial(address, { signal })
         return circuits(components)
       },
-      webRTC({ rtcConfiguration: { iceServers: [] } })
+      ...(direct ? [byWebRtc] : [])
     ],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: YAMUX_WINDOW }, maxInboundStreams: MANY, maxOutboundStreams: MANY })],
-    connectionMonitor: { enabled: false }, // its pings and ours (#watch) may not overlap: one stream is allowed
+    connectionMonitor: { enabled: false }, // its pings and ours (#measure) may not overlap: one stream is allowed
     connectionManager: {
       dialTimeout: 2 * DIAL_TIMEOUT,
       addressDialTimeout: DIAL_TIMEOUT,
@@ -62,28 +96,37 @@ async function build (privateKey: PrivateKey) {
     connectionGater: { denyDialMultiaddr: () => false }, // loopback and private relays are meant
     services: { identify: identify(), identifyPush: identifyPush(), ping: ping() }
   })
-  return { node, reserve: async (address: string) => { await reserve(address) } }
+  return {
+    node,
+    reserve: async (relay: string) => { await listen(multiaddr(`${relay}/p2p-circuit`)) },
+    dialDirect: async (relay: string, peer: string) => {
+      await dialNow(multiaddr(`${relay}/p2p-circuit/webrtc/p2p/${peer}`), AbortSignal.timeout(DIRECT_TIMEOUT))
+    }
+  }
 }
 
 export class RelayedHost implements NetworkHost {
   readonly peerId: string
   readonly #privateKey: PrivateKey
-  readonly #relays: string[]
-  readonly #onConnection: OnConnection
+  readonly #options: HostOptions
+  readonly #listener: HostListener
   readonly #handlers = new Map<string, StreamHandler>()
+  readonly #traffic = new Traffic()
+  readonly #echoing = new Set<string>()
   #live: Live | null = null
   #closed = false
+  #reported = ''
 
-  private constructor (privateKey: PrivateKey, relays: string[], onConnection: OnConnection) {
+  private constructor (privateKey: PrivateKey, options: HostOptions, listener: HostListener) {
     this.peerId = peerIdFromPrivateKey(privateKey).toString()
     this.#privateKey = privateKey
-    this.#relays = relays
-    this.#onConnection = onConnection
+    this.#options = options
+    this.#listener = listener
   }
 
-  /** `seed`: the 32 bytes of the Ed25519 identity. `relays`: multiaddrs that end in /p2p/ID. */
-  static async create (seed: Uint8Array, relays: string[], onConnection: OnConnection): Promise<RelayedHost> {
-    return new RelayedHost(await generateKeyPairFromSeed('Ed25519', seed), relays, onConnection)
+  /** `seed`: the 32 bytes of the Ed25519 identity. */
+  static async create (seed: Uint8Array, options: HostOptions, listener: HostListener): Promise<RelayedHost> {
+    return new RelayedHost(await generateKeyPairFromSeed('Ed25519', seed), options, listener)
   }
 
   async serve (protocol: string, handler: StreamHandler): Promise<void> {
@@ -97,18 +140,16 @@ export class RelayedHost implements NetworkHost {
     if (reasons.length > 0) throw fault('Unreachable', `no relay could be reached: ${reasons.join('; ')}`)
   }
 
-  async dial (peer: string, protocol: string, signal: AbortSignal): Promise<RpcStream> {
+  async dial (peer: string, protocol: string, signal: AbortSignal, patience = 0): Promise<RpcStream> {
     const live = this.#live
     if (live === null) throw fault('Unreachable', 'the relay is not connected, so no peer can be reached')
     try {
-      const stream = peer === live.connection.remotePeer.toString()
-        ? await live.connection.newStream(protocol, { ...STREAM_OPTIONS, signal })
-        : await live.node.dialProtocol(this.#target(live, peer), protocol, { ...STREAM_OPTIONS, signal })
-      return stream as unknown as RpcStream // its event types are narrower than the Reader asks
+      if (live.upgrades.best(peer) === null) await this.#circuit(live, peer, signal)
+      if (patience > 0) await live.upgrades.settled(peer, patience)
+      const stream = await this.#open(live, peer, protocol, signal)
+      return this.#metered(stream, peer)
     } catch (error) {
-      if (error instanceof Error && error.name === 'UnsupportedProtocolError') {
-        throw fault('HandshakeError', `peer ${peer} does not answer ${protocol}`)
-      }
+      if (isUnsupported(error)) throw fault('HandshakeError', `peer ${peer} does not answer ${protocol}`)
       throw fault('Unreachable', `peer ${peer} cannot be reached: ${describe(error)}`)
     }
   }
@@ -124,17 +165,37 @@ export class RelayedHost implements NetworkHost {
     await live?.node.stop()
   }
 
-  #target (live: Live, peer: string) {
-    const id = peerIdFromString(peer)
-    return live.node.getConnections(id).length > 0 ? id : multiaddr(`${live.relay}/p2p-circuit/p2p/${peer}`)
+  /** A stream on the best connection. Where a direct one fails the circuit takes over, and if it works the other is dead. */
+  async #open (live: Live, peer: string, protocol: string, signal: AbortSignal): Promise<Stream> {
+    const { connection, direct } = live.upgrades.best(peer) ?? { connection: await this.#circuit(live, peer, signal), direct: false }
+    if (!direct) return await connection.newStream(protocol, { ...STREAM_OPTIONS, signal })
+    try {
+      return await connection.newStream(protocol, { ...STREAM_OPTIONS, signal: AbortSignal.any([signal, AbortSignal.timeout(DIRECT_OPEN_TIMEOUT)]) })
+    } catch (error) {
+      if (signal.aborted || isUnsupported(error)) throw error
+      const circuit = await this.#circuit(live, peer, signal)
+      const stream = await circuit.newStream(protocol, { ...STREAM_OPTIONS, signal })
+      connection.abort(new Error('no stream could be opened on it, but on the circuit'))
+      return stream
+    }
+  }
+
+  /** The connection to a peer through the relay; dialled where there is none. */
+  async #circuit (live: Live, peer: string, signal: AbortSignal): Promise<Connection> {
+    const there = linksTo(live.node, peer).find(link => !link.direct)
+    return there?.connection ?? await live.node.dial(multiaddr(`${live.relay}/p2p-circuit/p2p/${peer}`), { signal, force: true })
+  }
+
+  #metered (stream: Stream, peer: string): RpcStream {
+    return Object.assign(stream as unknown as RpcStream, { meter: this.#traffic.meter(peer) }) // its event types are narrower than the Reader asks
   }
 
   /** One round over the relays; empty when one took us, else why each did not. */
   async #tryRelays (): Promise<string[]> {
     const reasons: string[] = []
-    for (const relay of this.#relays) {
+    for (const relay of this.#options.relays) {
       if (this.#closed) break
-      this.#onConnection('connecting', relay, [], '')
+      this.#listener.connection('connecting', relay, [], '')
       try {
         await this.#connect(relay)
         return []
@@ -146,50 +207,110 @@ export class RelayedHost implements NetworkHost {
   }
 
   async #connect (relay: string): Promise<void> {
-    const { node, reserve } = await build(this.#privateKey)
+    const built = await build(this.#privateKey, this.#options)
+    const { node } = built
+    const upgrades = new Upgrades<PeerLink>(this.peerId, {
+      links: peer => linksTo(node, peer),
+      connect: async peer => { await built.dialDirect(relay, peer) },
+      close: link => { link.connection.close().catch(() => {}) }
+    }, () => performance.now())
     try {
       await Promise.all([...this.#handlers].map(async ([protocol, handler]) => { await this.#handle(node, protocol, handler) }))
+      this.#follow(node, upgrades)
       await node.start()
       const connection = await node.dial(multiaddr(relay), { signal: AbortSignal.timeout(DIAL_TIMEOUT) })
-      await reserve(relay)
+      await built.reserve(relay)
       if (this.#closed) throw new Error('closed meanwhile')
-      this.#live = { node, relay, connection }
+      this.#live = { ...built, relay, connection, upgrades }
     } catch (error) {
       void node.stop()
       throw error
     }
     this.#watch(this.#live)
     await addressesOf(node)
-    this.#onConnection('reserved', relay, node.getMultiaddrs().map(String), '')
+    this.#listener.connection('reserved', relay, node.getMultiaddrs().map(String), '')
   }
 
-  async #handle (node: Live['node'], protocol: string, handler: StreamHandler): Promise<void> {
+  async #handle (node: Libp2p, protocol: string, handler: StreamHandler): Promise<void> {
     await node.handle(protocol, async (stream, connection) => {
-      await handler(stream as unknown as RpcStream, connection.remotePeer.toString())
+      const peer = connection.remotePeer.toString()
+      await handler(this.#metered(stream, peer), peer)
     }, { ...STREAM_OPTIONS, force: true })
+  }
+
+  /** Tell the upgrades what becomes of connections. */
+  #follow (node: Libp2p, upgrades: Upgrades<PeerLink>): void {
+    node.addEventListener('peer:identify', ({ detail }) => {
+      upgrades.identified(detail.peerId.toString(), this.#options.direct && detail.protocols.includes(SIGNALLING))
+    })
+    for (const type of ['connection:open', 'connection:close'] as const) {
+      node.addEventListener(type, ({ detail }) => { upgrades.changed(detail.remotePeer.toString()) })
+    }
   }
 
   /** Notice that the relay is gone: its connection closes, our slot is not renewed, or pings stay out. */
   #watch (live: Live): void {
-    const pulse = setInterval(() => {
-      live.node.services.ping.ping(live.connection.remotePeer, { signal: AbortSignal.timeout(PULSE) })
-        .catch((error: unknown) => { lost(`the relay does not answer pings: ${describe(error)}`) })
-    }, PULSE)
+    const { node, connection, relay } = live
     const lost = (reason: string): void => {
       if (this.#live !== live) return
       this.#live = null
-      clearInterval(pulse)
-      void live.node.stop()
-      this.#onConnection('lost', live.relay, [], reason)
+      clearInterval(ticking)
+      void node.stop()
+      this.#listener.connection('lost', relay, [], reason)
+      this.#report(new Map())
       void this.#comeBack()
     }
-    live.node.addEventListener('connection:close', event => {
-      if (event.detail.id === live.connection.id) lost('the connection to the relay closed')
+    const ticking = setInterval(() => {
+      if (this.#live !== live) clearInterval(ticking)
+      else this.#tick(live, lost)
+    }, TICK)
+    node.addEventListener('connection:close', event => {
+      if (event.detail.id === connection.id) lost('the connection to the relay closed')
     })
-    live.node.addEventListener('self:peer:update', () => {
-      if (live.connection.status === 'open' && live.node.getMultiaddrs().length === 0) lost('the relay did not renew our slot')
+    node.addEventListener('self:peer:update', () => {
+      if (connection.status === 'open' && node.getMultiaddrs().length === 0) lost('the relay did not renew our slot')
     })
-    if (live.connection.status !== 'open') lost('the connection to the relay closed')
+    if (connection.status !== 'open') lost('the connection to the relay closed')
+  }
+
+  #tick (live: Live, lost: (reason: string) => void): void {
+    live.upgrades.tick()
+    const relay = live.connection.remotePeer.toString()
+    const kinds = new Map<string, ConnectionKind>([[relay, 'relay']])
+    for (const connection of live.node.getConnections()) {
+      const peer = connection.remotePeer.toString()
+      if (peer !== relay && kinds.get(peer) !== 'webrtc') kinds.set(peer, isDirect(connection) ? 'webrtc' : 'circuit')
+    }
+    this.#report(kinds)
+    for (const peer of kinds.keys()) {
+      if (this.#echoing.size >= MAX_ECHOES && peer !== relay) break
+      this.#measure(live, peer).catch((error: unknown) => {
+        if (peer === relay) lost(`the relay does not answer pings: ${describe(error)}`)
+      })
+    }
+  }
+
+  #report (kinds: ReadonlyMap<string, ConnectionKind>): void {
+    const peers = this.#traffic.report(kinds)
+    const text = JSON.stringify(peers)
+    if (text === this.#reported) return
+    this.#reported = text
+    this.#listener.peers(peers)
+  }
+
+  /** Time an echo of a peer, if it is its turn. */
+  async #measure (live: Live, peer: string): Promise<void> {
+    const link = live.upgrades.best(peer)
+    if (link === null || this.#echoing.has(peer) || !this.#traffic.takeTurn(peer, performance.now(), ECHO_EVERY)) return
+    this.#echoing.add(peer)
+    try {
+      const signal = AbortSignal.timeout(ECHO_TIMEOUT)
+      const stream = await link.connection.newStream(PING, { signal, runOnLimitedConnection: true })
+      signal.addEventListener('abort', () => { stream.abort(new Error('the ping took too long')) })
+      this.#traffic.echoed(peer, await echo(stream as unknown as RpcStream))
+    } finally {
+      this.#echoing.delete(peer)
+    }
   }
 
   async #comeBack (): Promise<void> {
@@ -200,8 +321,21 @@ export class RelayedHost implements NetworkHost {
   }
 }
 
+const isDirect = (connection: Connection): boolean => connection.multiplexer === '/webrtc'
+
+const isUnsupported = (error: unknown): boolean => error instanceof Error && error.name === 'UnsupportedProtocolError'
+
+function linksTo (node: Libp2p, peer: string): PeerLink[] {
+  return node.getConnections(peerIdFromString(peer)).filter(connection => connection.status === 'open').map(connection => ({
+    connection,
+    direct: isDirect(connection),
+    ours: connection.direction === 'outbound',
+    idle: connection.streams.length === 0
+  }))
+}
+
 /** Wait until a reserved node shows its addresses: it does so a few microtasks later. */
-async function addressesOf (node: Live['node']): Promise<void> {
+async function addressesOf (node: Libp2p): Promise<void> {
   const deadline = Date.now() + RESERVE_TIMEOUT
   while (node.getMultiaddrs().length === 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 5))
 }

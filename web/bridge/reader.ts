@@ -10,11 +10,15 @@ const EAGER_SIZE = 1024 * 1024 // a longer piece gets memory as its bytes arrive
 
 interface Chunk { byteLength: number, subarray: () => Uint8Array }
 
+/** Counts the bytes of streams. */
+export interface Meter { bytesIn: number, bytesOut: number }
+
 /** What the Reader needs of a js-libp2p stream. */
 export interface ByteSource {
   status: string
   readStatus: string
   remoteWriteStatus: string
+  meter?: Meter
   pause: () => void
   resume: () => void
   addEventListener: (type: 'message' | 'remoteCloseWrite' | 'close', listener: (event: any) => void) => void
@@ -79,6 +83,7 @@ export class Reader {
 
   #take (chunk: Uint8Array): void {
     if (chunk.length === 0) return
+    if (this.#source.meter !== undefined) this.#source.meter.bytesIn += chunk.length
     this.#chunks.push(chunk)
     this.#unread += chunk.length
     if (!this.#paused && this.#unread > HIGH_WATER && this.#source.readStatus === 'readable') {

@@ -24,6 +24,7 @@ export type NodeChannel = Channel<NetworkToNode, NodeToNetwork>
 
 /** Send, and wait until the other end's window has room again. */
 export async function write (stream: RpcStream, data: Uint8Array): Promise<void> {
+  if (stream.meter !== undefined) stream.meter.bytesOut += data.length
   if (stream.send(data)) return
   while (stream.writableNeedsDrain && stream.status === 'open') await drained(stream)
 }

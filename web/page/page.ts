@@ -13,6 +13,7 @@ const WORDS: Partial<Record<NodeEvent['event'], string>> = {
   error: 'Stopped by a problem.'
 }
 const STAGES: Record<string, string> = { python: 'Python', fetched: 'weights', cached: 'weights kept from before', build: 'the engine' }
+const KINDS: Record<string, string> = { relay: 'relay', circuit: 'through the relay', webrtc: 'direct (WebRTC)' }
 const CONNECTIONS: Record<string, string> = { connecting: 'connecting…', reserved: 'connected', lost: 'lost, trying again…' }
 
 function element<T extends HTMLElement = HTMLElement> (id: string): T {
@@ -34,6 +35,7 @@ const node = createNode({
   publicName: query.get('name') ?? '',
   ...(query.has('threads') ? { threads: Number(query.get('threads')) } : {}),
   ...(backend === undefined ? {} : { backend }),
+  ...(query.get('webrtc') === 'off' ? { webrtc: 'off' } : {}),
   onEvent: event => {
     show(event)
     dispatchEvent(new CustomEvent('kwaainet', { detail: event }))
@@ -44,6 +46,7 @@ function show (event: NodeEvent): void {
   if (event.event === 'connection') element('relay').textContent = CONNECTIONS[event.connection ?? ''] ?? ''
   else if (event.event === 'progress') showProgress(event)
   else if (event.event === 'serving') showServing(event)
+  else if (event.event === 'peers') showPeers(event.peers ?? [])
   else showState(event)
 }
 
@@ -56,6 +59,7 @@ function showState (event: NodeEvent): void {
   element('blocks').textContent = idle || event.blocks?.length !== 2 ? '–' : `${event.blocks[0]}:${event.blocks[1]}`
   element('peer').textContent = event.peer_id ?? '–'
   if (idle) element('relay').textContent = '–'
+  if (idle) showPeers([])
   const problem = element('problem')
   problem.hidden = event.event !== 'error'
   problem.textContent = event.message ?? ''
@@ -73,6 +77,24 @@ function showProgress ({ stage = '', done = 0, total = 0 }: NodeEvent): void {
   const amount = total > 1e5 ? ` ${(done / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB` : ''
   element('state').textContent = `Loading ${STAGES[stage] ?? stage}${amount}…`
   if (total > 0) element<HTMLProgressElement>('progress').value = done / total
+}
+
+/** Who is connected: one row a peer, of texts that came from outside. */
+function showPeers (peers: NonNullable<NodeEvent['peers']>): void {
+  element('connected').hidden = peers.length === 0
+  element('peers').replaceChildren(...peers.map(({ peer, kind, rtt_ms: roundTrip, bytes_in: received, bytes_out: sent }) => {
+    const row = document.createElement('tr')
+    const short = peer.length > 12 ? `…${peer.slice(-8)}` : peer
+    for (const text of [short, KINDS[kind] ?? kind, roundTrip === undefined ? '–' : `${roundTrip.toFixed(1)} ms`, size(received), size(sent)]) {
+      row.insertCell().textContent = text
+    }
+    row.cells[0]!.title = peer
+    return row
+  }))
+}
+
+function size (bytes: number): string {
+  return bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`
 }
 
 contribute.addEventListener('click', () => { void node.start() })

@@ -2,7 +2,8 @@
 // Rule of the file: everything is said by events that are plain JSON; nothing loads before `start`.
 
 import { hostRtc } from '../bridge/rtc.ts'
-import type { Backend, NetworkToPage, NodeConfig, NodeToPage, PageToNetwork, PageToNode, State } from '../worker/messages.ts'
+import type { Backend, IceServer, NetworkToPage, NodeConfig, NodeToPage, PageToNetwork, PageToNode, PeerReport, State } from '../worker/messages.ts'
+import { readIceServers } from './ice.ts'
 import { askOrigin, checkBlocks } from './origin.ts'
 import { preflight } from './preflight.ts'
 
@@ -14,7 +15,7 @@ const DRAIN = 90 // s
 const BYE_TIME = 80 // ms the page stays busy when it goes: a message posted alone loses the race 3 of 11 times
 
 export interface NodeEvent {
-  event: State | 'connection' | 'progress' | 'serving'
+  event: State | 'connection' | 'progress' | 'serving' | 'peers'
   peer_id?: string
   blocks?: number[]
   backend?: string
@@ -30,6 +31,8 @@ export interface NodeEvent {
   tokens_done?: number
   /** While draining: the seconds it may still take. */
   leaving_in?: number
+  /** Of `peers` and of `status()`: who is connected, by what, and what went to and fro. */
+  peers?: PeerReport[]
 }
 
 export interface NodeOptions {
@@ -41,6 +44,10 @@ export interface NodeOptions {
   backend?: Backend
   threads?: number
   publicName?: string
+  /** STUN and TURN servers as RTCPeerConnection takes them; absent: those the origin names. */
+  iceServers?: RTCIceServer[]
+  /** `off`: peers are reached through the relay only. */
+  webrtc?: 'auto' | 'off'
   onEvent?: (event: NodeEvent) => void
   /** Stops the node when aborted, at once. */
   signal?: AbortSignal
@@ -57,6 +64,7 @@ export interface Node {
   stop: (options?: { drain?: number }) => Promise<void>
   /** The page is being closed: say goodbye within this call. */
   bye: () => void
+  /** The last state, and who is connected. */
   status: () => NodeEvent
 }
 
@@ -98,6 +106,7 @@ class TabNode implements Node {
   readonly #options: NodeOptions
   #running: Running | null = null
   #status: NodeEvent = { event: 'offline' }
+  #peers: PeerReport[] = []
   #stopped: () => void = () => {}
   #stopping: Promise<void> | null = null
   #attempt = 0
@@ -115,6 +124,7 @@ class TabNode implements Node {
     this.#tell({ event: 'starting' })
     try {
       const { origin, backend } = this.#options
+      const given = this.#options.iceServers === undefined ? null : readIceServers(this.#options.iceServers, 'the option iceServers')
       const [described, checked] = await Promise.all([askOrigin(origin), preflight(backend)])
       const missing = checked.checks.find(check => check.required && !check.ok)
       if (missing !== undefined) throw new Error(missing.message)
@@ -128,7 +138,7 @@ class TabNode implements Node {
         backend: checked.backend,
         threads: crossOriginIsolated ? this.#options.threads ?? defaultThreads() : 1,
         public_name: this.#options.publicName ?? ''
-      })
+      }, given ?? described.iceServers)
     } catch (error) {
       this.#fail(error instanceof Error ? error.message : String(error))
     }
@@ -165,10 +175,10 @@ class TabNode implements Node {
   }
 
   status (): NodeEvent {
-    return this.#status
+    return { ...this.#status, peers: this.#peers }
   }
 
-  #launch (config: NodeConfig): void {
+  #launch (config: NodeConfig, iceServers: IceServer[]): void {
     const rpc = new MessageChannel()
     const rtc = new MessageChannel()
     const { origin } = config
@@ -186,13 +196,15 @@ class TabNode implements Node {
     const running: Running = { network, node, endRtc: hostRtc(rtc.port1) }
     this.#running = running
     this.#present = false
-    network.post({ type: 'start-network', relays: config.relays, node: rpc.port1, rtc: rtc.port2 }, [rpc.port1, rtc.port2])
+    const direct = this.#options.webrtc !== 'off' && typeof RTCPeerConnection === 'function'
+    network.post({ type: 'start-network', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers }, [rpc.port1, rtc.port2])
     node.post({ type: 'start-node', config, network: rpc.port2 }, [rpc.port2])
   }
 
   #fromNetwork (message: NetworkToPage): void {
     if (message.type === 'identity') this.#status = { ...this.#status, peer_id: message.peer_id }
     else if (message.type === 'failed') this.#fail(message.message)
+    else if (message.type === 'peers') this.#emit({ event: 'peers', peers: this.#peers = message.peers })
     else this.#emit({ event: 'connection', connection: message.state, ...(message.reason === '' ? {} : { message: message.reason }) })
   }
 
@@ -223,6 +235,7 @@ class TabNode implements Node {
   #end (): void {
     const running = this.#running
     this.#running = null
+    this.#peers = []
     this.#stopped()
     if (running === null) return
     running.node.end()

@@ -1,8 +1,9 @@
 // What an origin says of itself in /kwaainet.json, checked.
 
-import type { Model } from '../worker/messages.ts'
+import type { IceServer, Model } from '../worker/messages.ts'
+import { readIceServers } from './ice.ts'
 
-export interface Origin { url: string, relays: string[], model: Model, version: string }
+export interface Origin { url: string, relays: string[], iceServers: IceServer[], model: Model, version: string }
 
 /** Ask the origin; throws an Error whose text is for people. */
 export async function askOrigin (url: string): Promise<Origin> {
@@ -14,7 +15,7 @@ export async function askOrigin (url: string): Promise<Origin> {
 
 /** Check the document; the relays are those a page at `url` can dial. */
 export function readOrigin (url: string, document: unknown): Origin {
-  const { relay, model, version } = (document ?? {}) as Record<string, unknown>
+  const { relay, ice_servers: iceServers, model, version } = (document ?? {}) as Record<string, unknown>
   if (!Array.isArray(relay)) throw new Error(`${url} names no relay in /kwaainet.json`)
   const secure = url.startsWith('https:')
   const relays = relay.filter((address): address is string => typeof address === 'string' && isDialable(address, secure))
@@ -23,6 +24,7 @@ export function readOrigin (url: string, document: unknown): Origin {
   return {
     url,
     relays,
+    iceServers: readIceServers(iceServers, url),
     model: { ...model, manifest: new URL(model.manifest, url).href, files: new URL(model.files, url).href },
     version: String(version)
   }

@@ -8,6 +8,8 @@ export const FRAME_HEADER_SIZE = 9
 
 export const STREAM_WINDOW = 1048576
 
+export const MAX_REPORTED = 64
+
 export type State =
   | "starting"
   | "reserving"
@@ -27,6 +29,11 @@ export type ConnectionState =
   | "reserved"
   | "lost"
 
+export type ConnectionKind =
+  | "relay"
+  | "circuit"
+  | "webrtc"
+
 export type FaultName =
   | "RpcError"
   | "StreamReset"
@@ -36,12 +43,21 @@ export type FaultName =
   | "HandshakeError"
   | "CapacityError"
 
-/** Take up the identity and be ready; the node worker says when to listen. */
+/** A STUN or TURN server, as RTCPeerConnection takes it. */
+export interface IceServer {
+  urls: string[]
+  username?: string
+  credential?: string
+}
+
+/** Take up the identity and be ready; the node worker says when to listen. ``direct``: connect to other tabs by WebRTC where that can be done. */
 export interface StartNetwork {
   type: "start-network"
   relays: string[]
   node: MessagePort
   rtc: MessagePort
+  direct: boolean
+  ice_servers: IceServer[]
 }
 
 /** The page goes away now: error frames first, then the farewell call. */
@@ -63,6 +79,21 @@ export interface Connection {
   relay: string
   addresses: string[]
   reason: string
+}
+
+/** One connected peer: by what it is reached best, and bytes of its RPCs since it connected. ``rtt_ms`` is absent until it was measured. */
+export interface PeerReport {
+  peer: string
+  kind: "relay" | "circuit" | "webrtc"
+  rtt_ms?: number
+  bytes_in: number
+  bytes_out: number
+}
+
+/** Who is connected, said again whenever it has changed; the busiest ``MAX_REPORTED`` of them. */
+export interface Peers {
+  type: "peers"
+  peers: PeerReport[]
 }
 
 /** A worker cannot go on; ``message`` is for people. */
@@ -241,6 +272,7 @@ export type PageToNetwork =
 export type NetworkToPage =
   | Identity
   | Connection
+  | Peers
   | Failed
 
 export type NodeToNetwork =

@@ -15,12 +15,15 @@ function report (message: NetworkToPage): void {
   postMessage(message)
 }
 
-async function start ({ relays, node, rtc }: StartNetwork): Promise<void> {
+async function start ({ relays, node, rtc, direct, ice_servers: iceServers }: StartNetwork): Promise<void> {
   attachRtc(rtc)
   const channel: NodeChannel = new Channel(node)
-  const host = await RelayedHost.create(await takeIdentity(), relays, (state, relay, addresses, reason) => {
-    report({ type: 'connection', state, relay, addresses, reason })
-    channel.post({ type: 'connection', state, relay, addresses, reason })
+  const host = await RelayedHost.create(await takeIdentity(), { relays, direct, iceServers }, {
+    connection: (state, relay, addresses, reason) => {
+      report({ type: 'connection', state, relay, addresses, reason })
+      channel.post({ type: 'connection', state, relay, addresses, reason })
+    },
+    peers: peers => { report({ type: 'peers', peers }) }
   })
   switchboard = new Switchboard(channel, host)
   report({ type: 'identity', peer_id: host.peerId })

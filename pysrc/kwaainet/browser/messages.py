@@ -24,9 +24,13 @@ FRAME_HEADER_SIZE = 9
 STREAM_WINDOW = 1024 * 1024
 """Bytes of framed ``data`` one worker may send before the other has acknowledged any by ``credit``."""
 
+MAX_REPORTED = 64
+"""Peers in one report of who is connected."""
+
 State = Literal["starting", "reserving", "loading", "joining", "online", "draining", "offline", "error"]
 Backend = Literal["wasm", "webgpu"]
 ConnectionState = Literal["connecting", "reserved", "lost"]
+ConnectionKind = Literal["relay", "circuit", "webrtc"]
 FaultName = Literal[
     "RpcError",
     "StreamReset",
@@ -45,13 +49,26 @@ class Port:
 # --- page and network worker ------------------------------------------------------------------
 
 
+class IceServer(TypedDict):
+    """A STUN or TURN server, as RTCPeerConnection takes it."""
+
+    urls: list[str]
+    username: NotRequired[str]
+    credential: NotRequired[str]
+
+
 class StartNetwork(TypedDict):
-    """Take up the identity and be ready; the node worker says when to listen."""
+    """Take up the identity and be ready; the node worker says when to listen.
+
+    ``direct``: connect to other tabs by WebRTC where that can be done.
+    """
 
     type: Literal["start-network"]
     relays: list[str]
     node: Port
     rtc: Port
+    direct: bool
+    ice_servers: list[IceServer]
 
 
 class Bye(TypedDict):
@@ -76,6 +93,26 @@ class Connection(TypedDict):
     relay: str
     addresses: list[str]
     reason: str
+
+
+class PeerReport(TypedDict):
+    """One connected peer: by what it is reached best, and bytes of its RPCs since it connected.
+
+    ``rtt_ms`` is absent until it was measured.
+    """
+
+    peer: str
+    kind: ConnectionKind
+    rtt_ms: NotRequired[float]
+    bytes_in: int
+    bytes_out: int
+
+
+class Peers(TypedDict):
+    """Who is connected, said again whenever it has changed; the busiest ``MAX_REPORTED`` of them."""
+
+    type: Literal["peers"]
+    peers: list[PeerReport]
 
 
 class Failed(TypedDict):
@@ -280,7 +317,7 @@ class Stopped(TypedDict):
 
 
 PageToNetwork = StartNetwork | Bye
-NetworkToPage = Identity | Connection | Failed
+NetworkToPage = Identity | Connection | Peers | Failed
 NodeToNetwork = (
     Serve | Listen | Farewell | Leave | Call | Result | Fault | Open | Data | Credit | End | Close | Cancel
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import ip_address
@@ -58,6 +58,7 @@ class Origin:
     relay_addresses: Callable[[], list[str]]
     version: str
     model: ModelFiles | None = None
+    ice_servers: Sequence[Mapping[str, Any]] = ()
     status: Callable[[], dict[str, Any]] = field(default=dict)
 
     def __post_init__(self) -> None:
@@ -88,7 +89,14 @@ class Origin:
             "repository": self.model.repository,
             **({"text": _text_file(self.model.text)} if self.model.text else {}),
         }
-        return web.json_response({"version": self.version, "relay": self.relay_addresses(), "model": model})
+        return web.json_response(
+            {
+                "version": self.version,
+                "relay": self.relay_addresses(),
+                "ice_servers": list(self.ice_servers),
+                "model": model,
+            }
+        )
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.json_response(self.status())
@@ -184,6 +192,22 @@ async def serve(origin: Origin, host: str, port: int) -> tuple[web.AppRunner, st
     address = ip_address(bound[0])
     shown = "localhost" if address.is_unspecified else f"[{address}]" if address.version == 6 else address
     return runner, f"http://{shown}:{bound[1]}/"
+
+
+def parse_ice_server(text: str) -> dict[str, Any]:
+    """``stun:HOST:PORT`` or ``turn:HOST:PORT,USERNAME,CREDENTIAL`` as ``RTCIceServer``; else ``ConfigError``.
+
+    Every page of the origin is told all of it, the credential included.
+    """
+    url, *account = text.split(",")
+    scheme, _, address = url.partition(":")
+    host = address.removesuffix("?transport=udp").removesuffix("?transport=tcp")
+    wanted = {"stun": 0, "stuns": 0, "turn": 2, "turns": 2}.get(scheme)
+    if wanted != len(account) or not all(account) or not host or set(host) & set(" \t@?/"):
+        raise ConfigError(
+            f"--ice-server {text!r} is neither stun:HOST:PORT nor turn:HOST:PORT,USERNAME,CREDENTIAL"
+        )
+    return {"urls": [url], **dict(zip(("username", "credential"), account, strict=False))}
 
 
 def parse_http_address(text: str) -> tuple[str, int]:

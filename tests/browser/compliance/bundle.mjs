@@ -7,7 +7,7 @@ import { build } from 'esbuild'
 const here = dirname(fileURLToPath(import.meta.url))
 
 await build({
-  entryPoints: ['page', 'network', 'node'].map(name => `${here}/${name}.ts`),
+  entryPoints: ['page', 'network', 'node', 'caller'].map(name => `${here}/${name}.ts`),
   outdir: process.argv[2],
   bundle: true,
   splitting: true,

@@ -15,7 +15,7 @@ async function run (request: Request): Promise<string> {
     const rpc = new MessageChannel()
     const rtc = new MessageChannel()
     hostRtc(rtc.port1)
-    network.postMessage({ relays: request.relays, node: rpc.port1, rtc: rtc.port2 }, [rpc.port1, rtc.port2])
+    network.postMessage({ relays: request.relays, node: rpc.port1, rtc: rtc.port2, direct: true, ice_servers: [] }, [rpc.port1, rtc.port2])
     networks.push(network)
     ports.push(rpc.port2)
   }

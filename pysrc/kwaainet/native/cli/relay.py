@@ -23,7 +23,7 @@ from ...swarm.announcement import Announcement
 from ...swarm.blocks import check_prefix
 from ..assets import find_assets
 from ..host import NativeHost
-from ..http import ModelFiles, Origin, parse_http_address, serve
+from ..http import ModelFiles, Origin, parse_http_address, parse_ice_server, serve
 from ..model import Model, open_model
 from ..open_hop import OpenHop
 from ..relay import Relay
@@ -52,6 +52,7 @@ class RelayOptions:
     repository: str = ""
     open_hop: bool = True
     open_hop_private: bool = False
+    ice_servers: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class RunningRelay:
 async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[RunningRelay]:
     """Start a relay; everything is closed again, in reverse order, at the end."""
     http_host, http_port = parse_http_address(options.http)
+    ice_servers = [parse_ice_server(text) for text in options.ice_servers]
     assets = find_assets()
     prefix = check_prefix(options.prefix) if options.prefix else None
     async with AsyncExitStack() as stack:
@@ -95,6 +97,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             lambda: [address for address in host.addresses if "/ws/" in address],
             __version__,
             await asyncio.to_thread(_model_files, model, options.repository) if model else None,
+            ice_servers,
             lambda: _status(host, relay, announcements),
         )
         runner, page = await serve(origin, http_host, http_port)
@@ -141,6 +144,14 @@ def add_relay_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--http", default=DEFAULT_HTTP, metavar="HOST:PORT", help="where the page is served (%(default)s)"
     )
+    parser.add_argument(
+        "--ice-server",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="STUN or TURN server by which tabs find each other: stun:HOST:PORT, or "
+        "turn:HOST:PORT,USERNAME,CREDENTIAL, which every visitor can read; repeatable (none)",
+    )
     add_listening(parser, DEFAULT_LISTEN)
     add_initial_peers(parser, required=False)
     add_repository(parser)
@@ -169,6 +180,7 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         options.repository,
         options.open_hop,
         options.open_hop_private,
+        options.ice_server,
     )
 
 

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from interop.running import ROOT, relay
+from browser.callers import build_site
+from interop.running import relay
 
-from kwaainet.native.assets import find_assets
 from kwaainet.native.chromium import Browser
 from kwaainet.testing import compliance
 from kwaainet.testing.engine_compliance import CHECKS
 
-HERE = Path(__file__).parent / "compliance"
-NODE = ROOT / ".venv" / "bin" / "node"
 SUITE_TIMEOUT = 600.0  # seconds; a loaded machine, and SwiftShader, are slow
 
 Suite = Callable[..., dict[str, str]]
@@ -30,7 +25,7 @@ Suite = Callable[..., dict[str, str]]
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """Runs a suite in a page of its own and returns what became of each check."""
     folder = tmp_path_factory.mktemp("site")
-    site = build_site(folder / "web")
+    site = build_suites(folder / "web")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KWAAINET_ASSETS", str(site))
         with relay(folder) as ready:
@@ -41,26 +36,12 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
             yield run
 
 
-def build_site(site: Path) -> Path:
-    """The built page's folder with the compliance page and a file to be read by ranges beside it."""
-    shutil.copytree(find_assets(), site, copy_function=link_or_copy)
-    pages = site / "compliance"
-    command = [NODE, HERE / "bundle.mjs", pages]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SUITE_TIMEOUT)
-    assert done.returncode == 0, done.stderr
-    for name in ("index.html", "suites.py"):
-        shutil.copy(HERE / name, pages)
-    sample = site / "sample" / compliance.SAMPLE_FILE
+def build_suites(site: Path) -> Path:
+    """The site with a file to be read by ranges beside it."""
+    sample = build_site(site) / "sample" / compliance.SAMPLE_FILE
     sample.parent.mkdir(parents=True)
     sample.write_bytes(compliance.SAMPLE)
     return site
-
-
-def link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 async def run_suite(ready: dict[str, Any], **request: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import test from 'node:test'
 import { Channel } from '../../web/bridge/channel.ts'
 import { fault } from '../../web/bridge/faults.ts'
-import { encodeMessage } from '../../web/bridge/framing.ts'
+import { encodeCredit, encodeMessage } from '../../web/bridge/framing.ts'
 import { type NetworkHost, type StreamHandler, Switchboard } from '../../web/bridge/rpc.ts'
 import { FRAME_HEADER_SIZE, type NetworkToNode, type NodeToNetwork, STREAM_WINDOW } from '../../web/worker/messages.ts'
 import { fromHex, hexOf, MemoryStream, settle, streamPair, toHex } from './stream_pair.ts'
@@ -17,6 +17,7 @@ class MemoryHost implements NetworkHost {
   readonly streams: MemoryStream[] = []
   closed = false
   listening = false
+  credited = false
   readonly name: string
   readonly peers: Map<string, MemoryHost>
 
@@ -26,7 +27,7 @@ class MemoryHost implements NetworkHost {
     peers.set(name, this)
   }
 
-  async serve (protocol: string, handler: StreamHandler): Promise<void> { this.handlers.set(protocol, handler) }
+  async serve (protocol: string, _kind: string, handler: StreamHandler): Promise<void> { this.handlers.set(protocol, handler) }
 
   async dial (peer: string, protocol: string): Promise<MemoryStream> {
     const callee = this.peers.get(peer)
@@ -34,11 +35,14 @@ class MemoryHost implements NetworkHost {
     const handler = callee.handlers.get(protocol)
     if (handler === undefined) throw fault('HandshakeError', `${peer} does not answer ${protocol}`)
     const [near, far] = streamPair()
+    near.credited = far.credited = this.credited
     this.streams.push(near)
     callee.streams.push(far)
     void handler(far, this.name)
     return near
   }
+
+  async open (peer: string, protocol: string): Promise<MemoryStream> { return await this.dial(peer, protocol) }
 
   decode (peer: string): Uint8Array { return utf8.encode(peer) }
 
@@ -183,6 +187,31 @@ test('a node worker that does not read holds the caller back', async () => {
   await server.say({ type: 'credit', id, bytes: arrived * (size + FRAME_HEADER_SIZE) })
   assert.equal(server.heard.filter(message => message.type === 'data').length, 2 * arrived)
   assert.ok(client.last('credit').bytes > 0, 'what was sent is credited to the sender')
+})
+
+test('on a credited stream the far node worker holds the caller back, whatever the connection would take', async () => {
+  const [client, server] = pairOfTabs()
+  client.host.credited = true
+  const id = await openStream(client, server)
+  const size = 256 * 1024
+  const allowed = Math.ceil(STREAM_WINDOW / (size + FRAME_HEADER_SIZE))
+  for (let index = 0; index < 12; index++) await client.say({ type: 'data', id: 1, body: new Uint8Array(size) })
+  const arrived = (): number => server.heard.filter(message => message.type === 'data').length
+  assert.deepEqual([arrived(), client.host.streams[0]!.sent.length], [allowed, allowed])
+  await server.say({ type: 'credit', id, bytes: allowed * (size + FRAME_HEADER_SIZE) })
+  assert.equal(arrived(), 2 * allowed)
+  await server.say({ type: 'data', id, body: fromHex('05') })
+  assert.equal(toHex(client.last('data').body), '05', 'the other way is not held back')
+  await client.say({ type: 'cancel', id: 1, reason: 'enough' })
+  assert.equal(server.last('cancel').id, id)
+})
+
+test('a credit on a stream that has none is a broken protocol', async () => {
+  const [client, server] = pairOfTabs()
+  await openStream(client, server)
+  client.host.streams[0]!.send(encodeCredit(5))
+  await settle()
+  assert.match(server.last('cancel').reason, /begins with 2/)
 })
 
 test('goodbye: error frames at once, then the farewell call', async () => {

@@ -14,6 +14,7 @@ export class MemoryStream implements RpcStream {
   other: MemoryStream | null = null
   /** Set by a test: the other end's window is used up. */
   writableNeedsDrain = false
+  credited = false
   #listeners: Array<[Kind, (event: any) => void]> = []
   #held: Uint8Array[] = []
 

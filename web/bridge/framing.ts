@@ -1,5 +1,6 @@
 // Hivemind's framing: the unary envelope (a delimited PersistentConnectionRequest) and the frames of
 // a stream RPC (marker, 8-byte big-endian length, payload), as go-libp2p-daemon and hivemind write them.
+// Between tabs there is a third frame, a credit without a payload: WebRTC has no windows of its own.
 // Rule of the file: bytes in, bytes out; the only IO is the Reader's `exactly`.
 
 import { FRAME_HEADER_SIZE, MAX_FRAME_SIZE, MAX_UNARY_SIZE } from '../worker/messages.ts'
@@ -11,6 +12,7 @@ const CALL_ID_SIZE = 16
 const MAX_LENGTH_BYTES = 4 // of the varint before an envelope: 2 ** 28 is past every cap
 const MESSAGE = 0
 const ERROR = 1
+const CREDIT = 2 // its length is the number of bytes that were taken
 
 const ENVELOPE_ID = 1
 const ENVELOPE_CALL = 3
@@ -27,8 +29,8 @@ const text = new TextDecoder() // replaces what is not UTF-8: these texts are on
 
 export interface UnaryRequest { callId: Bytes, protocol: string, body: Bytes }
 export type UnaryResponse = { body: Bytes } | { error: string }
-/** A frame of a stream RPC: a message, or an error frame, whose empty text is the caller's end. */
-export type Frame = { body: Bytes } | { error: string }
+/** A frame of a stream RPC: a message, an error frame, whose empty text is the caller's end, or a credit. */
+export type Frame = { body: Bytes } | { error: string } | { credit: number }
 
 export function encodeRequest (callId: Uint8Array, peer: Uint8Array, protocol: string, body: Uint8Array): Bytes {
   const call = concat(encodeField(CALL_PEER, peer), encodeField(CALL_PROTOCOL, utf8.encode(protocol)), encodeField(CALL_DATA, body))
@@ -101,6 +103,14 @@ export function encodeEnd (): Bytes {
   return encodeFrame(ERROR, new Uint8Array(0))
 }
 
+/** That `bytes` of framed messages have been taken. */
+export function encodeCredit (bytes: number): Bytes {
+  const frame = new Uint8Array(FRAME_HEADER_SIZE)
+  frame[0] = CREDIT
+  new DataView(frame.buffer).setBigUint64(1, BigInt(bytes))
+  return frame
+}
+
 function encodeFrame (marker: number, payload: Uint8Array): Bytes {
   check(payload.length, MAX_FRAME_SIZE, 'stream message')
   const frame = new Uint8Array(FRAME_HEADER_SIZE + payload.length)
@@ -110,13 +120,14 @@ function encodeFrame (marker: number, payload: Uint8Array): Bytes {
   return frame
 }
 
-/** The next frame, or null when the stream ended between frames. */
-export async function readFrame (reader: Reader): Promise<Frame | null> {
+/** The next frame, or null when the stream ended between frames. `credited`: it may be a credit. */
+export async function readFrame (reader: Reader, credited = false): Promise<Frame | null> {
   if (await reader.ended()) return null
   const header = await reader.exactly(FRAME_HEADER_SIZE)
   const marker = header[0]!
-  if (marker !== MESSAGE && marker !== ERROR) throw fault('ProtocolError', `a stream frame begins with ${marker}, not with 0 or 1`)
+  if (marker !== MESSAGE && marker !== ERROR && !(credited && marker === CREDIT)) throw fault('ProtocolError', `a stream frame begins with ${marker}, not with 0 or 1`)
   const length = Number(new DataView(header.buffer).getBigUint64(1))
+  if (marker === CREDIT) return { credit: length }
   const payload = await reader.exactly(check(length, MAX_FRAME_SIZE, 'stream message'))
   if (marker === MESSAGE) return { body: payload }
   return { error: text.decode(decodeFields(payload).get(RPC_ERROR_MESSAGE) ?? new Uint8Array(0)) }

@@ -12,12 +12,12 @@ import type { Connection, Libp2p, PrivateKey, Stream, StreamHandlerOptions } fro
 import { noise } from '@libp2p/noise'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
-import { type DataChannelOptions, webRTC } from '@libp2p/webrtc'
+import { webRTC } from '@libp2p/webrtc'
 import { webSockets } from '@libp2p/websockets'
 import { yamux } from '@libp2p/yamux'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
-import { type ConnectionKind, type ConnectionState, type IceServer, MAX_FRAME_SIZE, type PeerReport } from '../worker/messages.ts'
+import type { ConnectionKind, ConnectionState, IceServer, PeerReport } from '../worker/messages.ts'
 import { type Link, Upgrades } from './direct.ts'
 import { describe, fault } from './faults.ts'
 import type { NetworkHost, StreamHandler } from './rpc.ts'
@@ -40,7 +40,8 @@ const MANY = 4096 // streams per protocol and connection (libp2p: 32), connectio
 const YAMUX_WINDOW = 1024 * 1024 // below the 4 MiB at which js-libp2p aborts a paused stream
 
 const MAX_EARLY_STREAMS = 128 // that a peer may open before its WebRTC connection is announced here
-const MAX_UNREAD = MAX_FRAME_SIZE + YAMUX_WINDOW // bytes of one stream: WebRTC has no windows, so a paused stream holds them
+const DIRECT_PATIENCE = 1500 // ms a stream RPC waits for a peer's first WebRTC connection: it stays where it began
+const CREDITED = '+credit' // behind a stream RPC's protocol on WebRTC, which has no windows: both ends send credits
 
 const STREAM_OPTIONS: StreamHandlerOptions = { runOnLimitedConnection: true, maxInboundStreams: MANY, maxOutboundStreams: MANY }
 
@@ -67,8 +68,7 @@ async function build (privateKey: PrivateKey, { direct, iceServers }: HostOption
   const circuits = circuitRelayTransport({ maxInboundStopStreams: MANY, maxOutboundStopStreams: MANY, reservationCompletionTimeout: RESERVE_TIMEOUT })
   const byWebRtc = webRTC({
     rtcConfiguration: { iceServers },
-    maxEarlyStreams: MAX_EARLY_STREAMS,
-    dataChannel: { maxReadBufferLength: MAX_UNREAD } as DataChannelOptions // js-libp2p hands it to the stream
+    maxEarlyStreams: MAX_EARLY_STREAMS
   })
   const node = await createLibp2p({
     start: false,
@@ -129,9 +129,11 @@ export class RelayedHost implements NetworkHost {
     return new RelayedHost(await generateKeyPairFromSeed('Ed25519', seed), options, listener)
   }
 
-  async serve (protocol: string, handler: StreamHandler): Promise<void> {
-    this.#handlers.set(protocol, handler)
-    if (this.#live !== null) await this.#handle(this.#live.node, protocol, handler)
+  async serve (protocol: string, kind: 'unary' | 'stream', handler: StreamHandler): Promise<void> {
+    for (const name of kind === 'stream' ? [protocol, protocol + CREDITED] : [protocol]) {
+      this.#handlers.set(name, handler)
+      if (this.#live !== null) await this.#handle(this.#live.node, name, handler)
+    }
   }
 
   /** Take a slot on the first relay that gives one; from then on it is taken again when lost. */
@@ -140,18 +142,12 @@ export class RelayedHost implements NetworkHost {
     if (reasons.length > 0) throw fault('Unreachable', `no relay could be reached: ${reasons.join('; ')}`)
   }
 
-  async dial (peer: string, protocol: string, signal: AbortSignal, patience = 0): Promise<RpcStream> {
-    const live = this.#live
-    if (live === null) throw fault('Unreachable', 'the relay is not connected, so no peer can be reached')
-    try {
-      if (live.upgrades.best(peer) === null) await this.#circuit(live, peer, signal)
-      if (patience > 0) await live.upgrades.settled(peer, patience)
-      const stream = await this.#open(live, peer, protocol, signal)
-      return this.#metered(stream, peer)
-    } catch (error) {
-      if (isUnsupported(error)) throw fault('HandshakeError', `peer ${peer} does not answer ${protocol}`)
-      throw fault('Unreachable', `peer ${peer} cannot be reached: ${describe(error)}`)
-    }
+  async dial (peer: string, protocol: string, signal: AbortSignal): Promise<RpcStream> {
+    return await this.#reach(peer, protocol, [protocol], signal, 0)
+  }
+
+  async open (peer: string, protocol: string, signal: AbortSignal): Promise<RpcStream> {
+    return await this.#reach(peer, protocol, [protocol + CREDITED, protocol], signal, DIRECT_PATIENCE)
   }
 
   decode (peer: string): Uint8Array {
@@ -165,15 +161,31 @@ export class RelayedHost implements NetworkHost {
     await live?.node.stop()
   }
 
-  /** A stream on the best connection. Where a direct one fails the circuit takes over, and if it works the other is dead. */
-  async #open (live: Live, peer: string, protocol: string, signal: AbortSignal): Promise<Stream> {
-    const { connection, direct } = live.upgrades.best(peer) ?? { connection: await this.#circuit(live, peer, signal), direct: false }
-    if (!direct) return await connection.newStream(protocol, { ...STREAM_OPTIONS, signal })
+  /** A stream to a peer; `onDirect` are the names the protocol may have on WebRTC, the best first. */
+  async #reach (peer: string, protocol: string, onDirect: string[], signal: AbortSignal, patience: number): Promise<RpcStream> {
+    const live = this.#live
+    if (live === null) throw fault('Unreachable', 'the relay is not connected, so no peer can be reached')
     try {
-      return await connection.newStream(protocol, { ...STREAM_OPTIONS, signal: AbortSignal.any([signal, AbortSignal.timeout(DIRECT_OPEN_TIMEOUT)]) })
+      if (live.upgrades.best(peer) === null) await this.#circuit(live, peer, signal)
+      if (patience > 0) await live.upgrades.settled(peer, patience)
+      const link = live.upgrades.best(peer)
+      const stream = link?.direct === true
+        ? await this.#openDirect(live, link.connection, onDirect, protocol, signal)
+        : await (link?.connection ?? await this.#circuit(live, peer, signal)).newStream(protocol, { ...STREAM_OPTIONS, signal })
+      return this.#adopted(stream, peer)
+    } catch (error) {
+      if (isUnsupported(error)) throw fault('HandshakeError', `peer ${peer} does not answer ${protocol}`)
+      throw fault('Unreachable', `peer ${peer} cannot be reached: ${describe(error)}`)
+    }
+  }
+
+  /** Where a direct connection fails the circuit takes over; if that works, the other is dead. */
+  async #openDirect (live: Live, connection: Connection, names: string[], protocol: string, signal: AbortSignal): Promise<Stream> {
+    try {
+      return await connection.newStream(names, { ...STREAM_OPTIONS, signal: AbortSignal.any([signal, AbortSignal.timeout(DIRECT_OPEN_TIMEOUT)]) })
     } catch (error) {
       if (signal.aborted || isUnsupported(error)) throw error
-      const circuit = await this.#circuit(live, peer, signal)
+      const circuit = await this.#circuit(live, connection.remotePeer.toString(), signal)
       const stream = await circuit.newStream(protocol, { ...STREAM_OPTIONS, signal })
       connection.abort(new Error('no stream could be opened on it, but on the circuit'))
       return stream
@@ -186,8 +198,11 @@ export class RelayedHost implements NetworkHost {
     return there?.connection ?? await live.node.dial(multiaddr(`${live.relay}/p2p-circuit/p2p/${peer}`), { signal, force: true })
   }
 
-  #metered (stream: Stream, peer: string): RpcStream {
-    return Object.assign(stream as unknown as RpcStream, { meter: this.#traffic.meter(peer) }) // its event types are narrower than the Reader asks
+  #adopted (stream: Stream, peer: string): RpcStream {
+    return Object.assign(
+      stream as unknown as RpcStream, // its event types are narrower than the Reader asks
+      { meter: this.#traffic.meter(peer), credited: stream.protocol.endsWith(CREDITED) }
+    )
   }
 
   /** One round over the relays; empty when one took us, else why each did not. */
@@ -234,7 +249,7 @@ export class RelayedHost implements NetworkHost {
   async #handle (node: Libp2p, protocol: string, handler: StreamHandler): Promise<void> {
     await node.handle(protocol, async (stream, connection) => {
       const peer = connection.remotePeer.toString()
-      await handler(this.#metered(stream, peer), peer)
+      await handler(this.#adopted(stream, peer), peer)
     }, { ...STREAM_OPTIONS, force: true })
   }
 

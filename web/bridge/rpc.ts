@@ -9,16 +9,17 @@ import { type NodeChannel, type RpcStream, StreamPump, write } from './streams.t
 
 const CALL_ID_SIZE = 16
 const MAX_SERVED = 512 // calls and streams of all peers at once: each may hold a window in either worker
-const DIRECT_PATIENCE = 1500 // ms a stream waits for a peer's first WebRTC connection: a session lives on the one it began on
 const BUSY = `this tab serves ${MAX_SERVED} calls already; try another or later`
 
 export type StreamHandler = (stream: RpcStream, peer: string) => Promise<void>
 
 /** The libp2p host, as far as RPCs go. Peers are base58 ids. */
 export interface NetworkHost {
-  serve: (protocol: string, handler: StreamHandler) => Promise<void>
-  /** Open a stream. `patience`: ms it may wait for a better connection than there is at once. */
-  dial: (peer: string, protocol: string, signal: AbortSignal, patience?: number) => Promise<RpcStream>
+  serve: (protocol: string, kind: 'unary' | 'stream', handler: StreamHandler) => Promise<void>
+  /** A stream for one unary call, at once. */
+  dial: (peer: string, protocol: string, signal: AbortSignal) => Promise<RpcStream>
+  /** A stream for a stream RPC, which lives long: this may wait a little for a better connection. */
+  open: (peer: string, protocol: string, signal: AbortSignal) => Promise<RpcStream>
   /** A peer id's bytes. */
   decode: (peer: string) => Uint8Array
   /** Take a slot on a relay; resolves when it is taken. */
@@ -54,7 +55,7 @@ export class Switchboard {
   #receive (message: NodeToNetwork): void {
     switch (message.type) {
       case 'serve':
-        this.#serving.push(this.#host.serve(message.protocol, async (stream, peer) => {
+        this.#serving.push(this.#host.serve(message.protocol, message.kind, async (stream, peer) => {
           if (message.kind === 'unary') await this.#answer(message.protocol, stream, peer)
           else await this.#serve(message.protocol, stream, peer)
         }))
@@ -180,7 +181,7 @@ export class Switchboard {
     this.#outgoing.set(message.id, abort)
     let stream: RpcStream
     try {
-      stream = await this.#host.dial(message.peer, message.protocol, abort.signal, DIRECT_PATIENCE)
+      stream = await this.#host.open(message.peer, message.protocol, abort.signal)
     } catch (error) {
       if (!abort.signal.aborted) this.#fault(message.id, error)
       return

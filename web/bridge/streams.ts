@@ -1,11 +1,12 @@
 // One stream RPC between a libp2p stream and the node worker: frames on one side, messages on the other.
-// Rule of the file: the node worker is told exactly one ending, whatever happens here.
+// Rule of the file: the node worker is told exactly one ending, whatever happens here. A credited stream
+// sends no more than the node worker at its far end has taken, for its connection would not hold it back.
 
 import type { NetworkToNode, NodeToNetwork } from '../worker/messages.ts'
 import { FRAME_HEADER_SIZE } from '../worker/messages.ts'
 import { type Channel, Receipts, Window } from './channel.ts'
 import { asFault, describe, FaultError } from './faults.ts'
-import { encodeEnd, encodeError, encodeMessage, readFrame } from './framing.ts'
+import { encodeCredit, encodeEnd, encodeError, encodeMessage, readFrame } from './framing.ts'
 import { type ByteSource, Reader } from './reader.ts'
 
 const END_PATIENCE = 2000 // ms a callee waits for the caller's end frame before it closes
@@ -13,6 +14,8 @@ const END_PATIENCE = 2000 // ms a callee waits for the caller's end frame before
 /** What is needed of a js-libp2p stream. */
 export interface RpcStream extends ByteSource {
   writableNeedsDrain: boolean
+  /** Both ends send credits. */
+  credited?: boolean
   send: (data: Uint8Array) => boolean
   addEventListener: (type: 'message' | 'remoteCloseWrite' | 'close' | 'drain', listener: (event: any) => void) => void
   removeEventListener: (type: 'close' | 'drain', listener: (event: any) => void) => void
@@ -51,6 +54,7 @@ export class StreamPump {
   readonly #reader: Reader
   readonly #window = new Window()
   readonly #receipts = new Receipts()
+  readonly #farWindow: Window | null
   #writes: Promise<void> = Promise.resolve()
   #over = false // an ending was said, by either side
   #left = false // the last word was sent: nothing may follow it, not even a reset, which would take it back
@@ -64,19 +68,21 @@ export class StreamPump {
     this.#channel = channel
     this.#served = served
     this.#reader = new Reader(stream)
+    this.#farWindow = stream.credited === true ? new Window() : null
   }
 
   /** Read until the stream is over; never throws. */
   async run (): Promise<void> {
     try {
       while (!this.#over || this.#served) {
-        const frame = await readFrame(this.#reader)
+        const frame = await readFrame(this.#reader, this.#farWindow !== null)
         if (frame === null) {
           if (this.#served) this.#finish({ type: 'cancel', id: this.#id, reason: 'the caller closed the stream' })
           else this.#finish({ type: 'close', id: this.#id })
           break
         }
         if ('body' in frame) await this.#forward(frame.body)
+        else if ('credit' in frame) this.#farWindow?.credit(frame.credit)
         else this.#errorFrame(frame.error)
       }
     } catch (error) {
@@ -84,6 +90,7 @@ export class StreamPump {
     } finally {
       this.#callerEnded()
       this.#window.close()
+      this.#farWindow?.close()
       if (!this.#served) await this.#stream.close().catch(() => {})
     }
   }
@@ -91,7 +98,7 @@ export class StreamPump {
   /** A message of the node worker about this stream. */
   deliver (message: NodeToNetwork): void {
     if (this.#left) return
-    if (message.type === 'credit') this.#window.credit(message.bytes)
+    if (message.type === 'credit') this.#credit(message.bytes)
     else if (message.type === 'data') this.#later(async () => { await this.#send(message.body) })
     else if (message.type === 'end') this.#later(async () => { await write(this.#stream, encodeEnd()) })
     else if (message.type === 'cancel') this.#drop(message.reason)
@@ -128,8 +135,18 @@ export class StreamPump {
     }
   }
 
+  /** The node worker has taken `bytes`. The peer hears it at once: behind a message that waits for the peer's credit, both would wait. */
+  #credit (bytes: number): void {
+    this.#window.credit(bytes)
+    if (this.#farWindow === null || this.#over) return
+    try {
+      this.#stream.send(encodeCredit(bytes))
+    } catch { /* the stream is gone, as its reader will tell */ }
+  }
+
   async #send (body: Uint8Array): Promise<void> {
     const size = FRAME_HEADER_SIZE + body.length
+    if (this.#farWindow !== null && !await this.#farWindow.take(size)) return
     await write(this.#stream, encodeMessage(body))
     const credit = this.#receipts.add(size)
     if (credit > 0 && !this.#over) this.#channel.post({ type: 'credit', id: this.#id, bytes: credit })

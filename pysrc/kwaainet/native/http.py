@@ -58,8 +58,8 @@ class Origin:
     relay_addresses: Callable[[], list[str]]
     version: str
     model: ModelFiles | None = None
-    ice_servers: Sequence[Mapping[str, Any]] = ()
     status: Callable[[], dict[str, Any]] = field(default=dict)
+    ice_servers: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if not (self.assets / "index.html").is_file():

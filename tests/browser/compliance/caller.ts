@@ -6,8 +6,8 @@ import { FRAME_HEADER_SIZE, type NetworkToNode, type NetworkToPage, type NodeToN
 
 interface Options { relays: string[], direct?: boolean }
 
-export const UNARY = 'Echo.rpc_call'
-export const STREAM = 'Echo.rpc_stream'
+const UNARY = 'Echo.rpc_call'
+const STREAM = 'Echo.rpc_stream'
 
 type Ending = Extract<NetworkToNode, { type: 'result' | 'fault' | 'data' | 'close' | 'cancel' }>
 
@@ -88,9 +88,9 @@ async function call (peer: string, size: number): Promise<number> {
 }
 
 /** Open a stream to a peer. */
-async function open (peer: string): Promise<number> {
+async function open (peer: string, protocol = STREAM): Promise<number> {
   const id = newId()
-  post({ type: 'open', id, peer, protocol: STREAM })
+  post({ type: 'open', id, peer, protocol })
   await next(id)
   return id
 }

@@ -11,7 +11,7 @@ from yarl import URL
 
 from kwaainet.errors import ConfigError
 from kwaainet.native import http as module
-from kwaainet.native.http import ModelFiles, Origin, parse_http_address, serve
+from kwaainet.native.http import ModelFiles, Origin, parse_http_address, parse_ice_server, serve
 
 Check = Callable[[aiohttp.ClientSession, str], Awaitable[None]]
 
@@ -189,3 +189,24 @@ def test_a_path_that_no_file_can_have_is_not_found(origin: Origin, path: str) ->
             assert answer.status == 404
 
     visit(origin, check)
+
+
+def test_ice_servers_are_told_to_the_page(origin: Origin) -> None:
+    turn = {"urls": ["turn:t.example:3478?transport=tcp"], "username": "u", "credential": "c"}
+    assert parse_ice_server("stun:s.example:3478") == {"urls": ["stun:s.example:3478"]}
+    assert parse_ice_server("turn:t.example:3478?transport=tcp,u,c") == turn
+    origin.ice_servers = [turn]
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "kwaainet.json") as answer:
+            assert (await answer.json())["ice_servers"] == [turn]
+
+    visit(origin, check)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s.example:1", "http:s", "stun:", "stun:s,u,c", "turn:t", "turn:t,u", "stun:a b"]
+)
+def test_what_is_no_ice_server_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--ice-server"):
+        parse_ice_server(text)

@@ -97,8 +97,8 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             lambda: [address for address in host.addresses if "/ws/" in address],
             __version__,
             await asyncio.to_thread(_model_files, model, options.repository) if model else None,
-            ice_servers,
             lambda: _status(host, relay, announcements),
+            ice_servers,
         )
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)

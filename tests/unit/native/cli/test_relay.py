@@ -95,9 +95,20 @@ def test_an_initial_peer_that_is_not_there_is_named(page: Path) -> None:
 
 def test_flags_become_options() -> None:
     parsed = build_parser().parse_args(
-        ["relay", "--http", "[::1]:0", "--prefix", "m", "--announce", "/dns/h/tcp/1"]
+        [
+            "relay",
+            "--http",
+            "[::1]:0",
+            "--prefix",
+            "m",
+            "--announce",
+            "/dns/h/tcp/1",
+            "--ice-server",
+            "stun:s:1",
+        ]
     )
     told = relay_options(parsed)
+    assert told.ice_servers == ["stun:s:1"]
     assert (told.http, told.prefix, told.announce, told.listen) == (
         "[::1]:0",
         "m",

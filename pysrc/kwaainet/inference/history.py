@@ -18,24 +18,30 @@ _FIRST_POSITIONS = 64  # room made at first; it doubles
 
 
 class Budget:
-    """Bytes that the histories of one session may take together."""
+    """Bytes that the histories of one session may take together, or those of all sessions: a session's
+    own budget lies ``within`` that one."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, within: Budget | None = None) -> None:
         self.limit = limit
         self.used = 0
+        self._within = within
 
     def take(self, size: int) -> None:
         """``CapacityError`` if there is no room for so many more."""
         if self.used + size > self.limit:
             raise CapacityError(
-                f"the session's input history would take {self.used + size} bytes, {self.limit} are allowed; "
+                f"the input history would take {self.used + size} bytes, {self.limit} are allowed; "
                 "use a smaller batch or length, or raise history_bytes"
             )
+        if self._within is not None:
+            self._within.take(size)
         self.used += size
 
     def give_back(self, size: int) -> None:
         """So many are free again."""
         self.used -= size
+        if self._within is not None:
+            self._within.give_back(size)
 
 
 class History:

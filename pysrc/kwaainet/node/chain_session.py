@@ -43,13 +43,14 @@ class ChainSession:
         *,
         now: Clock,
         new_id: Callable[[], str],
+        history: Budget | None = None,
     ) -> None:
         self.position = 0
         self.failovers = 0
         self._opener, self._view, self._options, self._blocks = opener, view, options, blocks
         self._max_length, self._batch = max_length, batch
         self._now, self._new_id = now, new_id
-        self._budget = Budget(options.history_bytes)
+        self._budget = Budget(options.history_bytes, history)
         self._histories: dict[int, History] = {}  # first block of a hop -> what goes into it
         self._hops: list[LiveHop] = []
         self._stepping = False

@@ -12,9 +12,10 @@ from uuid import UUID
 
 from ..errors import ConfigError
 from ..inference.head import LanguageHead
+from ..inference.history import Budget
 from ..inference.sampling import Sampling, choose
 from ..ports import Clock, Host
-from ..swarm import blocks
+from ..swarm import blocks as naming
 from ..swarm.routing import Hop
 from ..swarm.server_info import ServerInfo
 from ..types import BlockRange, PeerId
@@ -42,7 +43,7 @@ class Client:
         random_bytes: Callable[[int], bytes],
         options: ClientOptions | None = None,
     ) -> None:
-        self._host, self._prefix = host, blocks.check_prefix(prefix)
+        self._host, self._prefix = host, naming.check_prefix(prefix)
         self._now, self._random_bytes = now, random_bytes
         self._options = options or ClientOptions()
         self._blocks = self._options.blocks or BlockRange(0, num_blocks)
@@ -59,18 +60,27 @@ class Client:
         return await self.view.route(self._blocks, 1)
 
     @asynccontextmanager
-    async def session(self, max_length: int, batch: int = 1) -> AsyncIterator[ChainSession]:
-        """A session of ``batch`` rows of up to ``max_length`` positions. Raises ``Unreachable``."""
+    async def session(
+        self,
+        max_length: int,
+        batch: int = 1,
+        *,
+        blocks: BlockRange | None = None,
+        history: Budget | None = None,
+    ) -> AsyncIterator[ChainSession]:
+        """A session of ``batch`` rows of up to ``max_length`` positions, through ``blocks`` if they are not
+        the client's own; its history lies within ``history``, if that is given. Raises ``Unreachable``."""
         opener = HopOpener(self._host, self.view, self._prefix, self._uuid, max_length, batch)
         session = ChainSession(
             opener,
             self.view,
             self._options,
-            self._blocks,
+            blocks or self._blocks,
             max_length,
             batch,
             now=self._now,
             new_id=self._uuid,
+            history=history,
         )
         async with self.view.kept_fresh():
             try:

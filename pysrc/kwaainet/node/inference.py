@@ -17,7 +17,7 @@ from ..wire.messages import ExpertRequest, ExpertResponse, Tensor
 from .config import NodeConfig
 from .inbox import Arrival, Inbox
 from .push import PushedSteps, Pusher
-from .span import ServedSpan, SpanCache
+from .runner import Runner, RunnerCache
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ class SessionServer:
         self,
         stream: Stream,
         session: InferenceSession,
-        span: ServedSpan,
+        span: Runner,
         config: NodeConfig,
         pushed: PushedSteps,
         pusher: Pusher,
     ) -> None:
         self._stream, self._session, self._span, self._config = stream, session, span, config
         self._pushed, self._pusher = pushed, pusher
-        self._cache: SpanCache | None = None
+        self._cache: RunnerCache | None = None
 
     async def serve(self) -> None:
         """Answer step by step. Raises the ``KwaaiNetError`` that the caller is to be told."""
@@ -96,7 +96,7 @@ class SessionServer:
             self._pusher.send(run.onward, output)
         await self._reply(output)
 
-    def _open_cache(self) -> SpanCache:
+    def _open_cache(self) -> RunnerCache:
         assert self._cache is not None, "the session's machine commands OpenCache first"
         return self._cache
 

@@ -38,7 +38,7 @@ from ..wire.rpc import MAX_UNARY_SIZE
 from .config import NodeConfig
 from .inference import SessionServer
 from .push import PushCounts, PushedSteps, Pusher
-from .span import ServedSpan
+from .runner import Runner
 
 SERVICE = "TransformerConnectionHandler"
 PING = "DHTProtocol.rpc_ping"
@@ -53,7 +53,7 @@ class TransformerConnectionHandler:
     ``sessions`` counts the inference sessions being served.
     """
 
-    def __init__(self, config: NodeConfig, model: LlamaConfig, span: ServedSpan) -> None:
+    def __init__(self, config: NodeConfig, model: LlamaConfig, span: Runner) -> None:
         config.check_model(model)
         self._config, self._span = config, span
         self._limits = Limits(model.hidden_size, config.max_length(model))

@@ -80,6 +80,19 @@ def test_the_budget_is_shared_held_and_given_back() -> None:
     assert budget.used == 0
 
 
+def test_a_budget_within_another_takes_from_both() -> None:
+    whole = Budget(100)
+    one, other = Budget(80, whole), Budget(80, whole)
+    one.take(70)
+    with pytest.raises(CapacityError, match="110 bytes, 100 are allowed"):
+        other.take(40)
+    assert (one.used, other.used, whole.used) == (70, 0, 70)
+    with pytest.raises(CapacityError, match="90 bytes, 80 are allowed"):
+        one.take(20)
+    one.give_back(70)
+    assert whole.used == 0
+
+
 def test_pieces_are_copies() -> None:
     history = History(Budget(1 << 20))
     history.append(positions(1))

@@ -102,6 +102,26 @@ class RequestError(RemoteError):
     """A well-formed request that cannot be served: unknown block, wrong shape, wrong dtype."""
 
 
+class ApiError(RequestError):
+    """A request over HTTP that is refused: ``status`` is HTTP's, ``param`` names the field at fault,
+    ``code`` the reason for programs, ``retry_after`` (seconds) when asking again may help."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+
+
 class HandshakeError(RemoteError):
     """The peer failed to prove its identity or to agree on a protocol."""
 

@@ -13,7 +13,7 @@ from browser.tabs import Tab, open_tab
 from interop.running import ROOT, relay
 
 from kwaainet.native.chromium import Browser
-from kwaainet.native.cli.generate import Completion, complete
+from kwaainet.native.cli.generate import Completion, complete, joined_completer
 from kwaainet.native.model import Model, open_model
 from kwaainet.types import ServerState
 
@@ -76,7 +76,6 @@ def stages(tab: Tab) -> set[str]:
 async def answer(smol: dict[str, Any], model: Model) -> str:
     """What the swarm says to a question, greedily, through a client of its own."""
     pieces: list[str] = []
-    async with joined(smol["tcp"]) as peer:
-        client = peer.client(PREFIX, BLOCKS)
-        await complete(client, model, Completion("What is the capital of France?", 12), pieces.append)
+    async with joined_completer([smol["tcp"]], model) as completer:
+        await complete(completer, Completion("What is the capital of France?", 12), pieces.append)
     return "".join(pieces)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -50,6 +50,20 @@ class ModelFiles:
     text: str = ""
 
 
+class Api(Protocol):
+    """More routes for the origin, and what ``/status.json`` says of them under ``openai``."""
+
+    def routes(self) -> Sequence[web.RouteDef]: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+
+class Site(Protocol):
+    """Anything that is served."""
+
+    def application(self) -> web.Application: ...
+
+
 @dataclass(slots=True)
 class Origin:
     """The site a relay serves. ``assets`` is the built web folder; addresses are read at each request."""
@@ -60,6 +74,7 @@ class Origin:
     model: ModelFiles | None = None
     status: Callable[[], dict[str, Any]] = field(default=dict)
     ice_servers: Sequence[Mapping[str, Any]] = ()
+    api: Api | None = None
 
     def __post_init__(self) -> None:
         if not (self.assets / "index.html").is_file():
@@ -74,6 +89,8 @@ class Origin:
         app.router.add_get("/model/manifest.json", self._manifest)
         app.router.add_get("/model/text.json", self._text)
         app.router.add_get("/model/{name}", self._model_file)
+        if self.api is not None:
+            app.add_routes(self.api.routes())
         app.router.add_get("/{path:.+}", self._asset)
         return app
 
@@ -99,7 +116,8 @@ class Origin:
         )
 
     async def _status(self, request: web.Request) -> web.Response:
-        return web.json_response(self.status())
+        more = {} if self.api is None else {"openai": self.api.status()}
+        return web.json_response({**self.status(), **more})
 
     async def _manifest(self, request: web.Request) -> web.Response:
         if self.model is None:
@@ -149,9 +167,9 @@ def _text_file(text: str) -> dict[str, Any]:
 def _as_the_clients_fault(record: logging.LogRecord) -> bool:
     """aiohttp logs a malformed request as an error of ours, with a traceback: make it a line."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
         record.levelno, record.levelname = logging.INFO, "INFO"
-        record.msg = f"{record.getMessage()}: {' '.join(error.message.split())[:200]}"
+        record.msg = f"{record.getMessage()}: {' '.join(str(error).split())[:200]}"
         record.args = record.exc_info = record.exc_text = None
         return log.isEnabledFor(logging.INFO)
     return True
@@ -174,15 +192,23 @@ async def _isolate(
     return response
 
 
-async def serve(origin: Origin, host: str, port: int) -> tuple[web.AppRunner, str]:
-    """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the page's address."""
+async def serve(site: Site, host: str, port: int) -> tuple[web.AppRunner, str]:
+    """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the site's address.
+
+    What is done for a request ends when its connection does.
+    """
     runner = web.AppRunner(
-        origin.application(), access_log=None, keepalive_timeout=IDLE_SECONDS, logger=_http_log
+        site.application(),
+        access_log=None,
+        keepalive_timeout=IDLE_SECONDS,
+        logger=_http_log,
+        handler_cancellation=True,
+        auto_decompress=False,  # nobody needs it, and a small body stays small
     )
     await runner.setup()
-    site = web.TCPSite(runner, host, port)
+    listener = web.TCPSite(runner, host, port)
     try:
-        await site.start()
+        await listener.start()
     except OSError as error:
         await runner.cleanup()
         raise ConfigError(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from kwaainet.native.model import Model, open_model
 
 PAGE = """<!doctype html><title>a page</title><p>hello</p>
 <script>
@@ -58,3 +61,9 @@ def site(tmp_path: Path, posted: list[str]) -> Iterator[str]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path, write_gguf: Callable[..., Path], tiny_weights: Any) -> Model:
+    """Two blocks, random weights, a context of 64 tokens, ``tiny-hf``."""
+    return open_model(write_gguf(tmp_path / "tiny.gguf", tiny_weights))

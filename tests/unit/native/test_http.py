@@ -4,9 +4,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from yarl import URL
 
 from kwaainet.errors import ConfigError
@@ -95,6 +97,31 @@ def test_model_is_served_by_range(origin: Origin) -> None:
             assert await manifest.json() == {"tensors": {}}
         async with session.get(address + "model/other.gguf") as other:
             assert other.status == 404
+
+    visit(origin, check)
+
+
+class Hello:
+    """Routes of somebody else's."""
+
+    def routes(self) -> list[web.RouteDef]:
+        async def hello(request: web.Request) -> web.Response:
+            return web.Response(text="hello")
+
+        return [web.get("/v1/hello", hello)]
+
+    def status(self) -> dict[str, Any]:
+        return {"hellos": 1}
+
+
+def test_an_api_stands_before_the_assets(origin: Origin) -> None:
+    origin.api = Hello()
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "v1/hello") as answer:
+            assert await answer.text() == "hello"
+        async with session.get(address + "status.json") as answer:
+            assert await answer.json() == {"peers": 2, "openai": {"hellos": 1}}
 
     visit(origin, check)
 

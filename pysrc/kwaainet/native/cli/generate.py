@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import random
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ConfigError
 from ...inference.sampling import Sampling
-from ...node.client import Client, generate
-from ...node.directory import dht_reader
-from ..chat import render_chat
+from ...swarm.routing import Hop
+from ..completion import Completer, Order
 from ..model import Model, open_model
+from .api import open_completer
 from .flags import add_command, add_initial_peers, add_model
 from .joining import join_dht, open_host
 from .terminal import ProgressLine, say
@@ -36,53 +34,40 @@ class Completion:
 
 
 @asynccontextmanager
-async def joined_client(initial_peers: Sequence[str], prefix: str, num_blocks: int) -> AsyncIterator[Client]:
+async def joined_completer(initial_peers: Sequence[str], model: Model) -> AsyncIterator[Completer]:
     """A client of its own identity that has joined the swarm, and leaves it at the end."""
     async with AsyncExitStack() as stack:
         host = await open_host(stack)
         dht = await join_dht(stack, host, initial_peers, client_mode=True)
-        yield Client(
-            host, dht_reader(dht), prefix, num_blocks, now=time.perf_counter, random_bytes=os.urandom
-        )
+        yield await open_completer(model, host, dht)
 
 
 async def complete(
-    client: Client, model: Model, completion: Completion, write: Callable[[str], None]
+    completer: Completer, completion: Completion, write: Callable[[str], None]
 ) -> tuple[int, float]:
     """Write the completion piece by piece; returns the new tokens and the seconds after the first."""
-    head = await asyncio.to_thread(model.load_head)
-    text = completion.prompt
-    if not completion.raw and model.chat_template:
-        text = render_chat(model, [{"role": "user", "content": completion.prompt}])
-    prompt = model.tokenizer.encode(text)
-    longest = model.manifest.config.max_position_embeddings
-    length = len(prompt) + completion.max_new_tokens
-    if not prompt or length > longest:
+    if completion.raw or not completer.model.chat_template:
+        prompt = await completer.text_prompt(completion.prompt)
+    else:
+        prompt = await completer.chat_prompt([{"role": "user", "content": completion.prompt}])
+    if completion.max_new_tokens > completer.room(prompt):
         raise ConfigError(
             f"the prompt has {len(prompt)} tokens and {completion.max_new_tokens} more were asked for; "
-            f"this model holds 1 to {longest} together"
+            f"this model holds 1 to {completer.model.config.max_position_embeddings} together"
         )
-    decoder = model.tokenizer.decoder()
-    chance = random.Random(completion.seed).random
+    order = Order(prompt, completion.max_new_tokens, completion.sampling, completion.seed)
     count, started = 0, time.perf_counter()
-    async with client.session(length) as session:
-        say("through " + ", then ".join(f"{hop.peer} (blocks {hop.blocks})" for hop in session.hops))
-        tokens = generate(
-            session,
-            head,
-            prompt,
-            completion.max_new_tokens,
-            sampling=completion.sampling,
-            chance=chance,
-            stop=model.stop_tokens,
-        )
-        async for token in tokens:
+    async with aclosing(completer.complete(order, _say_chain)) as pieces:
+        async for piece in pieces:
             if not count:
                 started = time.perf_counter()
-            count += 1
-            write(decoder.feed(token))
-    write(decoder.finish())
+            count = piece.tokens
+            write(piece.text)
     return count, time.perf_counter() - started
+
+
+def _say_chain(hops: Sequence[Hop]) -> None:
+    say("through " + ", then ".join(f"{hop.peer} (blocks {hop.blocks})" for hop in hops))
 
 
 def write_stdout(text: str) -> None:
@@ -137,14 +122,16 @@ async def run(options: argparse.Namespace) -> int:
     """Complete one prompt; the completion goes to stdout."""
     completion = completion_of(options)
     progress = ProgressLine()
-    model = await asyncio.to_thread(open_model, options.model, report=progress)
+    model = await asyncio.to_thread(open_model, options.model, report=progress, name=options.prefix)
     progress.finish()
-    prefix = options.prefix or model.manifest.name
-    async with joined_client(
-        options.initial_peers, prefix, model.manifest.config.num_hidden_layers
-    ) as client:
-        count, seconds = await complete(client, model, completion, write_stdout)
+    async with joined_completer(options.initial_peers, model) as completer:
+        count, seconds = await complete(completer, completion, write_stdout)
     write_stdout("\n")
+    say_rate(count, seconds)
+    return 0
+
+
+def say_rate(count: int, seconds: float) -> None:
+    """How fast a completion came."""
     if count > 1:
         say(f"{count} tokens, {(count - 1) / seconds:.1f} a second after the first")
-    return 0

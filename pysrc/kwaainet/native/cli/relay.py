@@ -26,7 +26,9 @@ from ..host import NativeHost
 from ..http import ModelFiles, Origin, parse_http_address, parse_ice_server, serve
 from ..model import Model, open_model
 from ..open_hop import OpenHop
+from ..openai import ApiOptions
 from ..relay import Relay
+from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository
 from .joining import join_dht, open_host
 from .signals import until_signalled
@@ -53,6 +55,7 @@ class RelayOptions:
     open_hop: bool = True
     open_hop_private: bool = False
     ice_servers: Sequence[str] = ()
+    api: ApiOptions | None = None
 
 
 @dataclass(slots=True)
@@ -72,6 +75,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
     """Start a relay; everything is closed again, in reverse order, at the end."""
     http_host, http_port = parse_http_address(options.http)
     ice_servers = [parse_ice_server(text) for text in options.ice_servers]
+    check_api_on_relay(options.api, http_host, options.model)
     assets = find_assets()
     prefix = check_prefix(options.prefix) if options.prefix else None
     async with AsyncExitStack() as stack:
@@ -92,6 +96,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         host.on_peer_lost(announcements.peer_lost)
         DirectoryHandler(host, dht, time.time)
         stack.push_async_callback(announcements.withdraw_all)
+        api = await open_api(options.api, [model], host, dht) if options.api and model else None
         origin = Origin(
             assets,
             lambda: [address for address in host.addresses if "/ws/" in address],
@@ -99,6 +104,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             await asyncio.to_thread(_model_files, model, options.repository) if model else None,
             lambda: _status(host, relay, announcements),
             ice_servers,
+            api,
         )
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)
@@ -165,6 +171,7 @@ def add_relay_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--open-hop-private", action="store_true", help="also such servers at private and loopback addresses"
     )
+    add_api_flags(parser, switch=True)
 
 
 def relay_options(options: argparse.Namespace) -> RelayOptions:
@@ -181,6 +188,7 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         options.open_hop,
         options.open_hop_private,
         options.ice_server,
+        relay_api_options(options),
     )
 
 

@@ -15,7 +15,15 @@ from ...errors import ConfigError
 from ...types import BlockRange
 from ..assets import checkout
 from .flags import add_command
-from .generate import Completion, add_completion_flags, complete, completion_of, joined_client, write_stdout
+from .generate import (
+    Completion,
+    add_completion_flags,
+    complete,
+    completion_of,
+    joined_completer,
+    say_rate,
+    write_stdout,
+)
 from .relay import RelayOptions, RunningRelay, add_relay_flags, relay_options, running_relay
 from .signals import until_signalled
 from .tab import Event, Narrator, TabOptions, add_tab_flags, contributing_tab
@@ -116,7 +124,6 @@ def _has_display() -> bool:
 
 async def _answer(relay: RunningRelay, completion: Completion, *, stream: bool) -> str:
     assert relay.model is not None
-    assert relay.prefix is not None
     say(f"prompt: {completion.prompt}")
     pieces: list[str] = []
 
@@ -125,14 +132,12 @@ async def _answer(relay: RunningRelay, completion: Completion, *, stream: bool) 
         if stream:
             write_stdout(text)
 
-    num_blocks = relay.model.manifest.config.num_hidden_layers
     addresses = [address for address in relay.host.addresses if "/ws/" not in address]
-    async with joined_client(addresses[:1], relay.prefix, num_blocks) as client:
-        count, seconds = await complete(client, relay.model, completion, write)
+    async with joined_completer(addresses[:1], relay.model) as completer:
+        count, seconds = await complete(completer, completion, write)
     if stream:
         write_stdout("\n")
-    if count > 1:
-        say(f"{count} tokens, {(count - 1) / seconds:.1f} a second after the first")
+    say_rate(count, seconds)
     return "".join(pieces)
 
 

@@ -8,7 +8,9 @@ from kwaainet.native.cli.main import build_parser, main
 PEER = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWFw697Ur2KZ2SSjvP8Md1udsjrXzbsKEaFVAY5dc6hYWn"
 
 
-@pytest.mark.parametrize("command", ["up", "relay", "tab", "serve", "generate", "model", "model export"])
+@pytest.mark.parametrize(
+    "command", ["up", "relay", "tab", "serve", "generate", "api", "model", "model export"]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         build_parser().parse_args([*command.split(), "--help"])
@@ -57,6 +59,11 @@ def test_wrong_usage_is_one_line_and_code_2(
         (["up", "--model", "gone.gguf", "--max-new-tokens", "0"], 2, "--max-new-tokens"),
         (["up", "--model", "gone.gguf", "--temperature", "-1"], 2, "temperature"),
         (["serve", "--model", "gone.gguf", "--initial-peers", PEER, "--threads", "-1"], 2, "--threads"),
+        (["api", "--model", "gone.gguf", "--initial-peers", PEER, "--http", "0.0.0.0:0"], 2, "--api-open"),
+        (["api", "--model", "gone.gguf", "--initial-peers", PEER, "--http", "127.0.0.1:0"], 1, "gone.gguf"),
+        (["relay", "--api"], 2, "--model"),
+        (["relay", "--api-open"], 2, "--api-open does nothing without --api"),
+        (["relay", "--api", "--model", "gone.gguf", "--http", "0.0.0.0:0"], 2, "--api-open"),
     ],
 )
 def test_what_goes_wrong_is_one_line_without_a_traceback(

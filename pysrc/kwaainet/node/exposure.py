@@ -7,7 +7,7 @@ reads for the relay's own peers sees them as if they had.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -17,9 +17,11 @@ from ..dht.storage import Storage
 from ..errors import KwaaiNetError
 from ..ports import Clock
 from ..swarm import blocks
-from ..swarm.server_info import MODELS_KEY
+from ..swarm.announcement import Announcement
+from ..swarm.server_info import MODELS_KEY, ServerInfo
+from ..types import PeerId
 from .announce import RecordStore
-from .directory import RecordSource
+from .directory import ReadServers, RecordSource
 
 
 class Exposure(StrEnum):
@@ -64,3 +66,19 @@ class HiddenRecords:
             return blocks.split(item.key)[0] in self._hidden
         except KwaaiNetError:
             return False
+
+
+def announced_reader(announced: Callable[[], Mapping[PeerId, Sequence[Announcement]]]) -> ReadServers:
+    """Reads the servers that a relay announces itself (``AnnounceHandler.announced``), hidden or not."""
+
+    async def read(prefix: str, num_blocks: int) -> list[dict[PeerId, ServerInfo]]:
+        records: list[dict[PeerId, ServerInfo]] = [{} for _ in range(num_blocks)]
+        for peer, announcements in announced().items():
+            for announcement in announcements:
+                span = announcement.span
+                if announcement.prefix == prefix:
+                    for block in range(span.start, min(span.end, num_blocks)):
+                        records[block][peer] = announcement.server
+        return records
+
+    return read

@@ -115,6 +115,7 @@ class Gateway:
         self._handler = TransformerConnectionHandler(self._node, model, self._span)
         self._announced: Announcement | None = None
         self._told_at = 0.0
+        self._holders: set[PeerId] = set()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -162,8 +163,16 @@ class Gateway:
             except (KwaaiNetError, TimeoutError) as error:
                 log.warning("who holds what could not be read: %s", error)
             else:
+                self._look_at(held)
                 await self._tell(self._announcement(held))
             await asyncio.sleep(self._config.look_period)
+
+    def _look_at(self, held: Records) -> None:
+        """Have our client know who came and went before a session needs it."""
+        peers = {peer for servers in held for peer in servers}
+        if peers != self._holders:
+            self._holders = peers
+            self._client.view.renew_soon()
 
     def _announcement(self, held: Records) -> Announcement | None:
         blocks = covered(held)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from ..errors import KwaaiNetError, RpcError, Unreachable
 from ..ports import Clock, Host
+from ..swarm.coverage import is_gateway
 from ..swarm.health import PeerHealth, Reason
 from ..swarm.round_trips import RoundTrips
 from ..swarm.routing import Candidate, Hop, max_throughput, min_latency
@@ -60,18 +61,19 @@ class SwarmView:
         return self._spans or ()
 
     async def route(self, blocks: BlockRange, cache_tokens: int, avoid: Collection[PeerId] = ()) -> list[Hop]:
-        """A chain for ``blocks`` without ``avoid``, and without banned servers where others hold the
-        blocks. Raises ``Unreachable``."""
+        """A chain for ``blocks`` without ``avoid``; through a gateway, which does no more than we do, or
+        a banned server only where nobody else holds a block. Raises ``Unreachable``."""
         if self._spans is None:
             await self.renew()
         now = self._now()
         pool = [span for span in self.spans if span.peer not in avoid]
         allowed = [span for span in pool if not self.health.is_banned(span.peer, now)]
-        try:
-            return self._choose(allowed, blocks, cache_tokens)
-        except Unreachable:
-            faulty = {peer for peer, ban in self.health.bans(now).items() if ban.reason is Reason.FAULTY}
-            return self._choose([span for span in pool if span.peer not in faulty], blocks, cache_tokens)
+        faulty = {peer for peer, ban in self.health.bans(now).items() if ban.reason is Reason.FAULTY}
+        themselves = [span for span in allowed if not is_gateway(span.info)]
+        for spans in (themselves, allowed):
+            with suppress(Unreachable):
+                return self._choose(spans, blocks, cache_tokens)
+        return self._choose([span for span in pool if span.peer not in faulty], blocks, cache_tokens)
 
     def failed(self, peer: PeerId, reason: Reason, text: str) -> None:
         """A server failed a request of ours; look at the swarm again soon."""
@@ -86,6 +88,10 @@ class SwarmView:
     async def renew(self) -> None:
         """Look now, or wait for the look that is under way. Raises what reading raises."""
         await asyncio.shield(self._start_renewal())
+
+    def renew_soon(self) -> None:
+        """Look in the background."""
+        self._start_renewal()
 
     @asynccontextmanager
     async def kept_fresh(self) -> AsyncIterator[None]:
@@ -140,7 +146,8 @@ class SwarmView:
 
     async def _renew(self) -> None:
         spans = compute_spans(await self._read())
-        spans = [span for span in spans if self._options.usable(span.peer)]
+        own, usable = self._host.peer_id, self._options.usable
+        spans = [span for span in spans if span.peer != own and usable(span.peer)]
         first = self._spans is None
         waiting = [
             self._measure(peer)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from kwaainet.dht.key import DHTID
 from kwaainet.dht.record import Dictionary, Record, StoreItem, Value
 from kwaainet.dht.storage import Storage
-from kwaainet.node.exposure import HiddenRecords
+from kwaainet.node.exposure import HiddenRecords, announced_reader
 from kwaainet.swarm.announcement import Announcement
 from kwaainet.swarm.server_info import MODELS_KEY, ModelInfo, ServerInfo
 from kwaainet.testing.clock import now, run
@@ -81,5 +81,20 @@ def test_the_later_word_wins_here_as_there() -> None:
         item = StoreItem("secret.0", str(ALICE), b"\x01", now() + 10)
         assert await seen.store_many([item]) == [True]
         assert await seen.store_many([item]) == [False]
+
+    run(main())
+
+
+def test_a_relays_own_table_is_read_by_block() -> None:
+    async def main() -> None:
+        one = ServerInfo(ServerState.ONLINE, 1.0, start_block=0, end_block=2)
+        two = ServerInfo(ServerState.JOINING, 1.0, start_block=1, end_block=9)
+        table = {
+            ALICE: [Announcement("secret", one, 100.0), Announcement("open", two, 100.0)],
+            BOB: [Announcement("secret", two, 100.0)],
+        }
+        read = announced_reader(lambda: table)
+        assert await read("secret", 3) == [{ALICE: one}, {ALICE: one, BOB: two}, {BOB: two}]
+        assert await read("other", 1) == [{}]
 
     run(main())

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -21,8 +22,9 @@ class Swarm:
         self.records: list[dict[PeerId, ServerInfo]] = [{}, {}]
         self.reads = 0
         self.failures: list[Exception] = []
+        self.host = self.network.host()
         self.view = SwarmView(
-            self.network.host(),
+            self.host,
             self.read,
             ClientOptions(**options),  # type: ignore[arg-type]
             now=now,
@@ -128,6 +130,23 @@ def test_servers_to_avoid_or_not_usable_are_never_taken() -> None:
             await picky.route()
 
     run(main())
+
+
+def test_a_gateway_is_taken_only_where_nobody_else_holds_a_block_and_oneself_never() -> None:
+    async def test(swarm: Swarm) -> None:
+        gateway = await swarm.serve()
+        one = await swarm.serve(0.1, text="0:1")
+        for record in swarm.records:
+            record[gateway.peer_id] = replace(record[gateway.peer_id], version="1+gateway")
+            record[swarm.host.peer_id] = ServerInfo(ServerState.ONLINE, 9.0, start_block=0, end_block=2)
+        assert await swarm.route() == [gateway.peer_id]
+        other = await swarm.serve(0.1, text="1:2")
+        await swarm.view.renew()
+        assert await swarm.route() == [one.peer_id, other.peer_id]
+        swarm.view.failed(other.peer_id, Reason.GONE, "killed")
+        assert await swarm.route() == [gateway.peer_id]
+
+    swarming(test)
 
 
 def test_the_view_is_kept_fresh_while_it_is_used() -> None:

@@ -14,8 +14,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...node.client import Client
-from ...node.dht import DhtNode
-from ...node.directory import dht_reader
+from ...node.directory import RecordSource, dht_reader
 from ...ports import Host
 from ..completion import Completer
 from ..http import parse_http_address, serve
@@ -31,12 +30,12 @@ from .terminal import ProgressLine, emit, say
 DEFAULT_HTTP = "127.0.0.1:8000"
 
 
-async def open_api(options: ApiOptions, models: Sequence[Model], host: Host, dht: DhtNode) -> OpenAiApi:
+async def open_api(options: ApiOptions, models: Sequence[Model], host: Host, dht: RecordSource) -> OpenAiApi:
     """The endpoint for ``models``: one client each, which lives as long as it."""
     return OpenAiApi([await open_completer(model, host, dht) for model in models], options)
 
 
-async def open_completer(model: Model, host: Host, dht: DhtNode) -> Completer:
+async def open_completer(model: Model, host: Host, dht: RecordSource) -> Completer:
     """A model's head and a client of its servers, through a host that has joined the swarm."""
     blocks = model.config.num_hidden_layers
     client = Client(host, dht_reader(dht), model.name, blocks, now=time.perf_counter, random_bytes=os.urandom)

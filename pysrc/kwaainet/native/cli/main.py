@@ -17,7 +17,7 @@ import uvloop
 
 from ... import __version__
 from ...errors import ConfigError, KwaaiNetError
-from . import api, generate, model, relay, serve, tab, up
+from . import api, gateway, generate, model, relay, serve, tab, up
 from .terminal import configure_logging, say
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kwaainet", description="A browser tab as a server of a Petals swarm.")
     parser.add_argument("--version", action="version", version=f"kwaainet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (up, relay, tab, serve, generate, api, model):
+    for module in (up, relay, tab, serve, gateway, generate, api, model):
         module.add(commands)
     return parser
 

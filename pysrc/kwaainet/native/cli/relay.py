@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...errors import InputError
-from ...node.announce import AnnounceHandler
+from ...errors import ConfigError, InputError
+from ...node.announce import AnnounceHandler, DhtAnnouncer
 from ...node.announced import AnnouncedServers
 from ...node.dht import DhtNode
 from ...node.directory import DirectoryHandler
+from ...node.exposure import Exposure, HiddenRecords, announced_reader
+from ...node.gateway import Gateway
 from ...ports import Report
 from ...swarm.announcement import Announcement
 from ...swarm.blocks import check_prefix
@@ -30,6 +32,14 @@ from ..openai import ApiOptions
 from ..relay import Relay
 from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository
+from .gateway import (
+    DEFAULT_OPTIONS,
+    GatewayOptions,
+    add_gateway_flags,
+    describe,
+    gateway_options,
+    make_gateway,
+)
 from .joining import join_dht, open_host
 from .signals import until_signalled
 from .terminal import ProgressLine, emit, say
@@ -37,6 +47,7 @@ from .terminal import ProgressLine, emit, say
 log = logging.getLogger(__name__)
 
 DEFAULT_HTTP = "127.0.0.1:8080"
+TABLE_LOOK_PERIOD = 1.0  # seconds between the gateway's looks at who is announced; costs no call
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/tcp/4002/ws")
 
 
@@ -54,6 +65,8 @@ class RelayOptions:
     repository: str = ""
     open_hop: bool = True
     open_hop_private: bool = False
+    expose: Exposure = Exposure.DIRECT
+    gateway: GatewayOptions = DEFAULT_OPTIONS
     ice_servers: Sequence[str] = ()
     api: ApiOptions | None = None
 
@@ -78,6 +91,8 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
     check_api_on_relay(options.api, http_host, options.model)
     assets = find_assets()
     prefix = check_prefix(options.prefix) if options.prefix else None
+    if options.model is None and options.expose != Exposure.DIRECT:
+        raise ConfigError(f"--expose {options.expose} needs --model: a gateway must know the model's sizes")
     async with AsyncExitStack() as stack:
         model = None
         if options.model is not None:
@@ -92,23 +107,51 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         if options.open_hop:
             servers = AnnouncedServers(dht, time.time)
             relay.open_hop = OpenHop(host, servers.find, allow_private=options.open_hop_private)
-        announcements = AnnounceHandler(host, dht, relay.has_reservation, time.time)
+        hidden = [prefix] if prefix and options.expose == Exposure.GATEWAY else []
+        records = HiddenRecords(dht, hidden, time.time)
+        announcements = AnnounceHandler(host, records, relay.has_reservation, time.time)
         host.on_peer_lost(announcements.peer_lost)
-        DirectoryHandler(host, dht, time.time)
+        DirectoryHandler(host, records, time.time)
         stack.push_async_callback(announcements.withdraw_all)
-        api = await open_api(options.api, [model], host, dht) if options.api and model else None
+        gateway = await _open_gateway(stack, options, model, host, dht, announcements)
+        api = await open_api(options.api, [model], host, records) if options.api and model else None
         origin = Origin(
             assets,
             lambda: [address for address in host.addresses if "/ws/" in address],
             __version__,
             await asyncio.to_thread(_model_files, model, options.repository) if model else None,
-            lambda: _status(host, relay, announcements),
+            lambda: _status(host, relay, announcements, gateway),
             ice_servers,
             api,
         )
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)
         yield RunningRelay(host, relay, dht, page, model, prefix)
+
+
+async def _open_gateway(
+    stack: AsyncExitStack,
+    options: RelayOptions,
+    model: Model | None,
+    host: NativeHost,
+    dht: DhtNode,
+    announcements: AnnounceHandler,
+) -> Gateway | None:
+    """The gateway to the tabs of this relay, if Petals clients are to find one."""
+    if model is None or options.expose == Exposure.DIRECT:
+        return None
+    gateway = make_gateway(
+        options.gateway,
+        model,
+        host,
+        announced_reader(lambda: announcements.announced),
+        DhtAnnouncer(dht, host.peer_id, time.time),
+        repository=options.repository,
+        look_period=TABLE_LOOK_PERIOD,
+    )
+    await gateway.start()
+    stack.push_async_callback(gateway.stop)
+    return gateway
 
 
 def _model_files(model: Model, repository: str) -> ModelFiles:
@@ -123,7 +166,9 @@ def _model_files(model: Model, repository: str) -> ModelFiles:
     )
 
 
-def _status(host: NativeHost, relay: Relay, announcements: AnnounceHandler) -> dict[str, Any]:
+def _status(
+    host: NativeHost, relay: Relay, announcements: AnnounceHandler, gateway: Gateway | None
+) -> dict[str, Any]:
     live = announcements.announced
     return {
         "peer_id": str(host.peer_id),
@@ -132,6 +177,7 @@ def _status(host: NativeHost, relay: Relay, announcements: AnnounceHandler) -> d
         "circuits": relay.circuits,
         "relayed_bytes": relay.relayed_bytes,
         "open_hop": relay.open_hop.status if relay.open_hop is not None else None,
+        "gateway": describe(gateway) if gateway is not None else None,
         "announced": {str(peer): [_describe(one) for one in ones] for peer, ones in live.items()},
     }
 
@@ -171,6 +217,15 @@ def add_relay_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--open-hop-private", action="store_true", help="also such servers at private and loopback addresses"
     )
+    parser.add_argument(
+        "--expose",
+        type=Exposure,
+        choices=list(Exposure),
+        default=Exposure.DIRECT,
+        help="what Petals clients find of the tabs: themselves, a gateway in this process that replaces "
+        "lost ones but sees what passes, or both (%(default)s)",
+    )
+    add_gateway_flags(parser)
     add_api_flags(parser, switch=True)
 
 
@@ -187,6 +242,8 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         options.repository,
         options.open_hop,
         options.open_hop_private,
+        options.expose,
+        gateway_options(options),
         options.ice_server,
         relay_api_options(options),
     )

@@ -1,13 +1,20 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from kwaainet.errors import ConfigError, KwaaiNetError, Unreachable
+from kwaainet.native.cli.joining import open_host
 from kwaainet.native.cli.main import build_parser
 from kwaainet.native.cli.relay import DEFAULT_LISTEN, RelayOptions, RunningRelay, relay_options, running_relay
+from kwaainet.node.directory import dht_reader, directory_reader
+from kwaainet.node.exposure import Exposure
+from kwaainet.swarm.announcement import PROTOCOL, Announcement
+from kwaainet.swarm.server_info import ModelInfo, ServerInfo
+from kwaainet.types import ServerState
 
 LISTEN = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws")
 
@@ -82,6 +89,62 @@ def test_what_cannot_be_used_is_named(
 
     with pytest.raises(error, match=text):
         with_relay(RelayOptions(**{"http": "127.0.0.1:0", "listen": LISTEN, **flags}), check)  # type: ignore[arg-type]
+
+
+def announcement(prefix: str) -> Announcement:
+    server = ServerInfo(ServerState.ONLINE, 1.0, start_block=0, end_block=2, version="tab")
+    return Announcement(prefix, server, 100.0, ModelInfo(2))
+
+
+@pytest.mark.parametrize(
+    ("expose", "in_dht", "for_tabs"),
+    [
+        (Exposure.DIRECT, {"tab"}, {"tab"}),
+        (Exposure.GATEWAY, {"gateway"}, {"gateway", "tab"}),
+        (Exposure.BOTH, {"gateway", "tab"}, {"gateway", "tab"}),
+    ],
+)
+def test_what_petals_clients_find_is_what_the_operator_chose(
+    page: Path, tiny_gguf: Path, expose: Exposure, in_dht: set[str], for_tabs: set[str]
+) -> None:
+    async def check(relay: RunningRelay) -> None:
+        names = {relay.host.peer_id: "gateway"}
+        async with AsyncExitStack() as stack:
+            slot = next(address for address in relay.host.addresses if "/ws/" in address) + "/p2p-circuit"
+            tab = await open_host(stack, listen=[slot])
+            await tab.listen()
+            names[tab.peer_id] = "tab"
+            relay_id = relay.host.peer_id
+            for prefix in ("named-hf", "other"):
+                message = announcement(prefix).encode()
+                await tab.call(relay_id, PROTOCOL, message, timeout=10)
+            while "gateway" in in_dht and not await relay.dht.get("named-hf.1"):
+                await asyncio.sleep(0.05)
+            found = (await dht_reader(relay.dht)("named-hf", 2))[1]
+            while "gateway" in in_dht and relay_id not in found:
+                await asyncio.sleep(0.05)
+                found = (await dht_reader(relay.dht)("named-hf", 2))[1]
+            assert {names[peer] for peer in found} == in_dht
+            seen = (await directory_reader(tab, relay_id)("named-hf", 2))[1]
+            assert {names[peer] for peer in seen} == for_tabs
+            others = (await dht_reader(relay.dht)("other", 2))[1]
+            assert {names[peer] for peer in others} == {"tab"}
+            async with aiohttp.ClientSession() as session, session.get(relay.http + "status.json") as answer:
+                status = await answer.json()
+            if expose == Exposure.DIRECT:
+                assert status["gateway"] is None
+            else:
+                assert (status["gateway"]["blocks"], status["gateway"]["sessions"]) == ([0, 2], 0)
+
+    with_relay(options(model=tiny_gguf, prefix="named-hf", expose=expose), check)
+
+
+def test_a_gateway_needs_a_model(page: Path) -> None:
+    async def check(relay: RunningRelay) -> None:
+        raise AssertionError("it came up")
+
+    with pytest.raises(ConfigError, match="--expose both needs --model"):
+        with_relay(options(expose=Exposure.BOTH), check)
 
 
 def test_an_initial_peer_that_is_not_there_is_named(page: Path) -> None:

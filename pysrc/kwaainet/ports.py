@@ -6,7 +6,7 @@ a port passes the port's compliance suite in ``kwaainet.testing.compliance``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -131,6 +131,34 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release everything; the engine may be filled and built again afterwards."""
+
+
+class Gradients(Protocol):
+    """Runs single Llama blocks forward and backward, for training (see ``inference.llama_gradients``).
+
+    Calls are queued inside: one run at a time. ``tables`` are those of the graphs, for as many
+    positions as ``hidden`` float [batch, tokens, hidden] has; answers are shaped like it.
+    """
+
+    async def build(self, forward: bytes, backward: bytes) -> None:
+        """Take the two graphs of a block. Raises ``EngineError``."""
+
+    async def add_block(self, block: int, weights: Mapping[str, Floats]) -> None:
+        """Hand over a block's weights by Hugging Face's names; raises ``CapacityError`` without room."""
+
+    async def drop_block(self, block: int) -> None:
+        """Release a block's weights; unknown blocks are ignored."""
+
+    async def forward(self, block: int, hidden: Floats, tables: Mapping[str, Floats]) -> Floats:
+        """The block's output. Raises ``EngineError``, ``CapacityError``."""
+
+    async def backward(
+        self, block: int, hidden: Floats, grad: Floats, tables: Mapping[str, Floats]
+    ) -> Floats:
+        """The gradient of the block's input, given that of its output. Raises as ``forward`` does."""
+
+    async def close(self) -> None:
+        """Release everything; may be built again afterwards."""
 
 
 class BlobStore(Protocol):

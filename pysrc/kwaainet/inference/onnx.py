@@ -18,9 +18,9 @@ IR_VERSION = 10
 OPSET = 21
 MICROSOFT = "com.microsoft"  # onnxruntime's own operators, on every execution provider used here
 _EXTERNAL = 1  # TensorProto.DataLocation
-_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE = 1, 2  # AttributeProto.AttributeType
+_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _INTS_ATTRIBUTE = 1, 2, 7  # AttributeProto.AttributeType
 
-Attribute: TypeAlias = int | float
+Attribute: TypeAlias = int | float | Sequence[int]
 
 
 class ElementType(IntEnum):
@@ -40,10 +40,13 @@ def _bytes(field: int, value: bytes | str) -> bytes:
 
 
 def _attribute(name: str, value: Attribute) -> bytes:
-    """AttributeProto: name 1, f 2, i 3, type 20."""
+    """AttributeProto: name 1, f 2, i 3, ints 8, type 20."""
     if isinstance(value, float):
         number = varint.encode(2 << 3 | 5) + struct.pack("<f", value)
         return _bytes(1, name) + number + _number(20, _FLOAT_ATTRIBUTE)
+    if isinstance(value, Sequence):
+        numbers = b"".join(_number(8, number) for number in value)
+        return _bytes(1, name) + numbers + _number(20, _INTS_ATTRIBUTE)
     return _bytes(1, name) + _number(3, value) + _number(20, _INT_ATTRIBUTE)
 
 

@@ -134,7 +134,7 @@ class InferenceSession:
         hidden, prompts, hypo_ids = _arguments(request, structure)
         batch, tokens = tensors.check_hidden(hidden, self._limits)
         assert hidden is not None  # check_hidden raises otherwise
-        tensors.check_prompts(prompts)
+        _refuse_prompts(prompts)
         opening = [self._open(request.uid, batch, options)] if self._uid is None else []
         self._check_step(request.uid, batch)
         start = self._start(options)
@@ -203,6 +203,15 @@ class InferenceSession:
         if hidden.size[1] == 0:  # a client that only wants to know whether the cache can be had
             return Reply(ReplyFormat(reply.dtype).pack(states))
         return Run(states, reply, onward(request, options, hidden, self._prefix, self._blocks.end))
+
+
+def _refuse_prompts(tensor: Tensor | None) -> None:
+    """A cache of keys and values would have to be filled block by block with each block's prompt added."""
+    if not tensors.is_dummy(tensor):
+        raise RequestError(
+            "deep prompts are not supported in an inference session (rpc_inference), only in training "
+            "(rpc_forward, rpc_backward); generate with tuning_mode unset or ptune"
+        )
 
 
 def _arguments(

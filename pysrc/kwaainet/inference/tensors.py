@@ -114,17 +114,30 @@ def check_hidden(tensor: Tensor | None, limits: Limits) -> tuple[int, int]:
     return batch, tokens
 
 
-def check_prompts(tensor: Tensor | None) -> None:
-    """``RequestError`` for deep prompts, which this server's graph has no inputs for."""
-    if tensor is not None and not is_dummy(tensor):
+def check_gradient(tensor: Tensor | None, hidden: Tensor) -> None:
+    """``RequestError`` unless the gradient of the output is shaped as the output is, like ``hidden``."""
+    if tensor is None or tensor.dtype not in FLOAT_DTYPES or tuple(tensor.size) != tuple(hidden.size):
+        found = "missing" if tensor is None else f"{tensor.dtype[:20]} {list(tensor.size[:8])}"
+        raise RequestError(f"the output's gradient is {found}; floats {list(hidden.size)} are expected")
+
+
+def check_prompts(tensor: Tensor | None, blocks: int, hidden: Tensor) -> bool:
+    """Whether there are deep prompts; ``RequestError`` unless they fit so many blocks and ``hidden``."""
+    if tensor is None or is_dummy(tensor):
+        return False
+    batch, tokens, width = hidden.size
+    size = tuple(tensor.size)
+    fits = len(size) == 4 and size[0] == blocks and size[1] in (1, batch) and size[3] == width
+    if tensor.dtype not in FLOAT_DTYPES or not fits or size[2] > tokens:
         raise RequestError(
-            f"deep prompts of shape {list(tensor.size[:8])} are not supported by this server; "
-            "leave tuning_mode unset, or send an empty tensor"
+            f"deep prompts are {tensor.dtype[:20]!r} {list(size[:8])}; "
+            f"expected floats [{blocks}, 1 or {batch}, at most {tokens}, {width}]"
         )
+    return True
 
 
 def unpack_hidden(tensor: Tensor) -> Floats:
-    """A checked hidden-states tensor as float32 [batch, tokens, hidden]."""
+    """A checked tensor of hidden states, gradients or prompts as float32 of its own shape."""
     if is_dummy(tensor):
         return np.zeros(tuple(tensor.size), np.float32)
     return np.ascontiguousarray(deserialize(tensor), np.float32)
@@ -146,17 +159,26 @@ def unpack_hypo_ids(tensor: Tensor | None, batch: int) -> list[int] | None:
 
 def reply_format(hidden: Tensor, options: dict[str, Any]) -> ReplyFormat:
     """The request's own dtype; ``output_compression`` if asked for, else none (as our schema says)."""
+    return reply_formats(hidden, options, 1)[0]
+
+
+def reply_formats(hidden: Tensor, options: dict[str, Any], count: int) -> list[ReplyFormat]:
+    """The same for a reply of so many tensors."""
     wanted = options.get("output_compression")
     if wanted is None:
-        return ReplyFormat(hidden.dtype)
-    if not isinstance(wanted, tuple | list) or len(wanted) != 1:
-        raise RequestError("output_compression must be a tuple of one number")
-    if type(wanted[0]) is not int or wanted[0] not in CompressionType.__members__.values():
-        raise RequestError(f"output_compression {str(wanted[0])[:40]!r} is no known compression")
-    compression = CompressionType(wanted[0])
-    if hidden.dtype == "bfloat16" and compression in _NOT_FOR_BFLOAT16:
+        return [ReplyFormat(hidden.dtype)] * count
+    if not isinstance(wanted, tuple | list) or len(wanted) != count:
+        raise RequestError(f"output_compression must be a tuple of {count}: one number for each tensor")
+    return [ReplyFormat(hidden.dtype, _compression(number, hidden.dtype)) for number in wanted]
+
+
+def _compression(number: object, dtype: str) -> CompressionType:
+    if type(number) is not int or number not in CompressionType.__members__.values():
+        raise RequestError(f"output_compression {str(number)[:40]!r} is no known compression")
+    compression = CompressionType(number)
+    if dtype == "bfloat16" and compression in _NOT_FOR_BFLOAT16:
         raise RequestError(f"{compression.name} cannot carry bfloat16; ask for NONE or an 8-bit one")
-    return ReplyFormat(hidden.dtype, compression)
+    return compression
 
 
 def check_common(options: dict[str, Any]) -> None:

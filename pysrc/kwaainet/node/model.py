@@ -74,6 +74,16 @@ async def load_span(
     return loader.stats
 
 
+async def load_block(
+    manifest: ModelManifest, index: int, source: RangeSource, store: BlobStore
+) -> dict[str, Floats]:
+    """One block's weights, float32, by Hugging Face suffix. Raises as ``load_span`` does."""
+    entries = manifest.block(index)
+    total = sum(entry.length for entry in entries.values())
+    loader = _Loader(manifest, source, store, lambda progress: None, len(entries), LoadStats(total))
+    return loader.decode(index, await loader.block(index))
+
+
 class _Loader:
     """Gets blocks' bytes; at most ``parallel`` reads are under way at once."""
 
@@ -137,9 +147,12 @@ class _Loader:
 
     def pack(self, index: int, position: int, raw: dict[str, bytes]) -> Iterator[tuple[str, Floats]]:
         """The engine's tensors of a block, decoded; ``raw`` is emptied on the way."""
+        return pack_block(self._manifest.config, position, self.decode(index, raw))
+
+    def decode(self, index: int, raw: dict[str, bytes]) -> dict[str, Floats]:
+        """A block's weights; ``raw`` is emptied on the way."""
         entries, config = self._manifest.block(index), self._manifest.config
-        weights = {suffix: decode(entries[suffix], raw.pop(suffix), config) for suffix in list(raw)}
-        return pack_block(config, position, weights)
+        return {suffix: decode(entries[suffix], raw.pop(suffix), config) for suffix in list(raw)}
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

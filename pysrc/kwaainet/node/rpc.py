@@ -21,7 +21,7 @@ from ..inference.session import InferenceSession
 from ..inference.tensors import Limits
 from ..ports import Clock, Host, Stream
 from ..swarm import blocks
-from ..types import PeerId
+from ..types import BlockRange, PeerId
 from ..wire import msgpack
 from ..wire.messages import (
     ExpertInfo,
@@ -36,6 +36,7 @@ from ..wire.messages import (
 from ..wire.msgpack import BatchTensorDescriptor
 from ..wire.rpc import MAX_UNARY_SIZE
 from .config import NodeConfig
+from .gradients import SpanGradients
 from .inference import SessionServer
 from .push import PushCounts, PushedSteps, Pusher
 from .runner import Runner
@@ -50,12 +51,19 @@ MAX_REPLY_SIZE = MAX_UNARY_SIZE - 1024  # the envelope takes the rest
 class TransformerConnectionHandler:
     """Answers for the blocks of ``config`` of a model; ``span`` may have no engine yet.
 
+    Without ``gradients`` it refuses to train: rpc_backward, and deep prompts in rpc_forward.
     ``sessions`` counts the inference sessions being served.
     """
 
-    def __init__(self, config: NodeConfig, model: LlamaConfig, span: Runner) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        model: LlamaConfig,
+        span: Runner,
+        gradients: SpanGradients | None = None,
+    ) -> None:
         config.check_model(model)
-        self._config, self._span = config, span
+        self._config, self._span, self._gradients = config, span, gradients
         self._limits = Limits(model.hidden_size, config.max_length(model))
         self._pushed = PushedSteps()
         self._host: Host | None = None
@@ -99,17 +107,14 @@ class TransformerConnectionHandler:
         message = ExpertRequest.decode(request)
         async with self._time_limit():
             output = await self._forward(message, list(message.tensors))
-        reply = ExpertResponse(tensors=(output,)).encode()
-        if len(reply) > MAX_REPLY_SIZE:
-            raise RequestError(
-                f"the reply takes {len(reply)} bytes, more than the {MAX_REPLY_SIZE} of a unary call; "
-                "use rpc_forward_stream"
-            )
-        return reply
+        return _unary([output], "rpc_forward_stream")
 
     async def rpc_backward(self, peer: PeerId, request: bytes) -> bytes:
-        """Refused: the span's graph has no gradients."""
-        raise _no_gradients()
+        """The gradient of hidden states, given that of the output; then that of deep prompts, if any."""
+        message = ExpertRequest.decode(request)
+        async with self._time_limit():
+            outputs = await self._backward(message, list(message.tensors))
+        return _unary(outputs, "rpc_backward_stream")
 
     async def rpc_push(self, peer: PeerId, request: bytes) -> bytes:
         """A step's input, straight from the server before us; the session takes what comes first.
@@ -142,31 +147,60 @@ class TransformerConnectionHandler:
         """``rpc_forward`` for what does not fit one message: tensors come and go in parts."""
         async with self._time_limit():
             request, inputs = await self._gather(stream)
-            output = await self._forward(request, inputs)
-            for part in split_for_streaming(output, MAX_PART_SIZE):
-                await stream.send(ExpertResponse(tensors=(part,)).encode())
+            await _send_parts(stream, [await self._forward(request, inputs)])
 
     async def rpc_backward_stream(self, stream: Stream) -> None:
-        """Refused: the span's graph has no gradients."""
+        """``rpc_backward`` for what does not fit one message."""
         async with self._time_limit():
-            await stream.receive()  # the caller hears of it while it still sends
-        raise _no_gradients()
+            if self._gradients is None:
+                await stream.receive()  # the caller hears of it while it still sends
+                raise _no_gradients()
+            request, inputs = await self._gather(stream)
+            await _send_parts(stream, await self._backward(request, inputs))
 
     # --- shared -----------------------------------------------------------------------------------
 
     async def _forward(self, request: ExpertRequest, inputs: list[Tensor]) -> Tensor:
-        served = self._config.blocks
-        asked = blocks.within(blocks.parse_chain(request.uid, self._config.prefix, served), served)
-        options = tensors.metadata(request)
-        tensors.check_common(options)
+        asked, options = self._asked(request), tensors.metadata(request)
         given = tensors.arguments(inputs, options.get("args_structure"))
-        hidden = given[0] if given else None
+        hidden, prompts = (*given, None, None)[:2]
+        tensors.check_common(options)
         tensors.check_hidden(hidden, self._limits)
         assert hidden is not None  # check_hidden raises otherwise
-        tensors.check_prompts(given[1] if len(given) > 1 else None)
+        prompted = tensors.check_prompts(prompts, len(asked), hidden)
         reply = tensors.reply_format(hidden, options)
         states = tensors.unpack_hidden(hidden)
-        return reply.pack(await self._span.forward(states, self._config.request_timeout, asked))
+        if prompted and prompts is not None:
+            output = await self._training().forward(states, asked, tensors.unpack_hidden(prompts))
+        else:
+            within = blocks.within(asked, self._config.blocks)
+            output = await self._span.forward(states, self._config.request_timeout, within)
+        return reply.pack(output)
+
+    async def _backward(self, request: ExpertRequest, inputs: list[Tensor]) -> list[Tensor]:
+        asked, options = self._asked(request), tensors.metadata(request)
+        given = tensors.arguments(inputs, options.get("args_structure"))
+        hidden, grad, prompts = (*given, None, None, None)[:3]
+        training = self._training()
+        tensors.check_common(options)
+        tensors.check_hidden(hidden, self._limits)
+        assert hidden is not None  # check_hidden raises otherwise
+        tensors.check_gradient(grad, hidden)
+        assert grad is not None  # check_gradient raises otherwise
+        prompted = tensors.check_prompts(prompts, len(asked), hidden)
+        replies = tensors.reply_formats(hidden, options, 1 + prompted)
+        deep = tensors.unpack_hidden(prompts) if prompted and prompts is not None else None
+        states, gradient = tensors.unpack_hidden(hidden), tensors.unpack_hidden(grad)
+        found = await training.backward(states, gradient, asked, deep)
+        return [reply.pack(one) for reply, one in zip(replies, found, strict=False) if one is not None]
+
+    def _asked(self, request: ExpertRequest) -> BlockRange:
+        return blocks.parse_chain(request.uid, self._config.prefix, self._config.blocks)
+
+    def _training(self) -> SpanGradients:
+        if self._gradients is None:
+            raise _no_gradients()
+        return self._gradients
 
     async def _gather(self, stream: Stream) -> tuple[ExpertRequest, list[Tensor]]:
         """(the first message, the whole tensors of all messages)."""
@@ -215,9 +249,25 @@ def answer_pings(host: Host, now: Clock) -> None:
     host.handle_unary(PING, rpc_ping)
 
 
+def _unary(outputs: list[Tensor], stream: str) -> bytes:
+    reply = ExpertResponse(tensors=tuple(outputs)).encode()
+    if len(reply) > MAX_REPLY_SIZE:
+        raise RequestError(
+            f"the reply takes {len(reply)} bytes, more than the {MAX_REPLY_SIZE} of a unary call; "
+            f"use {stream}"
+        )
+    return reply
+
+
+async def _send_parts(stream: Stream, outputs: list[Tensor]) -> None:
+    for output in outputs:
+        for part in split_for_streaming(output, MAX_PART_SIZE):
+            await stream.send(ExpertResponse(tensors=(part,)).encode())
+
+
 def _no_gradients() -> RequestError:
     return RequestError(
-        "this server computes no gradients (rpc_backward); train through servers that run on petals itself"
+        "this server computes no gradients (rpc_backward, deep prompts); train through other servers"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import DeviceLost, KwaaiNetError, UsageError
 from ..formats.manifest import ModelManifest
 from ..inference.llama import span_shape
-from ..ports import BlobStore, Clock, Engine, Host, RangeSource, Report
+from ..ports import BlobStore, Clock, Engine, Floats, Gradients, Host, RangeSource, Report
 from ..swarm.announcement import Announcement
 from ..swarm.server_info import ModelInfo, ServerInfo
 from ..types import BlockRange, PeerId, Progress, ServerState
@@ -24,7 +24,8 @@ from .admission import Admission
 from .announce import Announcer
 from .config import NodeConfig
 from .draining import Drain
-from .model import LoadStats, load_span
+from .gradients import SpanGradients
+from .model import LoadStats, load_block, load_span
 from .rates import Rates, measure, throughput
 from .rpc import TransformerConnectionHandler, answer_pings
 from .span import ServedSpan
@@ -65,6 +66,7 @@ class ServerNode:
         manifest: ModelManifest,
         announcer: Announcer,
         now: Clock,
+        gradients: Gradients | None = None,
     ) -> None:
         config.check_model(manifest.config)
         self._config, self._host, self._engine = config, host, engine
@@ -73,7 +75,8 @@ class ServerNode:
         self._report: Report = lambda progress: None
         admission = Admission(config.total_tokens(manifest.config), config.max_sessions)
         self._span = ServedSpan(admission, config.max_run_tokens, self._on_device_lost)
-        self._handler = TransformerConnectionHandler(config, manifest.config, self._span)
+        self._training = self._train(gradients) if gradients is not None else None
+        self._handler = TransformerConnectionHandler(config, manifest.config, self._span, self._training)
         self._status = NodeStatus(ServerState.OFFLINE, host.peer_id, (), config.blocks, engine.backend)
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling = asyncio.Lock()
@@ -150,6 +153,8 @@ class ServerNode:
             await self._drain.wait()
         await self._host.close()
         self._span.suspend("the server is leaving")
+        if self._training is not None:
+            await self._training.close()
         await self._engine.close()
 
     def _is_busy(self) -> bool:
@@ -221,6 +226,12 @@ class ServerNode:
         )
         self._status = replace(self._status, loaded=loaded, rates=rates, backend=self._engine.backend)
         self._span.resume(self._engine)
+
+    def _train(self, gradients: Gradients) -> SpanGradients:
+        async def load(block: int) -> Mapping[str, Floats]:
+            return await load_block(self._manifest, block, self._source, self._store)
+
+        return SpanGradients(gradients, self._manifest.config, load, self._config.max_run_tokens)
 
     def _on_device_lost(self, error: DeviceLost) -> None:
         self._note(error)

@@ -153,8 +153,9 @@ def read_graph(model: bytes) -> tuple[list[Node], dict[str, tuple[int, ...]]]:
 
 def _read_node(message: bytes) -> Node:
     attributes: Attributes = {}
-    for attribute in map(dict, map(_fields, _all(message, 5))):
-        value = attribute[2] if attribute[20] == 1 else attribute[3]
+    for raw in _all(message, 5):
+        attribute = dict(_fields(raw))
+        value: Any = {1: attribute.get(2), 2: attribute.get(3), 7: tuple(_all(raw, 8))}[attribute[20]]
         if attribute[20] == 2 and value >= 1 << 63:
             value -= 1 << 64
         attributes[attribute[1].decode()] = value

@@ -26,6 +26,12 @@ def test_a_float_attribute_is_four_bytes() -> None:
     assert node("N", [], ["y"], alpha=1.0).endswith(b"\x2a" + bytes([len(attribute)]) + attribute)
 
 
+def test_a_list_attribute_is_one_number_after_another() -> None:
+    numbers = b"\x40\x02\x40" + b"\xff" * 9 + b"\x01"
+    attribute = b"\x0a\x04perm" + numbers + b"\xa0\x01\x07"
+    assert node("N", [], ["y"], perm=(2, -1)).endswith(b"\x2a" + bytes([len(attribute)]) + attribute)
+
+
 def test_a_value_has_sizes_and_symbols() -> None:
     dims = b"\x0a\x03\x12\x01n" + b"\x0a\x02\x08\x05"
     tensor = b"\x08\x01\x12" + bytes([len(dims)]) + dims

@@ -147,7 +147,7 @@ def test_a_repeated_step_is_dropped():
 
 
 def test_deep_prompts_are_refused_and_dummies_taken():
-    with pytest.raises(RequestError, match=r"deep prompts of shape \[3, 1, 2, 4\]"):
+    with pytest.raises(RequestError, match="deep prompts are not supported in an inference session"):
         opened().receive(request(prompts=np.zeros((3, 1, 2, 4), np.float32)))
 
 

@@ -15,6 +15,7 @@ from ...node.dht import DhtNode
 from ...node.server import NodeStatus, ServerNode
 from ...types import BlockRange
 from ..engine import NativeEngine
+from ..gradients import NativeGradients
 from ..host import NativeHost
 from ..model import Model, open_model
 from ..store import NoStore
@@ -96,6 +97,7 @@ def _node(config: NodeConfig, model: Model, host: NativeHost, dht: DhtNode, thre
         manifest=model.manifest,
         announcer=DhtAnnouncer(dht, host.peer_id, time.time),
         now=time.time,
+        gradients=NativeGradients(threads),
     )
 
 

@@ -1,0 +1,36 @@
+"""Stock petals prompt tuning through our servers: the same losses as on local Hugging Face."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from interop.cases import Case
+from interop.running import KWAAINET, ask, relay, started
+
+MODES = ("ptune", "deep_ptune")
+STEPS = 20
+GRADIENTS = 1e-3  # the largest relative difference of a gradient from Hugging Face's
+LOSSES = 1e-3  # and of a loss on the way
+
+
+def check(result: dict[str, Any]) -> None:
+    for mode in MODES:
+        trained = result[mode]
+        assert len(trained["gradients"]) == 2 * (1 + (mode == "deep_ptune"))
+        assert max(trained["gradients"]) < GRADIENTS, trained["gradients"]
+        assert trained["swarm"][-1] < 0.7 * trained["swarm"][0], trained["swarm"]
+        np.testing.assert_allclose(trained["swarm"], trained["local"], rtol=LOSSES)
+
+
+def test_prompts_are_trained_through_native_servers(odd: Case, tmp_path: Path) -> None:
+    """Two of them, so that gradients go from one to the other."""
+    with relay(tmp_path) as origin:
+        command = [KWAAINET, "serve", "--model", odd.served, "--prefix", odd.prefix, "--threads", "1"]
+        command += ["--initial-peers", origin["tcp"], "--blocks"]
+        with (
+            started([*command, "0:3"], tmp_path, "first") as first,
+            started([*command, "3:5"], tmp_path, "second") as second,
+        ):
+            for server in (first, second):
+                server.event("online")
+            check(ask(tmp_path, "petals_training", odd.spec(origin["tcp"], modes=MODES, steps=STEPS)))

@@ -115,14 +115,17 @@ def same(ours: Sequence[Floats], theirs: Sequence[Floats]) -> None:
 
 
 def after_each_loss(
-    spans: Sequence[str], lose: Callable[[Server], Awaitable[None] | None], **options: object
+    spans: Sequence[str],
+    lose: Callable[[Server], Awaitable[None] | None],
+    seed: int = 7,
+    **options: object,
 ) -> None:
     """Lose the server of a random block now and then; the outputs stay what they are."""
 
     async def main() -> None:
         steps = inputs(12)
         expected = await undisturbed(steps)
-        swarm = Swarm(7)
+        swarm = Swarm(seed)
         await swarm.serve(*spans)
         outputs = []
         async with swarm.client(**options).session(64) as session:
@@ -280,3 +283,32 @@ def test_a_session_says_what_does_not_fit() -> None:
                 await session.rollback(5)
 
     run(main())
+
+
+def step_seconds(spans: Sequence[str], **options: object) -> float:
+    """Seconds of a single token's step, all on the way."""
+
+    async def main() -> float:
+        swarm = Swarm()
+        swarm.network.latency = 0.1
+        await swarm.serve(*spans)
+        async with swarm.client(**options).session(64) as session:
+            first, *tokens = inputs(9)
+            await session.step(first)
+            await session.step(tokens[0])
+            started = now()
+            for hidden in tokens[1:]:
+                await session.step(hidden)
+            return (now() - started) / 8
+
+    return run(main())
+
+
+def test_a_chain_of_k_servers_costs_k_plus_one_ways() -> None:
+    assert 0.09 * 6 < step_seconds(["0:2", "2:4", "4:5"], push=False) < 0.11 * 6
+    assert 0.09 * 4 < step_seconds(["0:2", "2:4", "4:5"]) < 0.12 * 4
+
+
+def test_losses_in_a_chain_that_pushes() -> None:
+    for seed in range(6):
+        after_each_loss(["0:2", "0:2", "2:4", "2:4", "4:5", "4:5"], Server.kill, seed=seed)

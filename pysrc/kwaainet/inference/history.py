@@ -6,7 +6,7 @@ now; never more bytes than the session's budget allows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -113,3 +113,20 @@ class History:
             grown[:, : self.length] = old[:, : self.length]
         self._array = grown
         return grown
+
+
+class Histories:
+    """One session's histories, by the block that each goes into; together within ``budget``."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._histories: dict[int, History] = {}
+
+    def at(self, block: int) -> History:
+        """What goes into this block; empty if nothing did."""
+        return self._histories.setdefault(block, History(self._budget))
+
+    def keep_only(self, blocks: Collection[int]) -> None:
+        """Forget what goes into other blocks."""
+        for block in self._histories.keys() - set(blocks):
+            self._histories.pop(block).release()

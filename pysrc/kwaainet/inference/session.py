@@ -122,7 +122,10 @@ class InferenceSession:
             raise RequestError(
                 "a pushed step has no step_id; it could not be told from the client's own copy"
             )
-        return self._step(request)
+        commands = self._step(request)
+        if any(isinstance(command, Run) for command in commands):
+            self._idle = 0  # the client's own copy will ask for nothing new
+        return commands
 
     def _step(self, request: ExpertRequest) -> list[Command]:
         options = tensors.metadata(request)

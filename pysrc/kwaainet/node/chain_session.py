@@ -14,23 +14,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import CapacityError, KwaaiNetError, Unreachable, UsageError
-from ..inference.chain import Step
-from ..inference.history import Budget, History
+from ..inference.chain import NextServer, Step
+from ..inference.history import Budget, Histories
 from ..ports import Clock, Floats
 from ..swarm.routing import Hop
-from ..types import BlockRange, PeerId
+from ..types import BlockRange
 from .client_options import ClientOptions
 from .hop_opener import HopOpener, close_all
 from .live_hop import LiveHop
+from .recovery import Recovery, named
+from .step_watch import StepWatch
 from .swarm_view import SwarmView
 
 log = logging.getLogger(__name__)
 
-RETRY_PAUSE = 0.5  # seconds between looks for somebody who holds lost blocks
-
 
 class ChainSession:
-    """``max_length`` positions of ``batch`` rows through ``blocks``; made by ``Client.session``."""
+    """``max_length`` positions of ``batch`` rows through ``blocks``; made by ``Client.session``.
+
+    ``failovers`` counts the hops that were lost and replaced.
+    """
 
     def __init__(
         self,
@@ -48,11 +51,12 @@ class ChainSession:
         self.position = 0
         self.failovers = 0
         self._opener, self._view, self._options, self._blocks = opener, view, options, blocks
-        self._max_length, self._batch = max_length, batch
-        self._now, self._new_id = now, new_id
-        self._budget = Budget(options.history_bytes, history)
-        self._histories: dict[int, History] = {}  # first block of a hop -> what goes into it
+        self._max_length, self._batch, self._new_id = max_length, batch, new_id
+        self._histories = Histories(Budget(options.history_bytes, history))
+        self._watch = StepWatch(view, now)
+        self._recovery = Recovery(opener, view, self._watch, self._histories, options, now=now, new_id=new_id)
         self._hops: list[LiveHop] = []
+        self._driving: asyncio.Task[Floats] | None = None  # the last step, until all hops have answered
         self._stepping = False
 
     @property
@@ -76,10 +80,12 @@ class ChainSession:
         if self._stepping:
             raise UsageError("the last step of this session has not been answered yet")
         self._stepping = True
-        step = Step(self._new_id(), self.position, None if rows is None else tuple(rows))
+        hidden = np.ascontiguousarray(hidden, dtype=np.float32)
         try:
             async with asyncio.timeout(self._options.step_timeout):
-                output = await self._run(step, np.ascontiguousarray(hidden, dtype=np.float32))
+                await self._settle()
+                step = Step(self._new_id(), self.position, None if rows is None else tuple(rows))
+                output = await self._run(step, hidden)
         except TimeoutError:
             limit = f"{self._options.step_timeout:g} s"
             raise Unreachable(f"a step through {self._chain_text()} took longer than {limit}") from None
@@ -96,102 +102,113 @@ class ChainSession:
 
     async def close(self) -> None:
         """End the session at every hop."""
+        await self._stop_driving()
         hops, self._hops = self._hops, []
         await close_all(hops)
-        for history in self._histories.values():
-            history.release()
+        self._histories.keep_only(())
 
     # --- a step -----------------------------------------------------------------------------------
 
     async def _run(self, step: Step, hidden: Floats) -> Floats:
-        index = 0
-        while index < len(self._hops):
-            live = self._hops[index]
-            self._history(live.hop.blocks.start).record(step, hidden)
+        """The last hop's answer, which may come before those of hops that are on the way."""
+        if self._options.push:
+            self._expect_pushes(step, hidden.shape)
+        early = self._hops[-1].awaits(step)
+        if early is None:
+            return await self._drive(step, hidden)
+        self._driving = asyncio.ensure_future(self._drive(step, hidden))
+        try:
+            await asyncio.wait([self._driving, early], return_when=asyncio.FIRST_COMPLETED)
+            if early.done() and early.exception() is None:
+                return early.result()
+            return await self._driving
+        except BaseException:
+            await self._stop_driving()
+            raise
+
+    async def _settle(self) -> None:
+        """Wait until every hop has answered the last step, so that all histories are complete."""
+        if self._driving is not None:
             try:
-                output = await self._pass(live, step, hidden)
-            except KwaaiNetError as error:
-                await self._replace(index, error, step)
-                continue
-            self._view.served(live.hop.peer)
-            hidden, index = output, index + 1
+                await self._driving
+            finally:
+                await self._stop_driving()
+
+    async def _stop_driving(self) -> None:
+        driving, self._driving = self._driving, None
+        if driving is not None:
+            driving.cancel()
+            await asyncio.wait([driving])
+            if not driving.cancelled():
+                driving.exception()  # looked at
+
+    async def _drive(self, step: Step, hidden: Floats) -> Floats:
+        """Bring the step through hop after hop, and lost ones back."""
+        index = 0
+        try:
+            while index < len(self._hops):
+                live = self._hops[index]
+                self._histories.at(live.hop.blocks.start).record(step, hidden)
+                try:
+                    output = await self._pass(index, step, hidden)
+                except KwaaiNetError as error:
+                    await self._replace(index, error, step)
+                    continue
+                self._view.served(live.hop.peer)
+                hidden, index = output, index + 1
+        finally:
+            for live in self._hops[index + 1 :]:  # a push that never comes would leave them out of step
+                if (answer := live.awaits(step)) is not None and not answer.done():
+                    live.retire("the step before it failed")
         return hidden
 
-    async def _pass(self, live: LiveHop, step: Step, hidden: Floats) -> Floats:
-        """One step of one hop; the rows of a replayed history are in order already."""
-        if live.replayed_in == step.step_id:
-            step = Step(step.step_id, step.position)
-        return await live.run(hidden, step, self._options.step_timeout)
+    async def _pass(self, index: int, step: Step, hidden: Floats) -> Floats:
+        """One step of one hop, which a server may have pushed to it already."""
+        live = self._hops[index]
+        behind = live.position > step.position and live.awaits(step) is None
+        if behind and not self._view.can_roll_back(live.hop.peer):
+            live.retire("it cannot roll back")
+        answer = live.awaits(step) or live.expect(hidden.shape, step)
+        if not answer.done():
+            if step.rows is not None and live.replayed_in == step.step_id:
+                # the history was replayed with its rows in order; those behind still have to reorder theirs
+                await live.send(hidden, Step(step.step_id, step.position))
+            else:
+                await live.send(hidden, step, self._next_servers(index, step))
+        return await self._watch.answer(live, answer, hidden.shape[0] * hidden.shape[1])
 
-    def _history(self, block: int) -> History:
-        return self._histories.setdefault(block, History(self._budget))
+    def _expect_pushes(self, step: Step, shape: tuple[int, ...]) -> None:
+        """Servers may push the step to the hops that know their session and stand where it starts."""
+        for live in self._hops[1:]:
+            if not live.machine.opened or live.failure is not None or live.position != step.position:
+                break
+            live.expect(shape, step)
 
-    # --- fail-over --------------------------------------------------------------------------------
+    def _next_servers(self, index: int, step: Step) -> list[NextServer]:
+        """To whom the output of this hop may be pushed."""
+        servers: list[NextServer] = []
+        for live in self._hops[index + 1 :]:
+            if live.failure is not None or live.awaits(step) is None:
+                break
+            servers.append(live.next_server)
+        return servers
 
     async def _replace(self, index: int, error: KwaaiNetError, step: Step) -> None:
         """Put a chain that knows the history in the place of a lost hop; raises if it is not lost."""
         lost = self._hops[index]
-        reason = lost.reason
-        if reason is None:
-            raise _named(lost.hop, error) from error
-        self._view.failed(lost.hop.peer, reason, str(error))
-        self.failovers += 1
+        if lost.reason is None:
+            raise named(lost.hop, error) from error
+        if not lost.blameless:
+            self._view.failed(lost.hop.peer, lost.reason, str(error))
+            self.failovers += 1
         await lost.close()
         try:
-            hops = await self._recover(lost.hop, step)
+            hops = await self._recovery.replace(lost, step)
         except Unreachable as nobody:
-            raise _named(lost.hop, error, f"; {nobody}") from error
+            raise named(lost.hop, error, f"; {nobody}") from error
         self._hops[index : index + 1] = hops
-        starts = {live.hop.blocks.start for live in self._hops}
-        for block in self._histories.keys() - starts:
-            self._histories.pop(block).release()
+        self._histories.keep_only([live.hop.blocks.start for live in self._hops])
         log.info("server %s is replaced by %s", lost.hop.peer, ", ".join(str(one.hop.peer) for one in hops))
-
-    async def _recover(self, lost: Hop, step: Step) -> list[LiveHop]:
-        """Hops for the blocks of ``lost``, with the history replayed. Raises ``Unreachable``."""
-        give_up = self._now() + self._options.patience
-        avoid: set[PeerId] = {lost.peer}
-        while True:
-            try:
-                hops = await self._opener.open(lost.blocks, avoid)
-            except Unreachable:
-                if self._now() >= give_up:
-                    raise
-                await asyncio.sleep(RETRY_PAUSE)
-                await self._view.renew()
-                avoid.clear()
-                continue
-            failed = await self._replay(hops, step)
-            if failed is None:
-                return hops
-            await close_all(hops)
-            assert failed.failure is not None
-            if failed.reason is None:
-                raise _named(failed.hop, failed.failure)
-            avoid.add(failed.hop.peer)
-            self._view.failed(failed.hop.peer, failed.reason, str(failed.failure))
-
-    async def _replay(self, hops: Sequence[LiveHop], step: Step) -> LiveHop | None:
-        """Bring new hops to where the step starts; returns the one that failed, if one did."""
-        first = hops[0].hop.blocks.start
-        for live in hops[1:]:
-            self._history(live.hop.blocks.start).start_again(step)
-        position = 0
-        for piece in self._histories[first].pieces(0, step.position, self._options.replay_tokens):
-            hidden = piece
-            for live in hops:
-                if live is not hops[0]:
-                    self._histories[live.hop.blocks.start].append(hidden)
-                try:
-                    hidden = await live.run(
-                        hidden, Step(self._new_id(), position), self._options.step_timeout
-                    )
-                except KwaaiNetError:
-                    return live
-            position += piece.shape[1]
-        for live in hops:
-            live.replayed_in = step.step_id
-        return None
 
     # --- words ------------------------------------------------------------------------------------
 
@@ -210,8 +227,3 @@ class ChainSession:
 
     def _chain_text(self) -> str:
         return ", then ".join(f"{hop.peer} (blocks {hop.blocks})" for hop in self.hops)
-
-
-def _named(hop: Hop, error: KwaaiNetError, more: str = "") -> KwaaiNetError:
-    """The same kind of error, with the name of the server that caused it."""
-    return type(error)(f"server {hop.peer} (blocks {hop.blocks}) failed: {error}{more}")

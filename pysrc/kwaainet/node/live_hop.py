@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import (
     HandshakeError,
@@ -56,10 +56,14 @@ class LiveHop:
         self.hop = hop
         self.machine = machine
         self.position = 0  # positions that the server's cache holds once it has answered all steps
+        self.fresh = True  # it has answered nothing yet
+        self.blameless = False  # it is given up for a reason of our own
         self.replayed_in: str | None = None  # the step during which the history was replayed into it
         self.failure: KwaaiNetError | None = None
         self.reason: Reason | None = None  # for which it must be replaced; None: its caller has to see why
+        self.on_failure: Callable[[], None] = lambda: None
         self._stream = stream
+        self._awaited: tuple[str, asyncio.Future[Floats]] | None = None  # the last step and its answer
         self._due: deque[tuple[tuple[int, ...], asyncio.Future[Floats]]] = deque()
         self._reader = asyncio.ensure_future(self._read())
 
@@ -69,32 +73,25 @@ class LiveHop:
         blocks = self.hop.blocks
         return (str(self.hop.peer), self.machine.session_id, blocks.start, blocks.end)
 
-    def expect(self, shape: tuple[int, ...]) -> asyncio.Future[Floats]:
-        """The answer of the step to come, of this shape; steps are answered in order."""
+    def awaits(self, step: Step) -> asyncio.Future[Floats] | None:
+        """The answer of this step, if it is expected already."""
+        return self._awaited[1] if self._awaited and self._awaited[0] == step.step_id else None
+
+    def expect(self, shape: tuple[int, ...], step: Step) -> asyncio.Future[Floats]:
+        """The answer of a step to come, of this shape; steps are answered in order."""
         answer: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
         if self.failure is not None:
             _fail(answer, self.failure)
         else:
             self._due.append((shape, answer))
+        self.position = step.position + shape[1]
+        self._awaited = (step.step_id, answer)
         return answer
-
-    async def run(self, hidden: Floats, step: Step, timeout: float) -> Floats:
-        """Send one step and wait for its answer. Raises why the hop failed; ``reason`` is set then."""
-        answer = self.expect(hidden.shape)
-        await self.send(hidden, step)
-        try:
-            async with asyncio.timeout(timeout):
-                return await answer
-        except TimeoutError:
-            error = Unreachable(f"it did not answer within {timeout:.3g} s")
-            self.fail(error, Reason.SILENT)
-            raise error from None
 
     async def send(self, hidden: Floats, step: Step, next_servers: Sequence[NextServer] = ()) -> None:
         """Send one step. Raises why the hop failed, if it has."""
         if self.failure is not None:
             raise self.failure
-        self.position = step.position + hidden.shape[1]
         try:
             await self._stream.send(self.machine.request(hidden, step, next_servers))
         except StreamReset as error:
@@ -107,9 +104,15 @@ class LiveHop:
         if self.failure is None:
             self.failure = error
             self.reason = reason or loss_reason(error)
+            self.on_failure()
         self._reader.cancel()
         while self._due:
             _fail(self._due.popleft()[1], self.failure)
+
+    def retire(self, why: str) -> None:
+        """Give it up though it did nothing wrong."""
+        self.blameless = True
+        self.fail(StreamReset(why))
 
     async def close(self) -> None:
         """End the session; a server that is gone already does not matter. Never raises."""

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager, suppress
 from ..errors import KwaaiNetError, RpcError, Unreachable
 from ..ports import Clock, Host
 from ..swarm.coverage import is_gateway
-from ..swarm.health import PeerHealth, Reason
+from ..swarm.deadlines import StepDeadlines
+from ..swarm.health import MAX_PEERS, PeerHealth, Reason
 from ..swarm.round_trips import RoundTrips
 from ..swarm.routing import Candidate, Hop, max_throughput, min_latency
 from ..swarm.server_info import ServerInfo, Span, compute_spans
@@ -49,6 +50,7 @@ class SwarmView:
         self.round_trips = RoundTrips()
         self._host, self._read, self._options = host, read, options
         self._now, self._chance = now, chance
+        self._deadlines: dict[PeerId, StepDeadlines] = {}  # the one used longest ago first
         self._spans: list[Span] | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._pings: dict[asyncio.Task[None], PeerId] = {}
@@ -74,6 +76,35 @@ class SwarmView:
             with suppress(Unreachable):
                 return self._choose(spans, blocks, cache_tokens)
         return self._choose([span for span in pool if span.peer not in faulty], blocks, cache_tokens)
+
+    def can_replace(self, hop: Hop) -> bool:
+        """Whether others that are not banned hold the blocks of ``hop``."""
+        now = self._now()
+        others = [
+            span for span in self.spans if span.peer != hop.peer and not self.health.is_banned(span.peer, now)
+        ]
+        return all(
+            any(block in span.blocks for span in others) for block in range(hop.blocks.start, hop.blocks.end)
+        )
+
+    def can_roll_back(self, peer: PeerId) -> bool:
+        """Whether the server understands ``start_from_position``: Petals does after 2.2, ours all do."""
+        version = next((span.info.version for span in self.spans if span.peer == peer), None)
+        return version is not None and not version.startswith(("1.", "2.0.", "2.1.", "2.2."))
+
+    def announced_seconds(self, hop: Hop) -> float:
+        """What one token through ``hop`` takes by the server's own words."""
+        spans = (span for span in self.spans if span.peer == hop.peer)
+        candidates = [self._candidate(span) for span in spans]
+        return candidates[0].compute_seconds + 2 * candidates[0].one_way if candidates else 1.0
+
+    def deadlines(self, peer: PeerId) -> StepDeadlines:
+        """What is known of how long the server takes."""
+        known = self._deadlines.pop(peer, None) or StepDeadlines()
+        self._deadlines[peer] = known
+        if len(self._deadlines) > MAX_PEERS:
+            del self._deadlines[next(iter(self._deadlines))]
+        return known
 
     def failed(self, peer: PeerId, reason: Reason, text: str) -> None:
         """A server failed a request of ours; look at the swarm again soon."""

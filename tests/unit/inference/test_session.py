@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from kwaainet.compression.codec import CompressionType, deserialize, serialize
 from kwaainet.errors import KwaaiNetError, LimitExceeded, ProtocolError, RequestError
-from kwaainet.inference.session import End, InferenceSession, OpenCache, Reorder, Reply, Run, Truncate
+from kwaainet.inference.session import (
+    MAX_IDLE,
+    End,
+    InferenceSession,
+    OpenCache,
+    Reorder,
+    Reply,
+    Run,
+    Truncate,
+)
 from kwaainet.inference.tensors import Limits
 from kwaainet.types import BlockRange
 from kwaainet.wire import msgpack
@@ -144,6 +153,18 @@ def test_a_repeated_step_is_dropped():
     assert one.receive(request(step_id="a")) == []
     assert len(one.receive(request(step_id="b"))) == 1
     assert one.position == 5
+
+
+def test_copies_of_steps_that_were_pushed_are_not_idle_messages():
+    machine = opened(max_length=10)
+    for number in range(300):
+        step = request(states(), step_id=str(number), start_from_position=3)
+        assert machine.receive_pushed(step)
+        assert machine.receive(step) == []
+    for _ in range(MAX_IDLE - 1):
+        machine.receive(step)
+    with pytest.raises(LimitExceeded, match="asked for no new token"):
+        machine.receive(step)
 
 
 def test_deep_prompts_are_refused_and_dummies_taken():

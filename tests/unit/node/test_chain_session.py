@@ -28,6 +28,8 @@ Spoil = Callable[[Floats, int], Floats]
 class Swarm:
     """Servers whose answer adds the number of positions so far, and so depends on their history."""
 
+    version = "0.1.0"
+
     def __init__(self, **options: object) -> None:
         self.network = MemoryNetwork(latency=0.001)
         self.records: list[dict[PeerId, ServerInfo]] = [{}, {}]
@@ -55,7 +57,7 @@ class Swarm:
         await host.listen()
         for block in range(blocks.start, blocks.end):
             self.records[block][host.peer_id] = ServerInfo(
-                ServerState.ONLINE, 1.0, blocks.start, blocks.end, inference_rps=rps
+                ServerState.ONLINE, 1.0, blocks.start, blocks.end, inference_rps=rps, version=self.version
             )
         return host.peer_id
 
@@ -207,6 +209,22 @@ def test_a_rollback_goes_out_with_the_next_step() -> None:
             for length in (-1, 3):
                 with pytest.raises(UsageError, match="roll"):
                     await session.rollback(length)
+
+    run(main())
+
+
+def test_a_server_that_cannot_roll_back_is_given_the_history_anew() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        swarm.version = "2.2.0.post1"
+        peer = await swarm.serve("0:2")
+        async with swarm.client.session(8) as session:
+            await session.step(HIDDEN)
+            await session.rollback(1)
+            np.testing.assert_array_equal(await session.step(TOKEN), TOKEN + 2)
+            assert session.failovers == 0
+        assert swarm.starts[peer] == [0, 0, 1]
+        assert peer not in swarm.client.view.health.bans(now())
 
     run(main())
 

@@ -1,4 +1,5 @@
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -65,7 +66,14 @@ class Swarm:
             assert (prefix, num_blocks) == (PREFIX, self.num_blocks)
             return self.records
 
-        return Client(self.network.host(), read, PREFIX, self.num_blocks, now=now, random_bytes=bytes)
+        return Client(
+            self.network.host(),
+            read,
+            PREFIX,
+            self.num_blocks,
+            now=now,
+            random_bytes=random.Random(1).randbytes,
+        )
 
 
 async def tokens(client: Client, count: int, stop: frozenset[int] = frozenset()) -> list[int]:

@@ -21,7 +21,7 @@ from kwaainet.node.live_hop import LiveHop, loss_reason
 from kwaainet.ports import Stream
 from kwaainet.swarm.health import Reason
 from kwaainet.swarm.routing import Hop
-from kwaainet.testing.clock import now, run
+from kwaainet.testing.clock import run
 from kwaainet.testing.host import MemoryNetwork
 from kwaainet.types import BlockRange
 from kwaainet.wire.messages import ExpertRequest, ExpertResponse
@@ -47,6 +47,12 @@ STEP = Step("t", 0)
 )
 def test_only_a_loss_is_a_reason_to_replace(error: KwaaiNetError, reason: Reason | None) -> None:
     assert loss_reason(error) is reason
+
+
+async def step_through(live: LiveHop, step: Step = STEP) -> np.ndarray:
+    answer = live.expect(HIDDEN.shape, step)
+    await live.send(HIDDEN, step)
+    return await answer
 
 
 async def doubled(stream: Stream) -> None:
@@ -75,8 +81,8 @@ def hopping(
 
 def test_steps_are_answered_and_positions_counted() -> None:
     async def test(live: LiveHop, network: MemoryNetwork) -> None:
-        np.testing.assert_array_equal(await live.run(HIDDEN, STEP, 1.0), HIDDEN * 2)
-        np.testing.assert_array_equal(await live.run(HIDDEN, Step("u", 2), 1.0), HIDDEN * 2)
+        np.testing.assert_array_equal(await step_through(live), HIDDEN * 2)
+        np.testing.assert_array_equal(await step_through(live, Step("u", 2)), HIDDEN * 2)
         assert live.position == 4
         assert live.next_server == (str(live.hop.peer), "s", 0, 2)
 
@@ -90,23 +96,52 @@ def test_a_server_that_vanishes_is_noticed_while_nothing_is_asked_of_it() -> Non
         assert isinstance(live.failure, StreamReset)
         assert live.reason is Reason.GONE
         with pytest.raises(StreamReset):
-            await live.run(HIDDEN, STEP, 1.0)
+            await step_through(live)
 
     hopping(doubled, test)
 
 
-def test_a_silent_server_is_given_up_in_time() -> None:
+def test_what_is_given_up_fails_all_who_wait() -> None:
     async def silent(stream: Stream) -> None:
         await asyncio.sleep(100)
 
     async def test(live: LiveHop, network: MemoryNetwork) -> None:
-        started = now()
-        with pytest.raises(Unreachable, match="did not answer within 2 s"):
-            await live.run(HIDDEN, STEP, 2.0)
-        assert now() - started == pytest.approx(2.0)
-        assert live.reason is Reason.SILENT
+        told: list[str] = []
+        live.on_failure = lambda: told.append("failed")
+        waiting = asyncio.ensure_future(step_through(live))
+        await asyncio.sleep(1)
+        live.fail(Unreachable("too late"), Reason.SILENT)
+        live.fail(Unreachable("later"))
+        with pytest.raises(Unreachable, match="too late"):
+            await waiting
+        assert (live.reason, told, live.blameless) == (Reason.SILENT, ["failed"], False)
+        with pytest.raises(Unreachable, match="too late"):
+            await live.expect(HIDDEN.shape, STEP)
 
     hopping(silent, test)
+
+
+def test_a_retired_hop_is_not_to_blame() -> None:
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        live.retire("out of step")
+        assert live.blameless
+        assert live.reason is Reason.GONE
+
+    hopping(doubled, test)
+
+
+def test_an_answer_may_come_before_the_step_is_sent() -> None:
+    async def pushed(stream: Stream) -> None:
+        await stream.send(ExpertResponse(tensors=(serialize(HIDDEN * 3),)).encode())
+        await stream.receive()
+
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        answer = live.expect(HIDDEN.shape, STEP)
+        assert live.awaits(STEP) is answer
+        assert live.awaits(Step("u", 0)) is None
+        np.testing.assert_array_equal(await answer, HIDDEN * 3)
+
+    hopping(pushed, test)
 
 
 def test_the_reason_that_a_server_gives_is_kept_even_if_sending_fails_first() -> None:
@@ -115,7 +150,7 @@ def test_the_reason_that_a_server_gives_is_kept_even_if_sending_fails_first() ->
 
     async def test(live: LiveHop, network: MemoryNetwork) -> None:
         with pytest.raises(RpcError, match="it is leaving"):
-            await live.run(HIDDEN, STEP, 1.0)
+            await step_through(live)
         assert live.reason is Reason.UNAVAILABLE
 
     hopping(leaving, test)
@@ -140,7 +175,7 @@ def test_an_end_without_an_answer_is_a_loss() -> None:
 
     async def test(live: LiveHop, network: MemoryNetwork) -> None:
         with pytest.raises(StreamReset, match="ended the session"):
-            await live.run(HIDDEN, STEP, 5.0)
+            await step_through(live)
 
     hopping(ending, test)
 

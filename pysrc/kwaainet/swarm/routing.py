@@ -9,6 +9,7 @@ Rule of the file: pure functions of what was announced and measured; chance is a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -48,12 +49,6 @@ class Candidate:
         trip = UNKNOWN_ROUND_TRIP if self.round_trip is None else self.round_trip
         return min(trip, MAX_ROUND_TRIP) / 2
 
-    def one_way_to(self, other: Candidate) -> float:
-        """Seconds from this server to the next: through us, or directly if it told its ping."""
-        through_us = self.one_way + other.one_way
-        ping = self.next_pings.get(str(other.peer))
-        return through_us if ping is None else min(ping / 2, through_us)
-
     def entry_seconds(self, cache_tokens: int) -> float:
         """Seconds that a step waits at its door."""
         needed = cache_tokens * 2 * len(self.blocks)
@@ -83,6 +78,31 @@ class _Path:
         return self.seconds + self.candidate.compute_seconds
 
 
+class _Arrivals:
+    """The paths that end at a block, ready to be asked which is soonest at a server's door.
+
+    From a server to the next a step goes through us, or directly if it told its ping.
+    """
+
+    def __init__(self, paths: Iterable[_Path]) -> None:
+        self._through_us: tuple[float, _Path | None] = (math.inf, None)
+        self._direct: dict[str, tuple[float, _Path | None]] = {}
+        for path in paths:
+            at_us = path.end_seconds + path.candidate.one_way
+            if at_us < self._through_us[0]:
+                self._through_us = (at_us, path)
+            for peer, ping in path.candidate.next_pings.items():
+                there = path.end_seconds + ping / 2
+                if there < self._direct.get(peer, (math.inf, None))[0]:
+                    self._direct[peer] = (there, path)
+
+    def first_at(self, candidate: Candidate) -> tuple[float, _Path | None]:
+        """Seconds until the door of ``candidate`` is reached, and how; infinite if nothing ends here."""
+        at_us, path = self._through_us
+        direct = self._direct.get(str(candidate.peer), (math.inf, None))
+        return direct if direct[0] < at_us + candidate.one_way else (at_us + candidate.one_way, path)
+
+
 def min_latency(candidates: Iterable[Candidate], blocks: BlockRange, cache_tokens: int = 0) -> list[Hop]:
     """The chain over ``blocks`` in which one token is back soonest; ties go to the earlier candidate.
 
@@ -91,14 +111,15 @@ def min_latency(candidates: Iterable[Candidate], blocks: BlockRange, cache_token
     """
     pool = list(candidates)
     _check_covered(pool, blocks)
-    doors: dict[int, list[_Path]] = {}  # block -> the best path to each candidate's door there
+    doors: dict[int, list[_Path]] = {}  # block -> the best path to each candidate that ends there
     finished: list[_Path] = []
     for block in range(blocks.start, blocks.end):
-        arrivals = None if block == blocks.start else doors.pop(block, [])
+        arrivals = None if block == blocks.start else _Arrivals(doors.pop(block, []))
         for candidate in (one for one in pool if block in one.blocks):
-            path = _enter(candidate, block, arrivals, cache_tokens)
-            if path is None:
+            seconds, before = (candidate.one_way, None) if arrivals is None else arrivals.first_at(candidate)
+            if seconds == math.inf:
                 continue
+            path = _Path(seconds + candidate.entry_seconds(cache_tokens), candidate, block, before)
             end = min(candidate.blocks.end, blocks.end)
             (finished if end == blocks.end else doors.setdefault(end, [])).append(path)
     best = min(finished, key=lambda path: path.end_seconds + path.candidate.one_way)
@@ -122,20 +143,6 @@ def max_throughput(
         hops.append(Hop(chosen.peer, BlockRange(block, end)))
         block = end
     return hops
-
-
-def _enter(
-    candidate: Candidate, block: int, arrivals: Sequence[_Path] | None, cache_tokens: int
-) -> _Path | None:
-    """The soonest way to its door at ``block``: from us (``None``) or from servers that end there."""
-    door = candidate.entry_seconds(cache_tokens)
-    if arrivals is None:
-        return _Path(candidate.one_way + door, candidate, block, None)
-    ways = [(path.end_seconds + path.candidate.one_way_to(candidate), path) for path in arrivals]
-    if not ways:
-        return None
-    seconds, before = min(ways, key=lambda way: way[0])
-    return _Path(seconds + door, candidate, block, before)
 
 
 def _hops(path: _Path, end: int) -> list[Hop]:

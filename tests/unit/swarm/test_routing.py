@@ -101,7 +101,14 @@ def test_a_missing_block_is_named() -> None:
 def cost(chain: tuple[Candidate, ...]) -> float:
     total = chain[0].one_way + chain[-1].one_way
     total += sum(OVERHEAD + one.compute_seconds for one in chain)
-    return total + sum(one.one_way_to(other) for one, other in itertools.pairwise(chain))
+    return total + sum(between(one, other) for one, other in itertools.pairwise(chain))
+
+
+def between(one: Candidate, other: Candidate) -> float:
+    """Through us, or directly where the server has told its ping."""
+    through_us = one.one_way + other.one_way
+    ping = one.next_pings.get(str(other.peer))
+    return through_us if ping is None else min(ping / 2, through_us)
 
 
 SPANS = st.lists(

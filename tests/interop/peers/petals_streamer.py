@@ -1,0 +1,68 @@
+"""An unmodified petals client that says when each token comes: ``petals_streamer.py SPEC.json RESULT.json``.
+
+SPEC: model, initial_peers, dht_prefix as for petals_client.py, and
+  generations    how many, each in one call of generate()
+  prompt_tokens, new_tokens
+  request_timeout  seconds (20)
+Prints {"event": "token", "generation", "index"} with every token. RESULT: "generations", one
+{"equal", "servers", "times", "error"} each: whether the tokens are those of local Hugging Face, and the
+unix times at which they came.
+"""
+
+import json
+import time
+
+from answering import answer
+import petals_shim  # noqa: F401  (before petals: it mends its imports)
+import petals
+import torch
+from transformers import AutoModelForCausalLM
+
+
+class Streamer:
+    """What generate() calls with the prompt, and then with every token."""
+
+    def __init__(self, generation):
+        self.generation = generation
+        self.times = []
+
+    def put(self, tokens):
+        self.times.append(time.time())
+        event = {"event": "token", "generation": self.generation, "index": len(self.times) - 1}
+        print(json.dumps(event), flush=True)
+
+    def end(self):
+        pass
+
+
+def run(spec):
+    torch.set_num_threads(1)
+    local = AutoModelForCausalLM.from_pretrained(spec["model"], torch_dtype=torch.float32)
+    remote = petals.AutoDistributedModelForCausalLM.from_pretrained(
+        spec["model"],
+        initial_peers=spec["initial_peers"],
+        dht_prefix=spec["dht_prefix"],
+        torch_dtype=torch.float32,
+        request_timeout=spec.get("request_timeout", 20),
+        max_retries=0,
+    )
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    options["max_new_tokens"] = spec["new_tokens"]
+    ids = (torch.arange(spec["prompt_tokens"]) % 50 + 1)[None]
+    expected = local.generate(ids, **options)[0].tolist()
+    generations = []
+    for generation in range(spec["generations"]):
+        streamer, servers, error, got = Streamer(generation), [], None, None
+        try:
+            with remote.inference_session(max_length=spec["prompt_tokens"] + spec["new_tokens"]) as session:
+                got = remote.generate(ids, streamer=streamer, **options)[0].tolist()
+                servers = [hop.span.peer_id.to_base58() for hop in session._server_sessions]
+        except Exception as failure:
+            error = repr(failure)[:500]
+        outcome = {"equal": got == expected, "servers": servers, "times": streamer.times, "error": error}
+        generations.append(outcome)
+    return {"generations": generations}
+
+
+if __name__ == "__main__":
+    answer(run)

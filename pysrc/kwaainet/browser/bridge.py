@@ -68,5 +68,10 @@ def on_stop(bridge: Any, callback: Callable[[float], None]) -> None:
     bridge.onStop(create_proxy(callback))
 
 
+def on_message(bridge: Any, receive: Callable[[Any], None]) -> None:
+    """Have every message of the page, those that came before included, as plain data."""
+    bridge.onMessage(create_proxy(lambda message: receive(message.to_py())))
+
+
 def _to_object(message: Any) -> Any:
     return to_js(message, dict_converter=Object.fromEntries)

@@ -235,14 +235,26 @@ class Cancel(TypedDict):
 # --- page and node worker ---------------------------------------------------------------------
 
 
+class TextFile(TypedDict):
+    """A model's text settings: their address, bytes, and what ``fetch`` checks them by."""
+
+    url: str
+    size: int
+    integrity: str
+
+
 class Model(TypedDict):
-    """The model an origin offers: addresses of its manifest, of the folder of its files and of its page."""
+    """The model an origin offers: addresses of its manifest, of the folder of its files and of its page.
+
+    ``text`` is absent where it cannot be talked to.
+    """
 
     prefix: str
     num_blocks: int
     manifest: str
     files: str
     repository: NotRequired[str]
+    text: NotRequired[TextFile]
 
 
 class NodeConfig(TypedDict):
@@ -316,6 +328,107 @@ class Stopped(TypedDict):
     type: Literal["stopped"]
 
 
+# --- page and client worker -------------------------------------------------------------------
+
+
+class ClientConfig(TypedDict):
+    """What the client is to know."""
+
+    origin: str
+    relays: list[str]
+    model: Model
+
+
+class StartClient(TypedDict):
+    """Boot Pyodide and the client."""
+
+    type: Literal["start-client"]
+    config: ClientConfig
+    network: Port
+
+
+class StopClient(TypedDict):
+    """End every answer and leave; answered by ``stopped``."""
+
+    type: Literal["stop-client"]
+
+
+class ChatMessage(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Complete(TypedDict):
+    """Answer a conversation: ``chain``, then ``piece`` after ``piece``, then ``finished`` or ``refused``.
+
+    ``cancel`` ends it without a word more. Temperature 0 is greedy; without ``seed`` chance decides.
+    """
+
+    type: Literal["complete"]
+    id: int
+    messages: list[ChatMessage]
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stop: list[str]
+    seed: NotRequired[int]
+
+
+class ClientState(TypedDict):
+    """Where the client stands."""
+
+    type: Literal["client-state"]
+    state: Literal["starting", "loading", "ready"]
+
+
+class HopReport(TypedDict):
+    """A server of a chain and the blocks it computes, ``end`` not included."""
+
+    peer: str
+    start: int
+    end: int
+
+
+class Chain(TypedDict):
+    """The servers that answer now; said again when one was lost and others took its place."""
+
+    type: Literal["chain"]
+    id: int
+    hops: list[HopReport]
+
+
+class Piece(TypedDict):
+    """More text; ``tokens`` counts all so far."""
+
+    type: Literal["piece"]
+    id: int
+    text: str
+    tokens: int
+
+
+class Finished(TypedDict):
+    """The end of an answer. ``decoding_ms`` is from the first token to the last."""
+
+    type: Literal["finished"]
+    id: int
+    reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    first_token_ms: float
+    decoding_ms: float
+
+
+class Refused(TypedDict):
+    """There is no answer, or no more of it; ``error`` is a class of ``kwaainet.errors``."""
+
+    type: Literal["refused"]
+    id: int
+    error: str
+    message: str
+
+
 PageToNetwork = StartNetwork | Bye
 NetworkToPage = Identity | Connection | Peers | Failed
 NodeToNetwork = (
@@ -326,3 +439,5 @@ NetworkToNode = (
 )
 PageToNode = StartNode | StopNode | NetworkGone
 NodeToPage = StateChange | LoadProgress | Serving | Failed | Stopped
+PageToClient = StartClient | StopClient | Complete | Cancel | NetworkGone
+ClientToPage = ClientState | LoadProgress | Chain | Piece | Finished | Refused | Failed | Stopped

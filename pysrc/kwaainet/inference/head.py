@@ -1,7 +1,9 @@
 """The client's share of a Llama-family model: embedding, final norm and language head, in numpy.
 
 Follows Hugging Face's ``LlamaForCausalLM``. Rule of the file: float32 throughout, rows are tokens.
-Native clients only: numpy in a tab has no BLAS, there the head belongs in the Engine.
+
+numpy in a tab has no BLAS, and yet this is used there: with SmolLM2's 49152 x 576 a token takes 25 ms
+(20 to 32) in Pyodide and 15 in onnxruntime-web, which would cost 14 MB more to load and a second heap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Loads a span: its tensors from the blob store or by range from the source, into an engine.
+"""Loads a span into an engine, or a client's head: tensors from the blob store or by range from the source.
 
 Rule of the file: bytes are believed only if they have the hash the manifest states; what was
 fetched once is kept; one block's weights at a time are held decoded, beside a few blocks' bytes.
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import IntegrityError
+from ..formats.config import EMBED, LM_HEAD, NORM
 from ..formats.manifest import Assembly, ModelManifest, Read, TensorEntry, fetch_plan
 from ..formats.weights import decode
+from ..inference.head import LanguageHead
 from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
 from ..ports import BlobStore, Engine, Floats, RangeSource, Report
 from ..types import BlockRange, Progress
@@ -84,8 +86,31 @@ async def load_block(
     return loader.decode(index, await loader.block(index))
 
 
+async def load_head(
+    manifest: ModelManifest,
+    source: RangeSource,
+    store: BlobStore,
+    report: Report = lambda progress: None,
+    *,
+    parallel: int = 4,
+) -> LanguageHead:
+    """What a client computes itself: embedding, final norm and head (the embedding if tied).
+
+    Raises ``IntegrityError`` if the source twice sends bytes of another hash, and what it raises.
+    """
+    config = manifest.config
+    names = [EMBED, NORM] if config.tie_word_embeddings else [EMBED, NORM, LM_HEAD]
+    entries = {name: manifest.tensors[name] for name in names}
+    stats = LoadStats(sum(entry.length for entry in entries.values()))
+    raw = await _Loader(manifest, source, store, report, parallel, stats).tensors(entries, "language head")
+    embedding = decode(entries[EMBED], raw.pop(EMBED), config)
+    norm = decode(entries[NORM], raw.pop(NORM), config)
+    lm_head = embedding if LM_HEAD not in raw else decode(entries[LM_HEAD], raw.pop(LM_HEAD), config)
+    return LanguageHead(embedding, norm, lm_head, config.rms_norm_eps)
+
+
 class _Loader:
-    """Gets blocks' bytes; at most ``parallel`` reads are under way at once."""
+    """Gets tensors' bytes; at most ``parallel`` reads are under way at once."""
 
     def __init__(
         self,
@@ -102,18 +127,21 @@ class _Loader:
 
     async def block(self, index: int) -> dict[str, bytes]:
         """The bytes of one block's tensors by Hugging Face suffix."""
-        entries = self._manifest.block(index)
+        return await self.tensors(self._manifest.block(index), f"block {index}")
+
+    async def tensors(self, entries: Mapping[str, TensorEntry], what: str) -> dict[str, bytes]:
+        """The bytes of ``entries`` by their names; an error calls all of them ``what``."""
         found: dict[str, bytes] = {}
-        for suffix, entry in entries.items():
+        for name, entry in entries.items():
             data = await self._store.get(entry.sha256)
             if data is not None and len(data) == entry.length:
-                found[suffix] = data
+                found[name] = data
                 self.stats.cached += entry.length
                 self._report(Progress(CACHED, self.stats.cached, self.stats.total))
-        missing = {suffix: entry for suffix, entry in entries.items() if suffix not in found}
-        return found | await self._fetch(index, missing)
+        missing = {name: entry for name, entry in entries.items() if name not in found}
+        return found | await self._fetch(what, missing)
 
-    async def _fetch(self, index: int, missing: Mapping[str, TensorEntry]) -> dict[str, bytes]:
+    async def _fetch(self, what: str, missing: Mapping[str, TensorEntry]) -> dict[str, bytes]:
         fetched: dict[str, bytes] = {}
         for attempt in range(ATTEMPTS):
             wanted = {suffix: entry for suffix, entry in missing.items() if suffix not in fetched}
@@ -124,9 +152,9 @@ class _Loader:
                 break
             if attempt + 1 == ATTEMPTS:
                 raise IntegrityError(
-                    f"block {index}: {refusals[0]}; the source sent it wrong twice, give another"
+                    f"{what}: {refusals[0]}; the source sent it wrong twice, give another"
                 )
-            log.warning("block %d: %s; fetching it again", index, refusals[0])
+            log.warning("%s: %s; fetching it again", what, refusals[0])
         return fetched
 
     async def _read(

@@ -1,0 +1,57 @@
+// The client worker: boots Python with the chat's client and hands it what only JavaScript can do.
+// Rule of the file: no Python in strings, no decisions of the client.
+
+import type { PyProxy } from 'pyodide/ffi'
+import type { ClientConfig, ClientToPage, PageToClient, StartClient } from './messages.ts'
+import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
+
+const PACKAGES = ['jinja2'] // renders chat templates
+
+const inbox = new Inbox()
+let take: ((message: PageToClient) => void) | null = null
+const early: PageToClient[] = []
+
+function report (message: ClientToPage): void {
+  postMessage(message)
+}
+
+/** What kwaainet.browser.client sees as `bridge`. */
+class Bridge extends PythonBridge {
+  report (message: ClientToPage): void {
+    report(message)
+  }
+
+  /** Messages of the page, those that came before included. */
+  onMessage (receiver: (message: PageToClient) => void): void {
+    take = receiver
+    for (const message of early.splice(0)) receiver(message)
+  }
+}
+
+async function start ({ config, network }: StartClient): Promise<void> {
+  const { origin, model } = config
+  if (model.text === undefined) throw new Error('this model has no tokenizer that is known here, so it cannot be talked to')
+  report({ type: 'client-state', state: 'starting' })
+  const bridge = new Bridge(network, inbox)
+  const [python, manifest, text] = await Promise.all([
+    bootPython(origin, PACKAGES, report),
+    fetchText(model.manifest, "the model's manifest"),
+    fetchText(model.text.url, "the model's tokenizer", model.text.integrity)
+  ])
+  const client = python.pyimport('kwaainet.browser.client') as PyProxy & { main: (bridge: Bridge, config: ClientConfig, manifest: string, text: string) => Promise<void> }
+  await client.main(bridge, config, manifest, text)
+}
+
+function run (message: StartClient): void {
+  start(message).then(
+    () => { report({ type: 'stopped' }) },
+    (error: unknown) => { report(failed(error)) }
+  )
+}
+
+addEventListener('message', ({ data }: MessageEvent<PageToClient>) => {
+  if (data.type === 'start-client') run(data)
+  else if (data.type === 'network-gone') inbox.receive(data)
+  else if (take === null) early.push(data)
+  else take(data)
+})

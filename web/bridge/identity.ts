@@ -18,12 +18,17 @@ export async function takeIdentity (): Promise<Bytes> {
   try {
     const kept = await request<unknown>(database.transaction(STORE).objectStore(STORE).get(KEY))
     if (kept instanceof Uint8Array && kept.length === SEED_SIZE) return kept.slice()
-    const seed = crypto.getRandomValues(new Uint8Array(SEED_SIZE))
+    const seed = newSeed()
     await request(database.transaction(STORE, 'readwrite', { durability: 'strict' }).objectStore(STORE).put(seed, KEY))
     return seed
   } finally {
     database.close()
   }
+}
+
+/** A seed that is nobody's yet. */
+export function newSeed (): Bytes {
+  return crypto.getRandomValues(new Uint8Array(SEED_SIZE))
 }
 
 /** Hold the lock until this worker ends. */

@@ -1,6 +1,8 @@
 // The contributor's page: two buttons, and what the SDK's node says, in words.
 
 import { createNode, type NodeEvent, preflight } from '../sdk/index.ts'
+import './chat.ts'
+import { element, KINDS, shortName } from './words.ts'
 
 const WORDS: Partial<Record<NodeEvent['event'], string>> = {
   starting: 'Starting…',
@@ -13,14 +15,7 @@ const WORDS: Partial<Record<NodeEvent['event'], string>> = {
   error: 'Stopped by a problem.'
 }
 const STAGES: Record<string, string> = { python: 'Python', fetched: 'weights', cached: 'weights kept from before', build: 'the engine' }
-const KINDS: Record<string, string> = { relay: 'relay', circuit: 'through the relay', webrtc: 'direct (WebRTC)' }
 const CONNECTIONS: Record<string, string> = { connecting: 'connecting…', reserved: 'connected', lost: 'lost, trying again…' }
-
-function element<T extends HTMLElement = HTMLElement> (id: string): T {
-  const found = document.getElementById(id)
-  if (found === null) throw new Error(`index.html has no #${id}`)
-  return found as T
-}
 
 const query = new URLSearchParams(location.search)
 const wanted = query.get('backend')
@@ -84,8 +79,7 @@ function showPeers (peers: NonNullable<NodeEvent['peers']>): void {
   element('connected').hidden = peers.length === 0
   element('peers').replaceChildren(...peers.map(({ peer, kind, rtt_ms: roundTrip, bytes_in: received, bytes_out: sent }) => {
     const row = document.createElement('tr')
-    const short = peer.length > 12 ? `…${peer.slice(-8)}` : peer
-    for (const text of [short, KINDS[kind] ?? kind, roundTrip === undefined ? '–' : `${roundTrip.toFixed(1)} ms`, size(received), size(sent)]) {
+    for (const text of [shortName(peer), KINDS[kind] ?? kind, roundTrip === undefined ? '–' : `${roundTrip.toFixed(1)} ms`, size(received), size(sent)]) {
       row.insertCell().textContent = text
     }
     row.cells[0]!.title = peer

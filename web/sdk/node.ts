@@ -6,9 +6,7 @@ import type { Backend, IceServer, NetworkToPage, NodeConfig, NodeToPage, PageToN
 import { readIceServers } from './ice.ts'
 import { askOrigin, checkBlocks } from './origin.ts'
 import { preflight } from './preflight.ts'
-
-declare const NETWORK_WORKER: string // paths with their version, set by build/web.mjs
-declare const NODE_WORKER: string
+import { PATHS, TypedWorker } from './worker.ts'
 
 const STOP_PATIENCE = 10_000 // ms for an orderly leave, beside its draining, before the workers are ended
 const DRAIN = 90 // s
@@ -68,28 +66,9 @@ export interface Node {
   status: () => NodeEvent
 }
 
-/** A worker whose messages have types. */
-class Helper<In, Out> {
-  readonly #worker: Worker
-
-  constructor (path: string, origin: string, receive: (message: Out) => void, broken: (reason: string) => void) {
-    this.#worker = new Worker(new URL(path, origin), { type: 'module' })
-    this.#worker.onmessage = ({ data }: MessageEvent<Out>) => { receive(data) }
-    this.#worker.onerror = event => { broken(event.message || `${path} could not be loaded`) }
-  }
-
-  post (message: In, transfer: Transferable[] = []): void {
-    this.#worker.postMessage(message, transfer)
-  }
-
-  end (): void {
-    this.#worker.terminate()
-  }
-}
-
 interface Running {
-  network: Helper<PageToNetwork, NetworkToPage>
-  node: Helper<PageToNode, NodeToPage>
+  network: TypedWorker<PageToNetwork, NetworkToPage>
+  node: TypedWorker<PageToNode, NodeToPage>
   endRtc: () => void
 }
 
@@ -185,19 +164,19 @@ class TabNode implements Node {
     const whileRunning = <Words extends unknown[]>(react: (...words: Words) => void) => (...words: Words): void => {
       if (this.#running === running) react(...words) // the last words of workers that were ended are dropped
     }
-    const network = new Helper<PageToNetwork, NetworkToPage>(
-      NETWORK_WORKER, origin, whileRunning(message => { this.#fromNetwork(message) }),
+    const network = new TypedWorker<PageToNetwork, NetworkToPage>(
+      PATHS.network, origin, whileRunning(message => { this.#fromNetwork(message) }),
       whileRunning(reason => { this.#fail(`the network worker broke: ${reason}`) })
     )
-    const node = new Helper<PageToNode, NodeToPage>(
-      NODE_WORKER, origin, whileRunning(message => { this.#fromNode(message) }),
+    const node = new TypedWorker<PageToNode, NodeToPage>(
+      PATHS.node, origin, whileRunning(message => { this.#fromNode(message) }),
       whileRunning(reason => { this.#fail(`the node worker broke: ${reason}`) })
     )
     const running: Running = { network, node, endRtc: hostRtc(rtc.port1) }
     this.#running = running
     this.#present = false
     const direct = this.#options.webrtc !== 'off' && typeof RTCPeerConnection === 'function'
-    network.post({ type: 'start-network', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers }, [rpc.port1, rtc.port2])
+    network.post({ type: 'start-network', identity: 'kept', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers }, [rpc.port1, rtc.port2])
     node.post({ type: 'start-node', config, network: rpc.port2 }, [rpc.port2])
   }
 

@@ -25,7 +25,12 @@ export function readOrigin (url: string, document: unknown): Origin {
     url,
     relays,
     iceServers: readIceServers(iceServers, url),
-    model: { ...model, manifest: new URL(model.manifest, url).href, files: new URL(model.files, url).href },
+    model: {
+      ...model,
+      manifest: new URL(model.manifest, url).href,
+      files: new URL(model.files, url).href,
+      ...(model.text === undefined ? {} : { text: { ...model.text, url: new URL(model.text.url, url).href } })
+    },
     version: String(version)
   }
 }
@@ -45,5 +50,6 @@ function isDialable (address: string, secure: boolean): boolean {
 function isModel (value: unknown): value is Model {
   const model = value as Partial<Model> | null
   return typeof model?.prefix === 'string' && typeof model.num_blocks === 'number' &&
-    typeof model.manifest === 'string' && typeof model.files === 'string'
+    typeof model.manifest === 'string' && typeof model.files === 'string' &&
+    (model.text === undefined || (typeof model.text.url === 'string' && typeof model.text.integrity === 'string'))
 }

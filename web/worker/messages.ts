@@ -50,9 +50,10 @@ export interface IceServer {
   credential?: string
 }
 
-/** Take up the identity and be ready; the node worker says when to listen. ``direct``: connect to other tabs by WebRTC where that can be done. */
+/** Take up the identity (the one this browser keeps, or one of the moment) and be ready; the Python worker says when to listen. ``direct``: connect to other tabs by WebRTC where that can be done. */
 export interface StartNetwork {
   type: "start-network"
+  identity: "kept" | "new"
   relays: string[]
   node: MessagePort
   rtc: MessagePort

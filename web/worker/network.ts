@@ -3,7 +3,7 @@
 import { Channel } from '../bridge/channel.ts'
 import { asFault, describe, FaultError } from '../bridge/faults.ts'
 import { RelayedHost } from '../bridge/host.ts'
-import { takeIdentity } from '../bridge/identity.ts'
+import { newSeed, takeIdentity } from '../bridge/identity.ts'
 import { attachRtc } from '../bridge/rtc_shim.ts'
 import { Switchboard } from '../bridge/rpc.ts'
 import type { NodeChannel } from '../bridge/streams.ts'
@@ -15,10 +15,10 @@ function report (message: NetworkToPage): void {
   postMessage(message)
 }
 
-async function start ({ relays, node, rtc, direct, ice_servers: iceServers }: StartNetwork): Promise<void> {
+async function start ({ identity, relays, node, rtc, direct, ice_servers: iceServers }: StartNetwork): Promise<void> {
   attachRtc(rtc)
   const channel: NodeChannel = new Channel(node)
-  const host = await RelayedHost.create(await takeIdentity(), { relays, direct, iceServers }, {
+  const host = await RelayedHost.create(identity === 'kept' ? await takeIdentity() : newSeed(), { relays, direct, iceServers }, {
     connection: (state, relay, addresses, reason) => {
       report({ type: 'connection', state, relay, addresses, reason })
       channel.post({ type: 'connection', state, relay, addresses, reason })

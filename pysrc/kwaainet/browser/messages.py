@@ -58,12 +58,14 @@ class IceServer(TypedDict):
 
 
 class StartNetwork(TypedDict):
-    """Take up the identity and be ready; the node worker says when to listen.
+    """Take up the identity (the one this browser keeps, or one of the moment) and be ready; the Python
+    worker says when to listen.
 
     ``direct``: connect to other tabs by WebRTC where that can be done.
     """
 
     type: Literal["start-network"]
+    identity: Literal["kept", "new"]
     relays: list[str]
     node: Port
     rtc: Port

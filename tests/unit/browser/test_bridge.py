@@ -74,3 +74,11 @@ def test_the_page_is_told_and_asks_to_stop(bridge: ModuleType) -> None:
     bridge.on_stop(page, lambda: stopped.append(True))
     asked[0]()
     assert stopped == [True]
+
+
+def test_the_pages_messages_come_in_as_plain_data(bridge: ModuleType, javascript: SimpleNamespace) -> None:
+    receivers: list[Any] = []
+    heard: list[Any] = []
+    bridge.on_message(SimpleNamespace(onMessage=receivers.append), heard.append)
+    receivers[0](javascript.Object({"type": "cancel", "id": 3}.items()))
+    assert heard == [{"type": "cancel", "id": 3}]

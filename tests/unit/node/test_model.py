@@ -1,10 +1,11 @@
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kwaainet.errors import EngineError, IntegrityError, ModelFileError, Unreachable
-from kwaainet.node.model import BLOCKS_AHEAD, BUILD, CACHED, FETCHED, load_span
+from kwaainet.node.model import BLOCKS_AHEAD, BUILD, CACHED, FETCHED, load_head, load_span
 from kwaainet.testing.clock import run
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.faults import FaultyEngine
@@ -195,3 +196,31 @@ def test_reads_go_side_by_side_up_to_the_limit() -> None:
             assert source.most == most
 
     run(main())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_clients_head_is_loaded_and_kept_as_blocks_are(tied: bool) -> None:
+    manifest, files = random_model(replace(TINY, tie_word_embeddings=tied))
+    names = ["model.embed_tokens.weight", "model.norm.weight", *([] if tied else ["lm_head.weight"])]
+    total = sum(manifest.tensors[name].length for name in names)
+
+    async def main() -> None:
+        source, store = MemorySource(files), MemoryStore()
+        told: list[Progress] = []
+        head = await load_head(manifest, source, store, told.append)
+        assert told[-1] == Progress(FETCHED, total, total)
+        assert head.embedding.shape == head.lm_head.shape == (TINY.vocab_size, TINY.hidden_size)
+        assert (head.lm_head is head.embedding) == tied
+        norm = manifest.tensors["model.norm.weight"]
+        raw = files[FILE][norm.offset : norm.offset + norm.length]
+        np.testing.assert_array_equal(head.norm, np.frombuffer(raw, "<f4"))
+        source.reads.clear()
+        await load_head(manifest, source, store, told.append)
+        assert (source.reads, told[-1]) == ([], Progress(CACHED, total, total))
+
+    run(main())
+
+
+def test_a_head_that_lies_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="language head"):
+        run(load_head(MANIFEST, LyingSource(99), MemoryStore()))

@@ -125,9 +125,7 @@ class Chat:
 class _Reply:
     """The text of one answer as it grows, and the chain it came through last."""
 
-    def __init__(
-        self, number: int, text: TextSettings, stop: Sequence[str], tell: Tell, now: Clock
-    ) -> None:
+    def __init__(self, number: int, text: TextSettings, stop: Sequence[str], tell: Tell, now: Clock) -> None:
         self._number, self._tell, self._now = number, tell, now
         self._decoder, self._matcher = text.load_tokenizer().decoder(), StopMatcher(stop)
         self._hops: list[Hop] = []

@@ -151,9 +151,7 @@ class _Loader:
             if not refusals:
                 break
             if attempt + 1 == ATTEMPTS:
-                raise IntegrityError(
-                    f"{what}: {refusals[0]}; the source sent it wrong twice, give another"
-                )
+                raise IntegrityError(f"{what}: {refusals[0]}; the source sent it wrong twice, give another")
             log.warning("%s: %s; fetching it again", what, refusals[0])
         return fetched
 

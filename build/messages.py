@@ -1,4 +1,5 @@
-"""Write web/worker/messages.ts from kwaainet.browser.messages; with --check, only say whether it is current.
+"""Write web/worker/messages.ts and chat_messages.ts from the modules of these names in kwaainet.browser; with
+--check, only say whether they are current.
 
 Rule of the file: it knows the few Python types messages use, and refuses every other.
 """
@@ -14,9 +15,9 @@ from typing import Any, Literal, NotRequired, get_args, get_origin
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "pysrc"))
 
-from kwaainet.browser import messages  # noqa: E402  (needs the path above)
+from kwaainet.browser import chat_messages, messages  # noqa: E402  (needs the path above)
 
-TARGET = ROOT / "web" / "worker" / "messages.ts"
+MODULES = (messages, chat_messages)
 SCALARS = {str: "string", int: "number", float: "number", bool: "boolean", bytes: "Uint8Array<ArrayBuffer>"}
 
 
@@ -50,12 +51,23 @@ def interface(kind: type) -> str:
     return f"/** {doc} */\nexport interface {kind.__name__} {{\n{''.join(fields)}}}\n"
 
 
-def render() -> str:
-    """The whole file."""
-    parts = ["// Generated from kwaainet/browser/messages.py by build/messages.py; change it there.\n"]
-    for name, value in vars(messages).items():
-        if name.startswith("_") or name in {"annotations", "Literal", "NotRequired", "TypedDict", "Port"}:
-            continue
+def target(module: types.ModuleType) -> Path:
+    """The file written from ``module``."""
+    return ROOT / "web" / "worker" / f"{module.__name__.rpartition('.')[2]}.ts"
+
+
+def render(module: types.ModuleType) -> str:
+    """The whole file; message types of another module are imported from its file."""
+    source = module.__name__.rpartition(".")[2]
+    parts = [f"// Generated from kwaainet/browser/{source}.py by build/messages.py; change it there.\n"]
+    values = {name: value for name, value in vars(module).items() if _is_said(name)}
+    foreign = [
+        name for name, value in values.items() if getattr(value, "__module__", "") == messages.__name__
+    ]
+    if module is not messages and foreign:
+        parts.append(f"import type {{ {', '.join(sorted(foreign))} }} from './messages.ts'\n")
+        values = {name: value for name, value in values.items() if name not in foreign}
+    for name, value in values.items():
         if isinstance(value, int):
             parts.append(f"export const {name} = {value}\n")
         elif isinstance(value, type) and typing.is_typeddict(value):
@@ -65,16 +77,30 @@ def render() -> str:
     return "\n".join(parts)
 
 
+def _is_said(name: str) -> bool:
+    return not name.startswith("_") and name not in {
+        "annotations",
+        "Literal",
+        "NotRequired",
+        "TypedDict",
+        "Port",
+    }
+
+
 def main() -> int:
-    """Write or check; the exit code says whether the file was current when checking."""
-    text = render()
-    if "--check" not in sys.argv[1:]:
-        TARGET.write_text(text)
-        return 0
-    if TARGET.is_file() and TARGET.read_text() == text:
-        return 0
-    print(f"{TARGET.relative_to(ROOT)} is not current; run: python build/messages.py", file=sys.stderr)
-    return 1
+    """Write or check; the exit code says whether the files were current when checking."""
+    late = [module for module in MODULES if not _is_current(module)]
+    for module in late:
+        if "--check" not in sys.argv[1:]:
+            target(module).write_text(render(module))
+        else:
+            path = target(module).relative_to(ROOT)
+            print(f"{path} is not current; run: python build/messages.py", file=sys.stderr)
+    return 1 if late and "--check" in sys.argv[1:] else 0
+
+
+def _is_current(module: types.ModuleType) -> bool:
+    return target(module).is_file() and target(module).read_text() == render(module)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 // identity: it is a peer of its own beside the tab's node, so that either can stop, fail or run out of memory alone.
 
 import { hostRtc } from '../bridge/rtc.ts'
-import type {
-  Chain, ClientToPage, Finished, HopReport, IceServer, NetworkToPage, PageToClient, PageToNetwork, PeerReport
-} from '../worker/messages.ts'
+import type { Chain, ClientToPage, Finished, HopReport, PageToClient } from '../worker/chat_messages.ts'
+import type { IceServer, NetworkToPage, PageToNetwork, PeerReport } from '../worker/messages.ts'
 import { Answer, type ChatCompletion, type ChatCompletionChunk, CompletionError, type CompletionParams, orderOf } from './completion.ts'
 import { readIceServers } from './ice.ts'
 import { askOrigin } from './origin.ts'

@@ -1,7 +1,7 @@
 // Completions in the shape of OpenAI's API: what is asked, checked, and the answer as it comes.
 // Rule of the file: no worker, no browser; an answer ends once, and whoever waits for more is then told.
 
-import type { ChatMessage, Complete, Finished, Piece, Refused } from '../worker/messages.ts'
+import type { ChatMessage, Complete, Finished, Piece, Refused } from '../worker/chat_messages.ts'
 
 export interface CompletionParams {
   messages: ChatMessage[]

@@ -2,7 +2,7 @@
 // Rule of the file: no Python in strings, no decisions of the client.
 
 import type { PyProxy } from 'pyodide/ffi'
-import type { ClientConfig, ClientToPage, PageToClient, StartClient } from './messages.ts'
+import type { ClientConfig, ClientToPage, PageToClient, StartClient } from './chat_messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
 const PACKAGES = ['jinja2'] // renders chat templates

@@ -17,7 +17,7 @@ from ..node.client import Client
 from ..node.directory import directory_reader
 from ..node.model import load_head
 from ..types import Progress
-from . import messages
+from . import chat_messages, messages
 from .bridge import JsFiles, JsPort, on_message, reporter
 from .chat import Chat, ChatModel
 from .host import BrowserHost
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 
 async def main(bridge: Any, config: Any, manifest_text: str, text: str) -> None:
-    """Answer the page until it says stop. ``config`` is a ``messages.ClientConfig`` as a JavaScript
+    """Answer the page until it says stop. ``config`` is a ``chat_messages.ClientConfig`` as a JavaScript
     object, ``text`` the JSON of the model's ``TextSettings``.
 
     Raises ``ConfigError``, ``ModelFileError``, ``UnsupportedModel`` and what loading raises.
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    asked = cast(messages.ClientConfig, config.to_py())
+    asked = cast(chat_messages.ClientConfig, config.to_py())
     tell = cast(Any, reporter(bridge))
     host = await BrowserHost.create(JsPort(bridge))
     try:
@@ -67,7 +67,7 @@ async def load_model(
     return ChatModel(manifest.config, TextSettings.from_json(text), head)
 
 
-def client_of(host: BrowserHost, asked: messages.ClientConfig, model: ChatModel) -> Client:
+def client_of(host: BrowserHost, asked: chat_messages.ClientConfig, model: ChatModel) -> Client:
     """A client that reads the swarm through the relay."""
     reader = directory_reader(host, relay_of(asked["relays"]))
     return Client(
@@ -86,7 +86,7 @@ class Desk:
     def __init__(self, chat: Chat, stopped: asyncio.Event) -> None:
         self._chat, self._stopped = chat, stopped
 
-    def take(self, message: messages.PageToClient) -> None:
+    def take(self, message: chat_messages.PageToClient) -> None:
         """One message of the page."""
         match message["type"]:
             case "complete":

@@ -24,7 +24,7 @@ def generator() -> ModuleType:
 
 
 def test_the_generated_file_is_current(generator: ModuleType) -> None:
-    assert generator.render() == (ROOT / "web" / "worker" / "messages.ts").read_text()
+    assert generator.render(messages) == (ROOT / "web" / "worker" / "messages.ts").read_text()
 
 
 def test_every_message_names_its_type_once() -> None:

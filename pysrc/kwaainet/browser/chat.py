@@ -96,7 +96,7 @@ class Chat:
         if most < 1 or len(prompt) + most > longest or len(order["stop"]) > MAX_STOPS:
             raise ConfigError(
                 f"the conversation has {len(prompt)} tokens, {most} more and {len(order['stop'])} stop texts "
-                f"were asked for; {longest} tokens together, at least one of them new, and {MAX_STOPS} are allowed"
+                f"were asked for; {longest} tokens, one of them new, and {MAX_STOPS} are allowed"
             )
         async with self._client.session(len(prompt) + most) as session:
             reply = _Reply(number, self._model.text, order["stop"], self._tell, self._now)

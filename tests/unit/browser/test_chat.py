@@ -162,7 +162,7 @@ def test_what_fails_is_refused_by_its_name() -> None:
     ("changes", "message"),
     [
         ({"max_tokens": 0}, "1 tokens, 0 more"),
-        ({"max_tokens": 96}, "96 more and 0 stop texts were asked for; 96 tokens together"),
+        ({"max_tokens": 96}, "96 more and 0 stop texts were asked for; 96 tokens, one of them new"),
         ({"stop": ["x"] * 17}, "17 stop texts"),
         ({"temperature": -1.0}, "temperature"),
         ({"top_p": 0.0}, "top_p"),

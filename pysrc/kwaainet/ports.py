@@ -12,9 +12,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import LocalError
 from .types import BlockRange, PeerId, Progress, SpanShape
 
 Floats: TypeAlias = NDArray[np.float32]
+StepResult: TypeAlias = Floats | LocalError
 Clock: TypeAlias = Callable[[], float]  # unix seconds
 Report: TypeAlias = Callable[[Progress], None]
 
@@ -118,6 +120,15 @@ class Engine(Protocol):
 
         Raises ``CapacityError`` (no room for n more) and ``EngineError``, which leave the cache as it
         was, or ``DeviceLost`` (all caches are gone).
+        """
+
+    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
+        """One new position for each of several caches, in as few runs of the graph as can be.
+
+        ``steps`` are (cache, hidden [batch, 1, hidden]): batches, lengths, sizes and blocks may all
+        differ. The answer has for each step, in order, what ``run`` would have returned, or the
+        error that it would have raised: a step that cannot be run harms no other. Two steps of one
+        cache are such an error. Raises only ``DeviceLost``. Cancelling leaves all caches as they were.
         """
 
     async def truncate(self, cache: int, length: int) -> None:

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import test from 'node:test'
-import { createEngine, EngineError, type JsEngine, type Shape } from '../../web/bridge/engine.ts'
+import { createEngine, EngineError, type JsEngine, type Place, type Shape } from '../../web/bridge/engine.ts'
 
 const VECTOR = JSON.parse(readFileSync(new URL('../vectors/llama_block.json', import.meta.url), 'utf8')) as {
   config: { hidden_size: number, num_key_value_heads: number, head_dim: number }
@@ -48,7 +48,7 @@ async function built (): Promise<JsEngine> {
   return engine
 }
 
-const row = (length: number, firstRow = 0, rows = 1): { firstRow: number, rows: number, length: number } => ({ firstRow, rows, length })
+const row = (length: number, firstRow = 0, rows = 1): Place => ({ firstRow, lengths: new Array<number>(rows).fill(length), first: 0, end: 1 })
 
 function refused (name: string, words: RegExp): (error: unknown) => boolean {
   return error => error instanceof EngineError && error.name === name && words.test(error.message)
@@ -56,44 +56,59 @@ function refused (name: string, words: RegExp): (error: unknown) => boolean {
 
 test('a block computes what Hugging Face computes', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16, 0, 1)
-  assertClose(await engine.run(cache, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
+  const slab = await engine.openSlab(1, 16)
+  assertClose(await engine.run(slab, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
 })
 
 test('calls that nobody waits for run in the order they were made', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16, 0, 1)
+  const slab = await engine.openSlab(1, 16)
   const parts = await Promise.all([...Array(VECTOR.tokens).keys()].map(async at =>
-    await engine.run(cache, row(at), 1, tokens(HIDDEN, at, at + 1))))
+    await engine.run(slab, row(at), 1, tokens(HIDDEN, at, at + 1))))
   assertClose(Float32Array.from(parts.flatMap(part => [...part])), EXPECTED)
 })
 
 test('a length that is told again smaller rolls a cache back', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16, 0, 1)
-  await engine.run(cache, row(0), 4, tokens(HIDDEN, 0, 4))
-  await engine.run(cache, row(4), 3, tokens(HIDDEN, 0, 3))
-  assertClose(await engine.run(cache, row(4), 5, tokens(HIDDEN, 4, 9)), tokens(EXPECTED, 4, 9))
+  const slab = await engine.openSlab(1, 16)
+  await engine.run(slab, row(0), 4, tokens(HIDDEN, 0, 4))
+  await engine.run(slab, row(4), 3, tokens(HIDDEN, 0, 3))
+  assertClose(await engine.run(slab, row(4), 5, tokens(HIDDEN, 4, 9)), tokens(EXPECTED, 4, 9))
 })
 
 test('rows can be filled one by one, reordered, and stepped together', async () => {
   const engine = await built()
-  const cache = await engine.openCache(3, 16, 0, 1)
-  await engine.run(cache, row(0, 1), 8, tokens(HIDDEN, 0, 8))
-  await engine.reorder(cache, [1, 1, 0], 8)
+  const slab = await engine.openSlab(3, 16)
+  await engine.run(slab, row(0, 1), 8, tokens(HIDDEN, 0, 8))
+  await engine.reorder(slab, 0, [1, 1, 0], 8)
   const step = tokens(HIDDEN, 8, 9)
-  const found = await engine.run(cache, row(8, 0, 3), 1, Float32Array.of(...step, ...step, ...step))
+  const found = await engine.run(slab, row(8, 0, 3), 1, Float32Array.of(...step, ...step, ...step))
   assertClose(tokens(found, 0, 1), tokens(EXPECTED, 8, 9))
   assertClose(tokens(found, 1, 2), tokens(EXPECTED, 8, 9))
 })
 
-test('a cache of no blocks passes on what it gets, beside one of all blocks', async () => {
+test('runs through no blocks pass on what they get, beside those through all', async () => {
   const engine = await built()
-  const none = await engine.openCache(1, 16, 0, 0)
-  const all = await engine.openCache(1, 16, 0, 1)
-  assert.deepEqual(await engine.run(none, row(0), 4, tokens(HIDDEN, 0, 4)), tokens(HIDDEN, 0, 4))
+  const none = await engine.openSlab(1, 16)
+  const all = await engine.openSlab(1, 16)
+  assert.deepEqual(await engine.run(none, { ...row(0), end: 0 }, 4, tokens(HIDDEN, 0, 4)), tokens(HIDDEN, 0, 4))
   assertClose(await engine.run(all, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
-  assert.deepEqual(await engine.run(none, row(4), 1, tokens(HIDDEN, 4, 5)), tokens(HIDDEN, 4, 5))
+  assert.deepEqual(await engine.run(none, { ...row(4), end: 0 }, 1, tokens(HIDDEN, 4, 5)), tokens(HIDDEN, 4, 5))
+})
+
+test('rows of different lengths step together, and what was copied elsewhere goes on there', async () => {
+  const engine = await built()
+  const old = await engine.openSlab(2, 16)
+  await engine.run(old, row(0, 1), 8, tokens(HIDDEN, 0, 8))
+  await engine.run(old, row(0, 0), 5, tokens(HIDDEN, 0, 5))
+  const slab = await engine.openSlab(4, 16)
+  await engine.copyRows(old, slab, [{ source: 0, target: 3, count: 1, length: 5 }, { source: 1, target: 1, count: 1, length: 8 }])
+  await engine.closeSlab(old)
+  const zeros = new Float32Array(WIDTH)
+  const x = Float32Array.of(...tokens(HIDDEN, 8, 9), ...zeros, ...tokens(HIDDEN, 5, 6))
+  const found = await engine.run(slab, { ...row(0), firstRow: 1, lengths: [8, 0, 5] }, 1, x)
+  assertClose(tokens(found, 0, 1), tokens(EXPECTED, 8, 9))
+  assertClose(tokens(found, 2, 3), tokens(EXPECTED, 5, 6))
 })
 
 test('weights of a norm of another size are refused', async () => {
@@ -105,13 +120,13 @@ test('weights of a norm of another size are refused', async () => {
 
 test('what is not there is refused by name', async () => {
   const engine = await createEngine({ backend: 'wasm', ortUrl: ORT })
-  await assert.rejects(engine.openCache(1, 1, 0, 1), refused('EngineError', /build it first/))
+  await assert.rejects(engine.openSlab(1, 1), refused('EngineError', /build it first/))
   await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /0\.input_norm has no bytes/))
   await addTensors(engine, name => name.endsWith('_norm'))
   await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /onnxruntime: .+/))
   await fill(engine)
-  await assert.rejects(engine.run(77, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /cache 77 is not open/))
-  await engine.closeCache(77)
+  await assert.rejects(engine.run(77, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /slab 77 is not open/))
+  await engine.closeSlab(77)
 })
 
 test('a graph that is none is refused in the words of onnxruntime', async () => {
@@ -122,10 +137,10 @@ test('a graph that is none is refused in the words of onnxruntime', async () => 
 
 test('a failed run leaves the cache and the engine usable', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16, 0, 1)
-  await engine.run(cache, row(0), 4, tokens(HIDDEN, 0, 4))
-  await assert.rejects(engine.run(cache, { firstRow: 0, rows: 0, length: 4 }, 1, tokens(HIDDEN, 4, 5)), refused('EngineError', /./))
-  assertClose(await engine.run(cache, row(4), 5, tokens(HIDDEN, 4, 9)), tokens(EXPECTED, 4, 9))
+  const slab = await engine.openSlab(1, 16)
+  await engine.run(slab, row(0), 4, tokens(HIDDEN, 0, 4))
+  await assert.rejects(engine.run(slab, row(4, 0, 0), 1, tokens(HIDDEN, 4, 5)), refused('EngineError', /./))
+  assertClose(await engine.run(slab, row(4), 5, tokens(HIDDEN, 4, 9)), tokens(EXPECTED, 4, 9))
 })
 
 test('weights beyond the budget are refused before they are loaded', async () => {
@@ -137,21 +152,21 @@ test('weights beyond the budget are refused before they are loaded', async () =>
 test('a cache that the heap cannot hold is refused, and what it took is given back', async () => {
   const engine = await built()
   for (let attempt = 0; attempt < 5; attempt++) {
-    await assert.rejects(engine.openCache(1024, attempt % 2 === 0 ? 2 ** 16 : 2 ** 15, 0, 1), refused('CapacityError', /wasm heap has no/))
+    await assert.rejects(engine.openSlab(1024, attempt % 2 === 0 ? 2 ** 16 : 2 ** 15), refused('CapacityError', /wasm heap has no/))
   }
-  const cache = await engine.openCache(1, 16, 0, 1)
-  assertClose(await engine.run(cache, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
+  const slab = await engine.openSlab(1, 16)
+  assertClose(await engine.run(slab, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
 })
 
 test('a closed engine holds nothing and can be filled again', async () => {
   const engine = await built()
-  const cache = await engine.openCache(1, 16, 0, 1)
+  const slab = await engine.openSlab(1, 16)
   await engine.close()
   await engine.close()
-  await assert.rejects(engine.run(cache, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /build it first/))
+  await assert.rejects(engine.run(slab, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /build it first/))
   await fill(engine)
-  await assert.rejects(engine.run(cache, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /not open/))
-  const again = await engine.openCache(1, 16, 0, 1)
+  await assert.rejects(engine.run(slab, row(0), 1, tokens(HIDDEN, 0, 1)), refused('EngineError', /not open/))
+  const again = await engine.openSlab(1, 16)
   assertClose(await engine.run(again, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
 })
 

@@ -1,6 +1,6 @@
 // The Engine port's half in the node worker: one span graph on onnxruntime-web, its KV caches, and the queue of runs.
-// Rule of the file: lengths, limits and the cutting of runs into pieces are decided in browser/engine.py; here every
-// call does what it is told, one at a time, and errors carry the names of kwaainet.errors.
+// Rule of the file: whose rows lie where, lengths, limits, and which rows one run is for are decided in
+// browser/engine.py; here every call does what it is told, one at a time, and errors carry the names of kwaainet.errors.
 
 import { describe } from './faults.ts'
 
@@ -15,26 +15,31 @@ export type Tensors = Map<string, Uint8Array>
 /** A small span to compute before trusting a device, in `tokens` positions at once and one more after them. */
 export interface Probe { graph: Uint8Array, tensors: Tensors, shape: Shape, tokens: number, hidden: Float32Array }
 
-/** Which rows of a cache a run is for, and how many positions these rows hold before it. */
-export interface Place { firstRow: number, rows: number, length: number }
+/**
+ * What a run is for: adjacent rows of a slab, one for each length, which is how many positions the row holds before it;
+ * and the blocks of the span that it goes through, from `first` to before `end`. The others pass on what they get.
+ */
+export interface Place { firstRow: number, lengths: number[], first: number, end: number }
 
-/** Which blocks of the span the runs of a cache go through; the others pass on what they get. */
-export interface Blocks { first: number, end: number }
+/** `count` rows of `length` positions to be copied, from row `source` on to row `target` on. */
+export interface Move { source: number, target: number, count: number, length: number }
 
-/** One built span; `Cache` is its memory for one cache. Calls never overlap. */
-export interface Span<Cache> {
-  openCache: (batch: number, maxLength: number, blocks: Blocks) => Cache | Promise<Cache>
+/** One built span; a `Slab` is memory for rows of caches. Calls never overlap. */
+export interface Span<Slab> {
+  openSlab: (rows: number, capacity: number) => Slab | Promise<Slab>
   /** hidden [rows, tokens, hidden size] flattened; the answer has the same size. */
-  run: (cache: Cache, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
-  /** Row i becomes what row rows[i] was, as far as `length` positions. */
-  reorder: (cache: Cache, rows: number[], length: number) => void | Promise<void>
-  closeCache: (cache: Cache) => void
+  run: (slab: Slab, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
+  /** Row firstRow + i becomes what row firstRow + rows[i] was, as far as `length` positions. */
+  reorder: (slab: Slab, firstRow: number, rows: number[], length: number) => void | Promise<void>
+  /** Between slabs of one capacity. */
+  copyRows: (from: Slab, to: Slab, moves: Move[]) => void
+  closeSlab: (slab: Slab) => void
   release: () => Promise<void>
 }
 
 /** What builds spans: onnxruntime-web loaded with one execution provider. */
-export interface Runtime<Cache> {
-  build: (graph: Uint8Array, tensors: Tensors, shape: Shape) => Promise<Span<Cache>>
+export interface Runtime<Slab> {
+  build: (graph: Uint8Array, tensors: Tensors, shape: Shape) => Promise<Span<Slab>>
   /** Raises EngineError if this machine computes the probe wrongly. */
   verify: (probe: Probe) => Promise<void>
 }
@@ -59,7 +64,7 @@ export function normNames ({ blocks }: Shape): string[] {
 }
 
 /** For each of the two norms of each block: its weights, or `zeros` where the block is to be skipped. */
-export function normsOf<T> (norms: readonly T[], zeros: T, { first, end }: Blocks): T[] {
+export function normsOf<T> (norms: readonly T[], zeros: T, { first, end }: Place): T[] {
   return norms.map((norm, index) => index >= 2 * first && index < 2 * end ? norm : zeros)
 }
 
@@ -80,11 +85,12 @@ export interface JsEngine {
   /** Only for a first look at a device: tensors added so far are the probe's, and are released. */
   verify: (graph: Uint8Array, shape: Shape, tokens: number, hidden: Float32Array) => Promise<void>
   build: (graph: Uint8Array, shape: Shape) => Promise<void>
-  /** For runs through the blocks from `first` to before `end`, counted from the span's start. */
-  openCache: (batch: number, maxLength: number, first: number, end: number) => Promise<number>
-  run: (cache: number, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
-  reorder: (cache: number, rows: number[], length: number) => Promise<void>
-  closeCache: (cache: number) => Promise<void>
+  /** See Span for these; slabs are told by handles. */
+  openSlab: (rows: number, capacity: number) => Promise<number>
+  run: (slab: number, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
+  reorder: (slab: number, firstRow: number, rows: number[], length: number) => Promise<void>
+  copyRows: (from: number, to: number, moves: Move[]) => Promise<void>
+  closeSlab: (slab: number) => Promise<void>
   close: () => Promise<void>
 }
 
@@ -114,16 +120,16 @@ function named (error: unknown, what: string): EngineError {
   return error instanceof EngineError ? error : new EngineError('EngineError', `${what}: ${describe(error)}`)
 }
 
-class Engine<Cache> implements JsEngine {
+class Engine<Slab> implements JsEngine {
   readonly backend: EngineBackend
-  readonly #runtime: Runtime<Cache>
-  readonly #caches = new Map<number, Cache>()
+  readonly #runtime: Runtime<Slab>
+  readonly #slabs = new Map<number, Slab>()
   #tensors: Tensors = new Map()
-  #span: Span<Cache> | null = null
+  #span: Span<Slab> | null = null
   #handles = 0
   #last: Promise<unknown> = Promise.resolve()
 
-  constructor (backend: EngineBackend, runtime: Runtime<Cache>) {
+  constructor (backend: EngineBackend, runtime: Runtime<Slab>) {
     this.backend = backend
     this.#runtime = runtime
   }
@@ -146,31 +152,37 @@ class Engine<Cache> implements JsEngine {
     })
   }
 
-  async openCache (batch: number, maxLength: number, first: number, end: number): Promise<number> {
-    return await this.#queue('no memory for a cache', async () => {
-      const cache = await this.#built().openCache(batch, maxLength, { first, end })
-      this.#caches.set(++this.#handles, cache)
+  async openSlab (rows: number, capacity: number): Promise<number> {
+    return await this.#queue('no memory for caches', async () => {
+      const slab = await this.#built().openSlab(rows, capacity)
+      this.#slabs.set(++this.#handles, slab)
       return this.#handles
     })
   }
 
-  async run (cache: number, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+  async run (slab: number, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
     return await this.#queue('onnxruntime cannot run the span', async () => {
-      return await this.#built().run(this.#cache(cache), place, tokens, hidden)
+      return await this.#built().run(this.#slab(slab), place, tokens, hidden)
     })
   }
 
-  async reorder (cache: number, rows: number[], length: number): Promise<void> {
+  async reorder (slab: number, firstRow: number, rows: number[], length: number): Promise<void> {
     await this.#queue('the cache cannot be reordered', async () => {
-      await this.#built().reorder(this.#cache(cache), rows, length)
+      await this.#built().reorder(this.#slab(slab), firstRow, rows, length)
     })
   }
 
-  async closeCache (cache: number): Promise<void> {
-    await this.#queue('the cache cannot be closed', () => {
-      const memory = this.#caches.get(cache)
-      this.#caches.delete(cache)
-      if (memory !== undefined) this.#span?.closeCache(memory)
+  async copyRows (from: number, to: number, moves: Move[]): Promise<void> {
+    await this.#queue('the caches cannot be moved', () => {
+      this.#built().copyRows(this.#slab(from), this.#slab(to), moves)
+    })
+  }
+
+  async closeSlab (slab: number): Promise<void> {
+    await this.#queue('the caches cannot be closed', () => {
+      const memory = this.#slabs.get(slab)
+      this.#slabs.delete(slab)
+      if (memory !== undefined) this.#span?.closeSlab(memory)
     })
   }
 
@@ -179,8 +191,8 @@ class Engine<Cache> implements JsEngine {
     await this.#queue('the engine cannot be closed', async () => {
       const span = this.#span
       this.#span = null
-      for (const memory of this.#caches.values()) span?.closeCache(memory)
-      this.#caches.clear()
+      for (const memory of this.#slabs.values()) span?.closeSlab(memory)
+      this.#slabs.clear()
       await span?.release()
     })
   }
@@ -191,15 +203,15 @@ class Engine<Cache> implements JsEngine {
     return tensors
   }
 
-  #built (): Span<Cache> {
+  #built (): Span<Slab> {
     if (this.#span === null) throw new EngineError('EngineError', 'the engine has no graph; build it first')
     return this.#span
   }
 
-  #cache (handle: number): Cache {
-    const cache = this.#caches.get(handle)
-    if (cache === undefined) throw new EngineError('EngineError', `cache ${handle} is not open`)
-    return cache
+  #slab (handle: number): Slab {
+    const slab = this.#slabs.get(handle)
+    if (slab === undefined) throw new EngineError('EngineError', `slab ${handle} is not open`)
+    return slab
   }
 
   /** One at a time, in the order asked: onnxruntime-web must not load or run two things at once. */

@@ -8,7 +8,7 @@
 // they are not a public interface, so the version is pinned and tests/browser/test_ports.py runs every one of them.
 
 import {
-  cacheNames, EngineError, normNames, normsOf, normTensors, type Blocks, type Place, type Runtime, type Shape, type Span,
+  cacheNames, EngineError, normNames, normsOf, normTensors, type Move, type Place, type Runtime, type Shape, type Span,
   type Tensors
 } from './engine.ts'
 
@@ -53,13 +53,10 @@ interface OrtModule {
 
 type ModuleFactory = (options: { numThreads: number, locateFile: (name: string) => string }) => Promise<OrtModule>
 
-/**
- * One cache: for each block the address of its keys, then of its values: float [batch, kv heads, maxLength, head dim];
- * and for each block the addresses of its norms' weights for runs on this cache.
- */
-export interface WasmCache { batch: number, maxLength: number, addresses: number[], norms: number[] }
+/** For each block the address of its keys, then of its values: float [rows, kv heads, capacity, head dim]. */
+export interface WasmSlab { rows: number, capacity: number, addresses: number[] }
 
-export class WasmRuntime implements Runtime<WasmCache> {
+export class WasmRuntime implements Runtime<WasmSlab> {
   readonly #heap: Heap
 
   private constructor (heap: Heap) {
@@ -108,7 +105,7 @@ export class WasmRuntime implements Runtime<WasmCache> {
   }
 }
 
-class WasmSpan implements Span<WasmCache> {
+class WasmSpan implements Span<WasmSlab> {
   readonly #heap: Heap
   readonly #session: number
   readonly #shape: Shape
@@ -128,30 +125,29 @@ class WasmSpan implements Span<WasmCache> {
     this.#zeros = heap.copy(new Uint8Array(shape.hiddenSize * Float32Array.BYTES_PER_ELEMENT))
   }
 
-  openCache (batch: number, maxLength: number, blocks: Blocks): WasmCache {
-    const size = batch * this.#rowSize(maxLength)
-    const cache: WasmCache = { batch, maxLength, addresses: [], norms: normsOf(this.#norms, this.#zeros, blocks) }
+  openSlab (rows: number, capacity: number): WasmSlab {
+    const slab: WasmSlab = { rows, capacity, addresses: [] }
     try {
-      for (let index = 0; index < 2 * this.#shape.blocks; index++) cache.addresses.push(this.#heap.allocate(size))
+      for (let index = 0; index < 2 * this.#shape.blocks; index++) slab.addresses.push(this.#heap.allocate(rows * this.#rowSize(capacity)))
     } catch (error) {
-      this.closeCache(cache)
+      this.closeSlab(slab)
       throw error
     }
-    return cache
+    return slab
   }
 
-  async run (cache: WasmCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+  async run (slab: WasmSlab, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
     const heap = this.#heap
-    const { rows, length } = place
-    const total = length + tokens
+    const rows = place.lengths.length
+    const totals = place.lengths.map(length => length + tokens)
     const use = new Use(heap)
     try {
       const dims = [rows, tokens, this.#shape.hiddenSize]
       const x = use.memory(heap.copy(new Uint8Array(hidden.buffer, hidden.byteOffset, hidden.byteLength)))
       const y = use.memory(heap.allocate(hidden.byteLength))
-      const lengths = use.memory(heap.pointers([...new Array<number>(rows).fill(total - 1), total]))
-      const caches = this.#cacheTensors(use, cache, place)
-      const norms = cache.norms.map(address => use.tensor(FLOAT, address, [this.#shape.hiddenSize]))
+      const lengths = use.memory(heap.pointers([...totals.map(total => total - 1), Math.max(...totals)]))
+      const caches = this.#cacheTensors(use, slab, place)
+      const norms = normsOf(this.#norms, this.#zeros, place).map(address => use.tensor(FLOAT, address, [this.#shape.hiddenSize]))
       const inputs = [
         use.tensor(FLOAT, x, dims), use.tensor(INT32, lengths, [rows]), use.tensor(INT32, lengths + rows * POINTER, []),
         ...caches, ...norms
@@ -166,11 +162,12 @@ class WasmSpan implements Span<WasmCache> {
     }
   }
 
-  reorder (cache: WasmCache, rows: number[], length: number): void {
+  reorder (slab: WasmSlab, firstRow: number, rows: number[], length: number): void {
     const { kvHeads, headDim } = this.#shape
-    const head = cache.maxLength * headDim
-    for (const address of cache.addresses) {
-      const all = this.#heap.floats(address, cache.batch * kvHeads * head)
+    const head = slab.capacity * headDim
+    const size = this.#rowSize(slab.capacity)
+    for (const address of slab.addresses) {
+      const all = this.#heap.floats(address + firstRow * size, rows.length * kvHeads * head)
       const old = all.slice()
       rows.forEach((from, to) => {
         for (let index = 0; index < kvHeads; index++) {
@@ -181,8 +178,23 @@ class WasmSpan implements Span<WasmCache> {
     }
   }
 
-  closeCache (cache: WasmCache): void {
-    for (const address of cache.addresses.splice(0)) this.#heap.module._free(address)
+  copyRows (from: WasmSlab, to: WasmSlab, moves: Move[]): void {
+    const { kvHeads, headDim } = this.#shape
+    const head = from.capacity * headDim
+    from.addresses.forEach((address, index) => {
+      const old = this.#heap.floats(address, from.rows * kvHeads * head)
+      const all = this.#heap.floats(to.addresses[index] as number, to.rows * kvHeads * head)
+      for (const { source, target, count, length } of moves) {
+        for (let row = 0; row < count * kvHeads; row++) {
+          const start = (source * kvHeads + row) * head
+          all.set(old.subarray(start, start + length * headDim), (target * kvHeads + row) * head)
+        }
+      }
+    })
+  }
+
+  closeSlab (slab: WasmSlab): void {
+    for (const address of slab.addresses.splice(0)) this.#heap.module._free(address)
   }
 
   async release (): Promise<void> {
@@ -194,14 +206,14 @@ class WasmSpan implements Span<WasmCache> {
   }
 
   /** The same tensors serve as past and as present: the attention then writes new positions in place. */
-  #cacheTensors (use: Use, cache: WasmCache, { firstRow, rows }: Place): number[] {
+  #cacheTensors (use: Use, { addresses, capacity }: WasmSlab, { firstRow, lengths }: Place): number[] {
     const { kvHeads, headDim } = this.#shape
-    const skip = firstRow * this.#rowSize(cache.maxLength)
-    return cache.addresses.map(address => use.tensor(FLOAT, address + skip, [rows, kvHeads, cache.maxLength, headDim]))
+    const skip = firstRow * this.#rowSize(capacity)
+    return addresses.map(address => use.tensor(FLOAT, address + skip, [lengths.length, kvHeads, capacity, headDim]))
   }
 
-  #rowSize (maxLength: number): number {
-    return this.#shape.kvHeads * maxLength * this.#shape.headDim * Float32Array.BYTES_PER_ELEMENT
+  #rowSize (capacity: number): number {
+    return this.#shape.kvHeads * capacity * this.#shape.headDim * Float32Array.BYTES_PER_ELEMENT
   }
 }
 

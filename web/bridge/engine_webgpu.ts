@@ -1,12 +1,12 @@
 // Spans on the graphics device: onnxruntime-web's WebGPU execution provider.
-// Rule of the file: the only one that imports onnxruntime-web. Caches never leave the device: each block's keys and values
-// are one buffer of maxLength positions, given to a run as past and as present, so that the attention writes in place;
-// truncating is a smaller length. Where a run is for one row of several, that row passes through buffers of its own,
-// because a tensor over a buffer starts at its first byte.
+// Rule of the file: the only one that imports onnxruntime-web. Caches never leave the device: a slab's keys, and its values,
+// of one block are one buffer, given to a run as past and as present, so that the attention writes in place; truncating is
+// a smaller length. A run for all rows of a slab, as decode steps are, copies nothing. Rows of a run for some of them, as
+// prefills are, pass through buffers of their own, because a tensor over a buffer starts at its first byte.
 
 import type { InferenceSession, Tensor } from 'onnxruntime-web'
 import {
-  cacheNames, EngineError, normNames, normsOf, normTensors, type Blocks, type Place, type Probe, type Runtime, type Shape,
+  cacheNames, EngineError, normNames, normsOf, normTensors, type Move, type Place, type Probe, type Runtime, type Shape,
   type Span, type Tensors
 } from './engine.ts'
 import { Gpu } from './gpu.ts'
@@ -17,13 +17,10 @@ type Feeds = Record<string, Tensor>
 const BYTES = Float32Array.BYTES_PER_ELEMENT
 const TOLERANCE = 1e-3 // of the largest value: float32 kernels differ by about 1e-6 of it, wrong ones by its whole
 
-/**
- * One cache: for each block its keys, then its values: float [batch, kv heads, maxLength, head dim]; and for each block
- * the weights of its norms for runs on this cache.
- */
-export interface GpuCache { batch: number, maxLength: number, buffers: GPUBuffer[], norms: GPUBuffer[] }
+/** For each block its keys, then its values: float [rows, kv heads, capacity, head dim]. */
+export interface GpuSlab { rows: number, capacity: number, buffers: GPUBuffer[] }
 
-export class GpuRuntime implements Runtime<GpuCache> {
+export class GpuRuntime implements Runtime<GpuSlab> {
   readonly #ort: Ort
   #gpu: Gpu | null = null
   #subgroups = true
@@ -89,11 +86,12 @@ export class GpuRuntime implements Runtime<GpuCache> {
   async #errorOf ({ graph, tensors, shape, tokens, hidden }: Probe, expected: Float32Array): Promise<number> {
     const span = await this.build(graph, tensors, shape)
     try {
-      const cache = await span.openCache(1, 2 * tokens, { first: 0, end: shape.blocks })
+      const slab = await span.openSlab(1, 2 * tokens)
+      const all = { firstRow: 0, first: 0, end: shape.blocks }
       const split = tokens * shape.hiddenSize
-      const first = await span.run(cache, { firstRow: 0, rows: 1, length: 0 }, tokens, hidden.subarray(0, split))
-      const last = await span.run(cache, { firstRow: 0, rows: 1, length: tokens }, 1, hidden.subarray(split))
-      span.closeCache(cache)
+      const first = await span.run(slab, { ...all, lengths: [0] }, tokens, hidden.subarray(0, split))
+      const last = await span.run(slab, { ...all, lengths: [tokens] }, 1, hidden.subarray(split))
+      span.closeSlab(slab)
       return difference([...first, ...last], expected)
     } finally {
       await span.release()
@@ -108,14 +106,14 @@ export class GpuRuntime implements Runtime<GpuCache> {
     const pasts = Object.fromEntries(cacheNames(shape, 'past').map(name => [name, empty]))
     const norms = Object.fromEntries(normTensors(shape, tensors).map(([name, data]) =>
       [name, new Tensor('float32', new Float32Array(data.slice().buffer), [shape.hiddenSize])]))
-    const feeds = { ...feed(this.#ort, { firstRow: 0, rows: 1, length: 0 }, tokens + 1, hidden, shape), ...pasts, ...norms }
+    const feeds = { ...feed(this.#ort, [0], tokens + 1, hidden, shape), ...pasts, ...norms }
     const { y } = await session.run(feeds)
     await session.release()
     return y?.data as Float32Array
   }
 }
 
-class GpuSpan implements Span<GpuCache> {
+class GpuSpan implements Span<GpuSlab> {
   readonly #ort: Ort
   readonly #gpu: Gpu
   readonly #session: InferenceSession
@@ -132,44 +130,41 @@ class GpuSpan implements Span<GpuCache> {
     this.#zeros = zeros
   }
 
-  async openCache (batch: number, maxLength: number, blocks: Blocks): Promise<GpuCache> {
-    const size = batch * this.#rowSize(maxLength)
-    const buffers = await this.#gpu.guard(async () => await this.#gpu.allocate(2 * this.#shape.blocks, size))
-    return { batch, maxLength, buffers, norms: normsOf(this.#norms, this.#zeros, blocks) }
+  async openSlab (rows: number, capacity: number): Promise<GpuSlab> {
+    const buffers = await this.#allocate(rows, capacity)
+    return { rows, capacity, buffers }
   }
 
-  async run (cache: GpuCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+  async run (slab: GpuSlab, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
     return await this.#gpu.guard(async () => {
-      if (place.rows === cache.batch) return await this.#runOn(cache.buffers, cache, place, tokens, hidden)
-      const size = place.rows * this.#rowSize(cache.maxLength)
-      const start = place.firstRow * this.#rowSize(cache.maxLength)
-      const rows = await this.#gpu.allocate(cache.buffers.length, size)
-      const pairs = cache.buffers.map((buffer, index) => [buffer, rows[index] as GPUBuffer] as const)
+      const { buffers, capacity } = slab
+      const rows = place.lengths.length
+      if (rows === slab.rows) return await this.#runOn(buffers, capacity, place, tokens, hidden)
+      const own = await this.#allocate(rows, capacity)
       try {
-        this.#gpu.copy(encoder => { for (const [all, row] of pairs) encoder.copyBufferToBuffer(all, start, row, 0, size) })
-        const result = await this.#runOn(rows, cache, place, tokens, hidden)
-        this.#gpu.copy(encoder => { for (const [all, row] of pairs) encoder.copyBufferToBuffer(row, 0, all, start, size) })
+        this.#copy(buffers, own, capacity, [[place.firstRow, 0, rows]])
+        const result = await this.#runOn(own, capacity, place, tokens, hidden)
+        this.#copy(own, buffers, capacity, [[0, place.firstRow, rows]])
         return result
       } finally {
-        for (const buffer of rows) buffer.destroy()
+        for (const buffer of own) buffer.destroy()
       }
     })
   }
 
-  async reorder (cache: GpuCache, rows: number[]): Promise<void> {
-    const size = this.#rowSize(cache.maxLength)
-    const old = cache.buffers
-    cache.buffers = await this.#gpu.guard(async () => await this.#gpu.allocate(old.length, size * cache.batch))
-    this.#gpu.copy(encoder => {
-      cache.buffers.forEach((buffer, index) => {
-        rows.forEach((from, to) => { encoder.copyBufferToBuffer(old[index] as GPUBuffer, from * size, buffer, to * size, size) })
-      })
-    })
-    for (const buffer of old) buffer.destroy()
+  async reorder ({ buffers, capacity }: GpuSlab, firstRow: number, rows: number[]): Promise<void> {
+    const own = await this.#allocate(rows.length, capacity)
+    this.#copy(buffers, own, capacity, rows.map((from, to) => [firstRow + from, to, 1]))
+    this.#copy(own, buffers, capacity, [[0, firstRow, rows.length]])
+    for (const buffer of own) buffer.destroy()
   }
 
-  closeCache (cache: GpuCache): void {
-    for (const buffer of cache.buffers.splice(0)) buffer.destroy()
+  copyRows (from: GpuSlab, to: GpuSlab, moves: Move[]): void {
+    this.#copy(from.buffers, to.buffers, from.capacity, moves.map(({ source, target, count }) => [source, target, count]))
+  }
+
+  closeSlab (slab: GpuSlab): void {
+    for (const buffer of slab.buffers.splice(0)) buffer.destroy()
   }
 
   async release (): Promise<void> {
@@ -177,13 +172,31 @@ class GpuSpan implements Span<GpuCache> {
     await this.#session.release().catch((error: unknown) => { if (!this.#gpu.lost) throw error })
   }
 
-  async #runOn (buffers: GPUBuffer[], { maxLength, norms }: GpuCache, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+  async #allocate (rows: number, capacity: number): Promise<GPUBuffer[]> {
+    const size = rows * this.#rowSize(capacity)
+    return await this.#gpu.guard(async () => await this.#gpu.allocate(2 * this.#shape.blocks, size))
+  }
+
+  /** Copy whole rows of every buffer: `count` from row `source` on to row `target` on. */
+  #copy (from: GPUBuffer[], to: GPUBuffer[], capacity: number, moves: Array<[source: number, target: number, count: number]>): void {
+    const size = this.#rowSize(capacity)
+    this.#gpu.copy(encoder => {
+      from.forEach((buffer, index) => {
+        for (const [source, target, count] of moves) {
+          encoder.copyBufferToBuffer(buffer, source * size, to[index] as GPUBuffer, target * size, count * size)
+        }
+      })
+    })
+  }
+
+  async #runOn (buffers: GPUBuffer[], capacity: number, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
     const { kvHeads, headDim, hiddenSize } = this.#shape
-    const feeds = feed(this.#ort, place, tokens, hidden, this.#shape)
+    const norms = normsOf(this.#norms, this.#zeros, place)
+    const feeds = feed(this.#ort, place.lengths, tokens, hidden, this.#shape)
     const fetches: Record<string, Tensor | null> = { y: null }
     const presents = cacheNames(this.#shape, 'present')
     cacheNames(this.#shape, 'past').forEach((name, index) => {
-      const dims = [place.rows, kvHeads, maxLength, headDim]
+      const dims = [place.lengths.length, kvHeads, capacity, headDim]
       const tensor = this.#ort.Tensor.fromGpuBuffer(buffers[index] as GPUBuffer, { dataType: 'float32', dims })
       feeds[name] = tensor
       fetches[presents[index] as string] = tensor
@@ -195,8 +208,8 @@ class GpuSpan implements Span<GpuCache> {
     return y?.data as Float32Array
   }
 
-  #rowSize (maxLength: number): number {
-    return this.#shape.kvHeads * maxLength * this.#shape.headDim * BYTES
+  #rowSize (capacity: number): number {
+    return this.#shape.kvHeads * capacity * this.#shape.headDim * BYTES
   }
 }
 
@@ -205,12 +218,13 @@ function files (tensors: Tensors): Array<{ path: string, data: Uint8Array }> {
 }
 
 /** The inputs beside the caches. */
-function feed ({ Tensor }: Ort, { rows, length }: Place, tokens: number, hidden: Float32Array, { hiddenSize }: Shape): Feeds {
-  const total = length + tokens
+function feed ({ Tensor }: Ort, lengths: number[], tokens: number, hidden: Float32Array, { hiddenSize }: Shape): Feeds {
+  const rows = lengths.length
+  const totals = lengths.map(length => length + tokens)
   return {
     x: new Tensor('float32', hidden, [rows, tokens, hiddenSize]),
-    seqlens_k: new Tensor('int32', new Int32Array(rows).fill(total - 1), [rows]),
-    total_seq: new Tensor('int32', Int32Array.of(total), [])
+    seqlens_k: new Tensor('int32', Int32Array.from(totals, total => total - 1), [rows]),
+    total_seq: new Tensor('int32', Int32Array.of(Math.max(...totals)), [])
   }
 }
 

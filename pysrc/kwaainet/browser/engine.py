@@ -1,8 +1,9 @@
 """The Engine port in a tab: onnxruntime-web behind ``web/bridge/engine.ts``, on wasm or webgpu.
 
-Rule of the file: the books of the caches are kept here, their tensors there; what crosses is plain
-data and flat typed arrays, each copied once and owned by its receiver. (A view of the Python heap
-would be free, but is cut off whenever that heap grows; a step's hidden states are a few KiB.)
+Rule of the file: the books of the caches, and whose rows of which slab they are, are kept here, their
+tensors there; what crosses is plain data and flat typed arrays, each copied once and owned by its
+receiver. (A view of the Python heap would be free, but is cut off whenever that heap grows; a step's
+hidden states are a few KiB.)
 
 Where the KV caches live, and why, is told at the top of ``engine_wasm.ts`` and ``engine_webgpu.ts``:
 neither copies them per step.
@@ -11,8 +12,9 @@ neither copies them per step.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,25 +23,23 @@ from numpy.typing import NDArray
 from pyodide.ffi import JsException, to_js
 
 from .. import errors
-from ..errors import EngineError, LocalError
+from ..errors import CapacityError, DeviceLost, EngineError, LocalError
 from ..formats.config import LlamaConfig
-from ..inference.cache import Cache, CacheTable, Piece
+from ..inference.batching import check_steps, step_runs
+from ..inference.cache import Cache, CacheTable
 from ..inference.llama import build_graph, rope_tables, span_shape, tensor_shapes
 from ..inference.selftest import sample, self_test
-from ..ports import Floats
+from ..inference.slabs import Change, Slab, Slabs
+from ..ports import Floats, StepResult
 from ..types import BlockRange, SpanShape
 
 # Enough new positions at once that every kernel for long prefills is used.
 PROBE_TOKENS = 40
+# Rows without a step that a run of steps goes over rather than being two runs. With SmolLM2-135M on wasm a
+# row alone takes 53 ms, of which 10 are its own. A graphics device hardly notices rows, but would have to
+# copy those of a run for part of a slab.
+_BRIDGES = {"wasm": 4, "webgpu": None}
 _ERRORS = ("EngineError", "CapacityError", "DeviceLost")
-
-
-@dataclass(slots=True)
-class _Memory:
-    """The engine's handle of one cache, and the lock that orders what is done to it."""
-
-    handle: int
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class BrowserEngine:
@@ -49,7 +49,9 @@ class BrowserEngine:
         self._engine = engine
         self._backend = str(engine.backend)
         self._tensors: dict[str, Any] = {}
-        self._caches: CacheTable[_Memory] | None = None
+        self._caches: CacheTable[Slab[int]] | None = None  # slabs by JavaScript's handles
+        self._slabs: Slabs[int] = Slabs(0)
+        self._turn = asyncio.Lock()  # rows move only between runs
 
     @property
     def backend(self) -> str:
@@ -68,7 +70,7 @@ class BrowserEngine:
                 await self._verify_device(shape)
             await self._add(tensors)
             await _crossing(self._engine.build(to_js(graph), _js_shape(shape)))
-            self._caches = CacheTable(shape)
+            self._caches, self._slabs = CacheTable(shape), Slabs(shape.max_positions)
             await self_test(self, shape)
         except LocalError:
             await self.close()
@@ -78,8 +80,14 @@ class BrowserEngine:
         """See ``ports.Engine``; ``CapacityError`` where memory or the model's positions end."""
         caches = self._built()
         blocks = caches.check(batch, max_length, blocks)
-        handle = await _crossing(self._engine.openCache(batch, max_length, blocks.start, blocks.end))
-        return caches.add(batch, max_length, blocks, _Memory(int(handle)))
+        async with self._turn:
+            change = self._slabs.room(batch, max_length)
+            if change is not None:
+                await self._rearrange(change)
+            slab = self._slabs.find(batch, max_length)
+            handle = caches.add(batch, max_length, blocks, slab)
+            slab.enter(caches[handle])
+        return handle
 
     async def run(self, cache: int, hidden: Floats) -> Floats:
         """See ``ports.Engine``; ``CapacityError`` if the cache has no room for the positions.
@@ -87,39 +95,72 @@ class BrowserEngine:
         Cancelling leaves the cache as it was; a piece under way is computed to its end.
         """
         caches = self._built()
-        entry = caches[cache]
-        async with entry.storage.turn:
+        async with self._turn:
+            entry = caches[cache]
             result = np.empty(hidden.shape, np.float32)
             for piece in caches.plan(entry, hidden):
-                await self._run_piece(entry, piece, hidden, result)
+                rows, positions = slice(piece.first_row, piece.end_row), slice(piece.first, piece.end)
+                x = np.ascontiguousarray(hidden[rows, positions])
+                lengths = [entry.length + piece.first] * len(x)
+                first_row = entry.first_row + piece.first_row
+                result[rows, positions] = await self._compute(
+                    entry.storage, first_row, lengths, entry.blocks, x
+                )
             entry.length += hidden.shape[1]
         return result
 
+    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
+        """See ``ports.Engine``; on webgpu a run is for whole slabs, elsewhere for the rows that step."""
+        async with self._turn:
+            results, sound = check_steps(self._built(), steps)
+            done: list[Cache[Slab[int]]] = []
+            for run in step_runs(sound, _BRIDGES[self._backend]):
+                x = run.gather([hidden for _, hidden in steps])
+                try:
+                    y = await self._compute(run.slab, run.first_row, run.lengths, run.blocks, x)
+                except DeviceLost:
+                    raise
+                except LocalError as error:
+                    for index, _ in run.steps:
+                        results[index] = error
+                    continue
+                run.scatter(y, results)
+                done += [cache for _, cache in run.steps]
+            for cache in done:
+                cache.length += 1
+        return results
+
     async def truncate(self, cache: int, length: int) -> None:
         """See ``ports.Engine``; ``EngineError`` if the cache is shorter."""
-        entry = self._built()[cache]
-        async with entry.storage.turn:
-            entry.truncate(length)
+        async with self._turn:
+            self._built()[cache].truncate(length)
 
     async def reorder(self, cache: int, rows: Sequence[int]) -> None:
         """See ``ports.Engine``."""
-        entry = self._built()[cache]
-        async with entry.storage.turn:
+        async with self._turn:
+            entry = self._built()[cache]
             entry.check_rows(rows)
-            await _crossing(self._engine.reorder(entry.storage.handle, to_js(list(rows)), entry.length))
+            slab = entry.storage.memory
+            moving = self._engine.reorder(slab, entry.first_row, to_js(list(rows)), entry.length)
+            await _crossing(moving)
 
     async def close_cache(self, cache: int) -> None:
         """See ``ports.Engine``; memory is released after a run under way."""
-        entry = self._caches.remove(cache) if self._caches is not None else None
-        if entry is not None:
-            await _crossing(self._engine.closeCache(entry.storage.handle))
+        async with self._turn:
+            entry = self._caches.remove(cache) if self._caches is not None else None
+            change = self._slabs.leave(entry) if entry is not None else None
+            if change is not None and change.rows:
+                with contextlib.suppress(CapacityError):  # then it stays where it is
+                    await self._rearrange(change)
+            elif change is not None and change.slab is not None:
+                await _crossing(self._engine.closeSlab(change.slab.memory))
 
     async def close(self) -> None:
         """See ``ports.Engine``."""
-        self._tensors, self._caches = {}, None
+        self._tensors, self._caches, self._slabs = {}, None, Slabs(0)
         await _crossing(self._engine.close())
 
-    def _built(self) -> CacheTable[_Memory]:
+    def _built(self) -> CacheTable[Slab[int]]:
         if self._caches is None:
             raise EngineError("the engine has no graph; build() it first")
         return self._caches
@@ -129,22 +170,29 @@ class BrowserEngine:
             name, data = tensors.popitem()
             await _crossing(self._engine.addTensor(name, data))
 
-    async def _run_piece(self, cache: Cache[_Memory], piece: Piece, hidden: Floats, result: Floats) -> None:
-        rows, positions = slice(piece.first_row, piece.end_row), slice(piece.first, piece.end)
-        part = np.ascontiguousarray(hidden[rows, positions])
-        place = to_js(
-            {
-                "firstRow": piece.first_row,
-                "rows": piece.end_row - piece.first_row,
-                "length": cache.length + piece.first,
-            },
-            dict_converter=Object.fromEntries,
-        )
-        data = to_js(part.reshape(-1))
-        answer = await _crossing(self._engine.run(cache.storage.handle, place, part.shape[1], data))
-        computed = np.empty_like(part)  # not into part: that may be the caller's own memory
+    async def _rearrange(self, change: Change[int]) -> None:
+        memory = int(await _crossing(self._engine.openSlab(change.rows, change.capacity)))
+        unwanted = memory
+        try:
+            if change.slab is not None:
+                old, moves = change.slab.memory, _plain([asdict(move) for move in change.moves])
+                await _crossing(self._engine.copyRows(old, memory, moves))
+                unwanted = old
+            self._slabs.commit(change, memory)
+        finally:
+            if change.slab is not None:
+                self._engine.closeSlab(unwanted)  # in its turn, whether or not anybody waits
+
+    async def _compute(
+        self, slab: Slab[int], first_row: int, lengths: Sequence[int], blocks: BlockRange, x: Floats
+    ) -> Floats:
+        """One run on the rows of ``slab`` from ``first_row`` on; x [rows, n, hidden] -> the same shape."""
+        place = {"firstRow": first_row, "lengths": list(lengths), "first": blocks.start, "end": blocks.end}
+        data = to_js(x.reshape(-1))
+        answer = await _crossing(self._engine.run(slab.memory, _plain(place), x.shape[1], data))
+        computed = np.empty(x.shape, np.float32)  # not into x: that may be the caller's own memory
         answer.assign_to(computed.reshape(-1))
-        result[rows, positions] = computed
+        return computed
 
     async def _verify_device(self, shape: SpanShape) -> None:
         config = _probe_config(shape)
@@ -182,7 +230,12 @@ def _js_shape(shape: SpanShape) -> Any:
         "kvHeads": shape.kv_heads,
         "headDim": shape.head_dim,
     }
-    return to_js(fields, dict_converter=Object.fromEntries)
+    return _plain(fields)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, lists and dicts as JavaScript has them."""
+    return to_js(value, dict_converter=Object.fromEntries)
 
 
 def _bytes(array: NDArray[Any]) -> Any:

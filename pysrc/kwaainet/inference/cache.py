@@ -25,11 +25,12 @@ MAX_SCORES = 1 << 24
 Storage = TypeVar("Storage")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Cache(Generic[Storage]):
     """One cache: ``batch`` rows of up to ``max_length`` positions, all of them ``length`` long.
 
-    Its runs go through ``blocks``, counted from the span's start.
+    Its runs go through ``blocks``, counted from the span's start. Where ``storage`` is shared, its
+    rows are those from ``first_row`` on.
     """
 
     batch: int
@@ -37,6 +38,12 @@ class Cache(Generic[Storage]):
     blocks: BlockRange
     storage: Storage
     length: int = 0
+    first_row: int = 0
+
+    @property
+    def end_row(self) -> int:
+        """The row of its storage after its last."""
+        return self.first_row + self.batch
 
     def truncate(self, length: int) -> None:
         """Forget all but the first ``length`` positions; ``EngineError`` if there are fewer."""
@@ -109,7 +116,7 @@ class CacheTable(Generic[Storage]):
         onnxruntime's attention); a piece stays within ``MAX_TOKENS`` and ``MAX_SCORES``.
         Raises ``EngineError`` (a shape or dtype that does not fit) or ``CapacityError`` (no room).
         """
-        self._check_run(cache, hidden)
+        self.check_run(cache, hidden)
         tokens = hidden.shape[1]
         heads = max(self.shape.kv_heads, self.shape.hidden_size // self.shape.head_dim)
         longest = max(1, min(MAX_TOKENS, MAX_SCORES // (heads * cache.max_length)))
@@ -121,7 +128,8 @@ class CacheTable(Generic[Storage]):
             for first in range(0, tokens, longest)
         ]
 
-    def _check_run(self, cache: Cache[Storage], hidden: Floats) -> None:
+    def check_run(self, cache: Cache[Storage], hidden: Floats) -> None:
+        """Raises ``EngineError`` (a shape or dtype that does not fit) or ``CapacityError`` (no room)."""
         expected = f"float32 [{cache.batch}, n, {self.shape.hidden_size}]"
         fits = hidden.ndim == 3 and (hidden.shape[0], hidden.shape[2]) == (
             cache.batch,

@@ -3,45 +3,50 @@
 Rule of the file: one run at a time, in one worker thread, so that the event loop stays alive; what
 a cache holds changes only on the event loop, after its run has succeeded.
 
-A cache's keys and values are numpy arrays [batch, kv_heads, max_length, head_dim], bound as past
-and as present of the same run: the attention sees one buffer, writes the new positions in place
-and copies nothing, so that a step costs nearly the same at position 50 and at position 500.
-Truncating is only a smaller length. The rows of a batch lie one after another in memory, so that
-a run may also be bound to some of them.
+Keys and values are numpy arrays [rows, kv_heads, capacity, head_dim], the slabs of ``inference.slabs``,
+bound as past and as present of the same run: the attention sees one buffer, writes the new positions
+in place and copies nothing, so that a step costs nearly the same at position 50 and at position 500.
+Truncating is only a smaller length. Rows lie one after another in memory, so that a run may be bound
+to any adjacent ones: a prefill to those of its cache, decode steps to those of many caches.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..errors import CapacityError, EngineError
+from ..inference.batching import StepRun, check_steps, step_runs
 from ..inference.cache import Cache, CacheTable, Piece
 from ..inference.llama import norm_names
 from ..inference.selftest import self_test
-from ..ports import Floats
+from ..inference.slabs import Change, Slab, Slabs
+from ..ports import Floats, StepResult
 from ..types import BlockRange, SpanShape
 
 T = TypeVar("T")
+Arrays: TypeAlias = dict[str, Floats]  # by graph name, such as k.0
+
+# A run of one row of SmolLM2-135M takes 44 ms and each further row 2 (one core): a run is worth many rows.
+BRIDGE = 16
 
 
-@dataclass(slots=True)
-class _Memory:
-    """One cache's arrays by graph name (``k.0``), and the lock that orders what is done to them.
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one run is bound to: arrays of the rows it is for, and their lengths before it."""
 
-    ``norms`` are the weights of the norms for its runs: zeros for the blocks that these skip.
-    """
-
-    arrays: dict[str, Floats]
-    norms: dict[str, Floats]
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    arrays: Arrays
+    norms: Arrays
+    lengths: Sequence[int]
+    x: Floats
 
 
 class NativeEngine:
@@ -52,9 +57,11 @@ class NativeEngine:
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads
         self._tensors: dict[str, Any] = {}
-        self._norms: dict[str, Floats] = {}
+        self._norms: Arrays = {}
         self._session: Any = None
-        self._caches: CacheTable[_Memory] | None = None
+        self._caches: CacheTable[Slab[Arrays]] | None = None
+        self._slabs: Slabs[Arrays] = Slabs(0)
+        self._turn = asyncio.Lock()  # rows move only between runs
         self._worker = ThreadPoolExecutor(1, "engine")
 
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
@@ -66,7 +73,7 @@ class NativeEngine:
         tensors, self._tensors = self._tensors, {}
         self._norms = _take_norms(tensors, shape)
         self._session = await self._in_worker(_create_session, graph, tensors, self._threads)
-        self._caches = CacheTable(shape)
+        self._caches, self._slabs = CacheTable(shape), Slabs(shape.max_positions)
         try:
             await self_test(self, shape)
         except EngineError:
@@ -77,20 +84,14 @@ class NativeEngine:
         """See ``ports.Engine``; ``CapacityError`` where memory or the model's positions end."""
         caches = self._built()
         blocks = caches.check(batch, max_length, blocks)
-        shape = caches.shape
-        dims = (batch, shape.kv_heads, max_length, shape.head_dim)
-        names = [f"{letter}.{index}" for index in range(shape.blocks) for letter in "kv"]
-        try:
-            arrays = {name: np.zeros(dims, np.float32) for name in names}
-        except MemoryError as error:
-            raise CapacityError(f"no memory for a cache of {batch} rows of {max_length}") from error
-        skipped = np.zeros(shape.hidden_size, np.float32)
-        norms = {
-            name: self._norms[name] if index in blocks else skipped
-            for index in range(shape.blocks)
-            for name in norm_names(index)
-        }
-        return caches.add(batch, max_length, blocks, _Memory(arrays, norms))
+        async with self._turn:
+            change = self._slabs.room(batch, max_length)
+            if change is not None:
+                await self._rearrange(change)
+            slab = self._slabs.find(batch, max_length)
+            handle = caches.add(batch, max_length, blocks, slab)
+            slab.enter(caches[handle])
+        return handle
 
     async def run(self, cache: int, hidden: Floats) -> Floats:
         """See ``ports.Engine``; ``CapacityError`` if the cache has no room for the positions.
@@ -98,47 +99,106 @@ class NativeEngine:
         Cancelling stops the computation soon and leaves the cache as it was.
         """
         caches = self._built()
-        entry = caches[cache]
-        async with entry.storage.turn:
+        async with self._turn:
+            entry = caches[cache]
             result = np.empty(hidden.shape, np.float32)
             for piece in caches.plan(entry, hidden):
-                options = ort.RunOptions()
-                try:
-                    await self._in_worker(_run, self._session, options, entry, piece, hidden, result)
-                except asyncio.CancelledError:
-                    options.terminate = True
-                    raise
+                rows, positions = slice(piece.first_row, piece.end_row), slice(piece.first, piece.end)
+                x = np.ascontiguousarray(hidden[rows, positions])
+                result[rows, positions] = await self._compute(self._piece_run(entry, piece, x))
             entry.length += hidden.shape[1]
         return result
 
+    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
+        """See ``ports.Engine``."""
+        async with self._turn:
+            results, sound = check_steps(self._built(), steps)
+            done: list[Cache[Slab[Arrays]]] = []
+            for run in step_runs(sound, BRIDGE):
+                try:
+                    y = await self._compute(self._step_run(run, [hidden for _, hidden in steps]))
+                except EngineError as error:
+                    for index, _ in run.steps:
+                        results[index] = error
+                    continue
+                run.scatter(y, results)
+                done += [cache for _, cache in run.steps]
+            for cache in done:
+                cache.length += 1
+        return results
+
     async def truncate(self, cache: int, length: int) -> None:
         """See ``ports.Engine``; ``EngineError`` if the cache is shorter."""
-        entry = self._built()[cache]
-        async with entry.storage.turn:
-            entry.truncate(length)
+        async with self._turn:
+            self._built()[cache].truncate(length)
 
     async def reorder(self, cache: int, rows: Sequence[int]) -> None:
         """See ``ports.Engine``."""
-        entry = self._built()[cache]
-        async with entry.storage.turn:
+        async with self._turn:
+            entry = self._built()[cache]
             entry.check_rows(rows)
             await self._in_worker(_reorder, entry, list(rows))
 
     async def close_cache(self, cache: int) -> None:
-        """See ``ports.Engine``; a run under way keeps the memory until it ends."""
-        if self._caches is not None:
-            self._caches.remove(cache)
+        """See ``ports.Engine``; memory is released after a run under way."""
+        async with self._turn:
+            entry = self._caches.remove(cache) if self._caches is not None else None
+            change = self._slabs.leave(entry) if entry is not None else None
+            if change is not None and change.rows:
+                with contextlib.suppress(CapacityError):  # then it stays where it is
+                    await self._rearrange(change)
 
     async def close(self) -> None:
         """See ``ports.Engine``."""
         self._tensors, self._norms, self._session, self._caches = {}, {}, None, None
+        self._slabs = Slabs(0)
         self._worker.shutdown(wait=False)
         self._worker = ThreadPoolExecutor(1, "engine")
 
-    def _built(self) -> CacheTable[_Memory]:
+    def _built(self) -> CacheTable[Slab[Arrays]]:
         if self._caches is None:
             raise EngineError("the engine has no graph; build() it first")
         return self._caches
+
+    async def _rearrange(self, change: Change[Arrays]) -> None:
+        assert self._caches is not None
+        shape = self._caches.shape
+        dims = (change.rows, shape.kv_heads, change.capacity, shape.head_dim)
+        names = [f"{letter}.{index}" for index in range(shape.blocks) for letter in "kv"]
+        try:
+            arrays = {name: np.zeros(dims, np.float32) for name in names}
+        except MemoryError as error:
+            raise CapacityError(f"no memory for caches of {change.rows} rows of {change.capacity}") from error
+        if change.slab is not None:
+            await self._in_worker(_move, change, change.slab.memory, arrays)
+        self._slabs.commit(change, arrays)
+
+    def _piece_run(self, cache: Cache[Slab[Arrays]], piece: Piece, x: Floats) -> _Run:
+        first, end = cache.first_row + piece.first_row, cache.first_row + piece.end_row
+        arrays = {name: array[first:end] for name, array in cache.storage.memory.items()}
+        return _Run(arrays, self._norms_of(cache.blocks), [cache.length + piece.first] * len(x), x)
+
+    def _step_run(self, run: StepRun[Arrays], hidden: Sequence[Floats]) -> _Run:
+        arrays = {name: array[run.first_row : run.end_row] for name, array in run.slab.memory.items()}
+        return _Run(arrays, self._norms_of(run.blocks), run.lengths, run.gather(hidden))
+
+    def _norms_of(self, blocks: BlockRange) -> Arrays:
+        """The weights of the norms for runs through ``blocks``: zeros for those that these skip."""
+        shape = self._built().shape
+        skipped = np.zeros(shape.hidden_size, np.float32)
+        return {
+            name: self._norms[name] if index in blocks else skipped
+            for index in range(shape.blocks)
+            for name in norm_names(index)
+        }
+
+    async def _compute(self, run: _Run) -> Floats:
+        options = ort.RunOptions()
+        try:
+            return await self._in_worker(_run, self._session, options, run)
+        except asyncio.CancelledError:
+            options.terminate = True
+            raise
 
     async def _in_worker(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
@@ -165,24 +225,19 @@ def _create_session(graph: bytes, tensors: dict[str, Any], threads: int) -> Any:
         raise EngineError(f"onnxruntime cannot build the span: {error}") from error
 
 
-def _run(
-    session: Any, options: Any, cache: Cache[_Memory], piece: Piece, hidden: Floats, result: Floats
-) -> None:
-    """Run one piece and write its rows and positions of ``result``."""
-    rows, positions = slice(piece.first_row, piece.end_row), slice(piece.first, piece.end)
-    x = np.ascontiguousarray(hidden[rows, positions])
-    total = cache.length + piece.end
-    y = np.empty_like(x)
+def _run(session: Any, options: Any, run: _Run) -> Floats:
+    totals = np.array(run.lengths, np.int32) + run.x.shape[1]
+    y = np.empty_like(run.x)
     binding = session.io_binding()
     inputs: dict[str, NDArray[Any]] = {
-        "x": x,
-        "seqlens_k": np.full(len(x), total - 1, np.int32),
-        "total_seq": np.array(total, np.int32),
-        **cache.storage.norms,
+        "x": run.x,
+        "seqlens_k": totals - np.int32(1),
+        "total_seq": np.array(totals.max(), np.int32),
+        **run.norms,
     }
     outputs: dict[str, NDArray[Any]] = {"y": y}
-    for name, array in cache.storage.arrays.items():
-        inputs[f"past_{name}"] = outputs[f"present_{name}"] = array[rows]
+    for name, array in run.arrays.items():
+        inputs[f"past_{name}"] = outputs[f"present_{name}"] = array
     for name, array in inputs.items():
         binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
     for name, array in outputs.items():
@@ -191,9 +246,18 @@ def _run(
         session.run_with_iobinding(binding, options)
     except Exception as error:  # onnxruntime's own exceptions share no other base
         raise EngineError(f"onnxruntime cannot run the span: {error}") from error
-    result[rows, positions] = y
+    return y
 
 
-def _reorder(cache: Cache[_Memory], rows: list[int]) -> None:
-    for array in cache.storage.arrays.values():
-        array[:, :, : cache.length] = array[rows, :, : cache.length]
+def _reorder(cache: Cache[Slab[Arrays]], rows: list[int]) -> None:
+    own = slice(cache.first_row, cache.end_row)
+    for array in cache.storage.memory.values():
+        mine = array[own, :, : cache.length]
+        mine[:] = mine[rows]
+
+
+def _move(change: Change[Arrays], old: Arrays, new: Arrays) -> None:
+    for name, array in new.items():
+        for move in change.moves:
+            source = old[name][move.source : move.source + move.count, :, : move.length]
+            array[move.target : move.target + move.count, :, : move.length] = source

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..inference.batching import check_steps
 from ..inference.cache import CacheTable
 from ..inference.llama import norm_names
 from ..inference.selftest import self_test
-from ..ports import Floats
+from ..ports import Floats, StepResult
 from ..types import BlockRange, SpanShape
 from ..wire import varint
 
@@ -95,6 +96,13 @@ class NumpyEngine:
         entry.length += hidden.shape[1]
         result: Floats = values["y"]
         return result
+
+    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
+        """See ``ports.Engine``; one after another, so that what is batched elsewhere has a reference."""
+        results, sound = check_steps(self._built(), steps)
+        for index, _ in sound:
+            results[index] = await NumpyEngine.run(self, *steps[index])
+        return results
 
     async def truncate(self, cache: int, length: int) -> None:
         """See ``ports.Engine``."""

@@ -10,59 +10,24 @@ and raises ``AssertionError`` with what differed. ``CHECKS`` lists them by name,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from ..errors import CapacityError, EngineError
-from ..formats.config import LlamaConfig
 from ..inference.cache import MAX_TOKENS
 from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
 from ..ports import Engine, Floats
 from ..types import BlockRange
+from . import engine_steps
 from .engine import NumpyEngine
+from .span import CONFIG as CONFIG
+from .span import assert_close, in_steps, outputs_of, refused
+from .span import fill as fill
+from .span import hidden_states as hidden_states
+from .span import random_weights as random_weights
 
-TOLERANCE = 1e-4
-# Odd on purpose: grouped heads, a head_dim that is not hidden_size / heads, an inner size
-# that is no multiple of 8.
-CONFIG = LlamaConfig(
-    num_hidden_layers=3,
-    hidden_size=200,
-    intermediate_size=500,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=32,
-    vocab_size=64,
-    max_position_embeddings=320,
-    rms_norm_eps=1e-5,
-    rope_theta=10000.0,
-    tie_word_embeddings=True,
-)
 Check: TypeAlias = Callable[[Engine, Engine], Awaitable[None]]
-
-
-def random_weights(config: LlamaConfig, seed: int) -> dict[str, Floats]:
-    """One block's weights by Hugging Face suffix; scaled so that a block neither fades nor explodes."""
-    random = np.random.default_rng(seed)
-    weights = {}
-    for suffix, shape in config.block_shapes().items():
-        values = random.standard_normal(shape, np.float32)
-        weights[suffix] = (
-            1 + values * np.float32(0.1) if len(shape) == 1 else values / np.float32(shape[1] ** 0.5)
-        )
-    return weights
-
-
-async def fill(engine: Engine, config: LlamaConfig = CONFIG, only: BlockRange | None = None) -> Engine:
-    """Build ``engine`` over ``config``'s blocks, or only some of them, with random weights."""
-    blocks = only or BlockRange(0, config.num_hidden_layers)
-    for name, table in rope_tables(config):
-        await engine.add_tensor(name, table)
-    for index in range(len(blocks)):
-        for name, tensor in pack_block(config, index, random_weights(config, blocks.start + index)):
-            await engine.add_tensor(name, tensor)
-    await engine.build(build_graph(config, len(blocks)), span_shape(config, len(blocks)))
-    return engine
 
 
 async def check(name: str, make: Callable[[], Engine]) -> None:
@@ -85,89 +50,50 @@ async def check_all(make: Callable[[], Engine]) -> int:
     return len(CHECKS)
 
 
-def hidden_states(batch: int, tokens: int, seed: int = 1) -> Floats:
-    """float32 [batch, tokens, hidden] of about unit size."""
-    return np.random.default_rng(seed).standard_normal((batch, tokens, CONFIG.hidden_size), np.float32)
-
-
-async def _reference(reference: Engine, hidden: Floats) -> Floats:
-    cache = await reference.open_cache(hidden.shape[0], hidden.shape[1])
-    result = await reference.run(cache, hidden)
-    await reference.close_cache(cache)
-    return result
-
-
-async def _steps(engine: Engine, cache: int, hidden: Floats, *lengths: int) -> Floats:
-    """Run ``hidden`` in chunks of ``lengths`` positions; 0 stands for one by one to the end."""
-    parts = []
-    at = 0
-    for length in lengths:
-        for _ in range(hidden.shape[1] - at if length == 0 else 1):
-            parts.append(await engine.run(cache, hidden[:, at : at + (length or 1)]))
-            at += length or 1
-    assert at == hidden.shape[1], "the check itself must cover all positions"
-    return np.concatenate(parts, axis=1)
-
-
-def _assert_close(found: Floats, expected: Floats) -> None:
-    assert found.shape == expected.shape, f"shape {found.shape}, expected {expected.shape}"
-    assert found.dtype == np.float32, f"dtype {found.dtype}, expected float32"
-    error = float(np.abs(found - expected).max(initial=0.0))
-    assert error <= TOLERANCE, f"max abs error {error:.1e} is above {TOLERANCE:.0e}"
-
-
-async def _refused(error: type[Exception], call: Awaitable[Any]) -> None:
-    try:
-        result = await call
-    except error:
-        return
-    raise AssertionError(f"expected {error.__name__}, got the result {result!r}")
-
-
 async def prefill_matches_the_reference(engine: Engine, reference: Engine) -> None:
     """One position, a few, and 32 or more (where some GPUs take another way) at once."""
     for tokens in (1, 5, 40):
         hidden = hidden_states(1, tokens)
         cache = await engine.open_cache(1, tokens + 3)
-        _assert_close(await engine.run(cache, hidden), await _reference(reference, hidden))
+        assert_close(await engine.run(cache, hidden), await outputs_of(reference, hidden))
 
 
 async def steps_match_a_prefill(engine: Engine, reference: Engine) -> None:
     hidden = hidden_states(1, 12)
     cache = await engine.open_cache(1, 12)
-    _assert_close(await _steps(engine, cache, hidden, 0), await _reference(reference, hidden))
+    assert_close(await in_steps(engine, cache, hidden, 0), await outputs_of(reference, hidden))
 
 
 async def chunks_match_a_prefill(engine: Engine, reference: Engine) -> None:
     hidden = hidden_states(1, 77)
     cache = await engine.open_cache(1, 128)
-    found = await _steps(engine, cache, hidden, 7, 33, 1, 36)
-    _assert_close(found, await _reference(reference, hidden))
+    found = await in_steps(engine, cache, hidden, 7, 33, 1, 36)
+    assert_close(found, await outputs_of(reference, hidden))
 
 
 async def long_runs_match_the_reference(engine: Engine, reference: Engine) -> None:
     """Longer than one piece, onto a cache that already holds something, and on several rows."""
     hidden = hidden_states(2, MAX_TOKENS + 7)
     cache = await engine.open_cache(2, MAX_TOKENS + 10)
-    found = await _steps(engine, cache, hidden, 3, MAX_TOKENS + 3, 1)
-    _assert_close(found, await _reference(reference, hidden))
+    found = await in_steps(engine, cache, hidden, 3, MAX_TOKENS + 3, 1)
+    assert_close(found, await outputs_of(reference, hidden))
 
 
 async def batches_match_their_rows(engine: Engine, reference: Engine) -> None:
     hidden = hidden_states(3, 11)
     cache = await engine.open_cache(3, 16)
-    _assert_close(await _steps(engine, cache, hidden, 4, 5, 1, 1), await _reference(reference, hidden))
+    assert_close(await in_steps(engine, cache, hidden, 4, 5, 1, 1), await outputs_of(reference, hidden))
 
 
 async def no_positions_change_nothing(engine: Engine, reference: Engine) -> None:
     hidden = hidden_states(2, 4)
     cache = await engine.open_cache(2, 4)
     empty = np.zeros((2, 0, CONFIG.hidden_size), np.float32)
-    _assert_close(await engine.run(cache, empty), empty)
+    assert_close(await engine.run(cache, empty), empty)
     first = await engine.run(cache, hidden[:, :3])
-    _assert_close(await engine.run(cache, empty), empty)
+    assert_close(await engine.run(cache, empty), empty)
     last = await engine.run(cache, hidden[:, 3:])
-    _assert_close(np.concatenate([first, last], axis=1), await _reference(reference, hidden))
+    assert_close(np.concatenate([first, last], axis=1), await outputs_of(reference, hidden))
 
 
 async def arguments_and_results_are_not_shared(engine: Engine, reference: Engine) -> None:
@@ -185,13 +111,13 @@ async def arguments_and_results_are_not_shared(engine: Engine, reference: Engine
 async def rolling_back_forgets(engine: Engine, reference: Engine) -> None:
     kept, dropped, after = hidden_states(2, 6), hidden_states(2, 5, seed=2), hidden_states(2, 4, seed=3)
     cache = await engine.open_cache(2, 12)
-    await _steps(engine, cache, np.concatenate([kept, dropped], axis=1), 6, 5)
+    await in_steps(engine, cache, np.concatenate([kept, dropped], axis=1), 6, 5)
     await engine.truncate(cache, 6)
     found = await engine.run(cache, after)
-    expected = await _reference(reference, np.concatenate([kept, after], axis=1))
-    _assert_close(found, expected[:, 6:])
+    expected = await outputs_of(reference, np.concatenate([kept, after], axis=1))
+    assert_close(found, expected[:, 6:])
     await engine.truncate(cache, 0)
-    _assert_close(await engine.run(cache, dropped), await _reference(reference, dropped))
+    assert_close(await engine.run(cache, dropped), await outputs_of(reference, dropped))
 
 
 async def reordering_moves_rows(engine: Engine, reference: Engine) -> None:
@@ -200,9 +126,9 @@ async def reordering_moves_rows(engine: Engine, reference: Engine) -> None:
     cache = await engine.open_cache(3, 8)
     await engine.run(cache, hidden)
     await engine.reorder(cache, rows)
-    found = await _steps(engine, cache, after, 0)
-    expected = await _reference(reference, np.concatenate([hidden[rows], after], axis=1))
-    _assert_close(found, expected[:, 5:])
+    found = await in_steps(engine, cache, after, 0)
+    expected = await outputs_of(reference, np.concatenate([hidden[rows], after], axis=1))
+    assert_close(found, expected[:, 5:])
 
 
 async def caches_do_not_mix(engine: Engine, reference: Engine) -> None:
@@ -212,8 +138,8 @@ async def caches_do_not_mix(engine: Engine, reference: Engine) -> None:
     for start, end in ((0, 4), (4, 5), (5, 9)):
         found[0].append(await engine.run(first, one[:, start:end]))
         found[1].append(await engine.run(second, other[:, start:end]))
-    _assert_close(np.concatenate(found[0], axis=1), await _reference(reference, one))
-    _assert_close(np.concatenate(found[1], axis=1), await _reference(reference, other))
+    assert_close(np.concatenate(found[0], axis=1), await outputs_of(reference, one))
+    assert_close(np.concatenate(found[1], axis=1), await outputs_of(reference, other))
 
 
 async def parts_of_the_span_match_spans_of_their_own(engine: Engine, reference: Engine) -> None:
@@ -222,11 +148,11 @@ async def parts_of_the_span_match_spans_of_their_own(engine: Engine, reference: 
     for blocks in (BlockRange(0, 1), BlockRange(1, 2), BlockRange(1, 3)):
         own = await fill(NumpyEngine(), only=blocks)
         cache = await engine.open_cache(2, 50, blocks)
-        _assert_close(await _steps(engine, cache, hidden, 40, 3, 1, 1), await _reference(own, hidden))
+        assert_close(await in_steps(engine, cache, hidden, 40, 3, 1, 1), await outputs_of(own, hidden))
         await engine.truncate(cache, 5)
         await engine.reorder(cache, rows)
-        expected = await _reference(own, np.concatenate([hidden[rows, :5], after], axis=1))
-        _assert_close(await _steps(engine, cache, after, 2, 0), expected[:, 5:])
+        expected = await outputs_of(own, np.concatenate([hidden[rows, :5], after], axis=1))
+        assert_close(await in_steps(engine, cache, after, 2, 0), expected[:, 5:])
         await engine.close_cache(cache)
 
 
@@ -242,14 +168,14 @@ async def parts_of_the_span_join(engine: Engine, reference: Engine) -> None:
         for cache in parts:
             states = await engine.run(cache, states)
         found[1].append(states)
-    expected = await _reference(reference, hidden)
+    expected = await outputs_of(reference, hidden)
     for outputs in found:
-        _assert_close(np.concatenate(outputs, axis=1), expected)
+        assert_close(np.concatenate(outputs, axis=1), expected)
 
 
 async def parts_that_are_not_there_are_refused(engine: Engine, reference: Engine) -> None:
     for blocks in (BlockRange(0, 4), BlockRange(2, 5), BlockRange(3, 4)):
-        await _refused(EngineError, engine.open_cache(1, 5, blocks))
+        await refused(EngineError, engine.open_cache(1, 5, blocks))
 
 
 async def limits_are_held(engine: Engine, reference: Engine) -> None:
@@ -257,46 +183,46 @@ async def limits_are_held(engine: Engine, reference: Engine) -> None:
     hidden = hidden_states(1, 5)
     cache = await engine.open_cache(1, 5)
     await engine.run(cache, hidden[:, :3])
-    await _refused(CapacityError, engine.run(cache, hidden[:, :3]))
-    await _refused(CapacityError, engine.open_cache(1, CONFIG.max_position_embeddings + 1))
-    await _refused(CapacityError, engine.open_cache(0, 5))
-    expected = await _reference(reference, hidden)
-    _assert_close(await engine.run(cache, hidden[:, 3:]), expected[:, 3:])
+    await refused(CapacityError, engine.run(cache, hidden[:, :3]))
+    await refused(CapacityError, engine.open_cache(1, CONFIG.max_position_embeddings + 1))
+    await refused(CapacityError, engine.open_cache(0, 5))
+    expected = await outputs_of(reference, hidden)
+    assert_close(await engine.run(cache, hidden[:, 3:]), expected[:, 3:])
 
 
 async def misuse_is_refused(engine: Engine, reference: Engine) -> None:
     cache = await engine.open_cache(2, 8)
     for wrong in (hidden_states(1, 2), hidden_states(2, 2)[..., :-1], hidden_states(2, 2)[0]):
-        await _refused(EngineError, engine.run(cache, wrong))
-    await _refused(EngineError, engine.run(cache, hidden_states(2, 2).astype(np.float64)))
-    await _refused(EngineError, engine.truncate(cache, 1))
-    await _refused(EngineError, engine.truncate(cache, -1))
-    await _refused(EngineError, engine.reorder(cache, [0]))
-    await _refused(EngineError, engine.reorder(cache, [0, 2]))
+        await refused(EngineError, engine.run(cache, wrong))
+    await refused(EngineError, engine.run(cache, hidden_states(2, 2).astype(np.float64)))
+    await refused(EngineError, engine.truncate(cache, 1))
+    await refused(EngineError, engine.truncate(cache, -1))
+    await refused(EngineError, engine.reorder(cache, [0]))
+    await refused(EngineError, engine.reorder(cache, [0, 2]))
 
 
 async def closed_caches_are_gone(engine: Engine, reference: Engine) -> None:
     cache = await engine.open_cache(1, 4)
     await engine.close_cache(cache)
     await engine.close_cache(cache)
-    await _refused(EngineError, engine.run(cache, hidden_states(1, 1)))
-    await _refused(EngineError, engine.truncate(cache, 0))
+    await refused(EngineError, engine.run(cache, hidden_states(1, 1)))
+    await refused(EngineError, engine.truncate(cache, 0))
 
 
 async def a_closed_engine_can_be_filled_again(engine: Engine, reference: Engine) -> None:
     hidden = hidden_states(1, 3)
     await engine.close()
-    await _refused(EngineError, engine.open_cache(1, 3))
+    await refused(EngineError, engine.open_cache(1, 3))
     await fill(engine)
     cache = await engine.open_cache(1, 3)
-    _assert_close(await engine.run(cache, hidden), await _reference(reference, hidden))
+    assert_close(await engine.run(cache, hidden), await outputs_of(reference, hidden))
 
 
 async def missing_tensors_are_refused(engine: Engine, reference: Engine) -> None:
     await engine.close()
     for name, table in rope_tables(CONFIG):
         await engine.add_tensor(name, table)
-    await _refused(EngineError, engine.build(build_graph(CONFIG, 2), span_shape(CONFIG, 2)))
+    await refused(EngineError, engine.build(build_graph(CONFIG, 2), span_shape(CONFIG, 2)))
 
 
 async def missing_norms_are_refused(engine: Engine, reference: Engine) -> None:
@@ -306,7 +232,7 @@ async def missing_norms_are_refused(engine: Engine, reference: Engine) -> None:
     for name, tensor in tensors:
         if name != "0.post_norm":
             await engine.add_tensor(name, tensor)
-    await _refused(EngineError, engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1)))
+    await refused(EngineError, engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1)))
 
 
 async def broken_weights_are_refused(engine: Engine, reference: Engine) -> None:
@@ -317,7 +243,7 @@ async def broken_weights_are_refused(engine: Engine, reference: Engine) -> None:
         await engine.add_tensor(name, table)
     for name, tensor in pack_block(CONFIG, 0, weights):
         await engine.add_tensor(name, tensor)
-    await _refused(EngineError, engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1)))
+    await refused(EngineError, engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1)))
 
 
 CHECKS: dict[str, Check] = {
@@ -336,6 +262,7 @@ CHECKS: dict[str, Check] = {
         parts_of_the_span_match_spans_of_their_own,
         parts_of_the_span_join,
         parts_that_are_not_there_are_refused,
+        *engine_steps.CHECKS,
         limits_are_held,
         misuse_is_refused,
         closed_caches_are_gone,

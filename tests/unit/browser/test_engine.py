@@ -47,13 +47,14 @@ def to_js(value: Any, dict_converter: Any = None) -> Any:
 
 
 class JsEngine:
-    """Each row of a cache is a cache of its own in the numpy engine."""
+    """Slabs are arrays; a run gives each row to the numpy engine as a cache of its own."""
 
     def __init__(self, backend: str = "wasm") -> None:
         self.backend = backend
         self.tensors: dict[str, bytes] = {}
         self.verified: list[dict[str, Any]] = []
-        self.caches: dict[int, list[int]] = {}
+        self.slabs: dict[int, dict[str, np.ndarray]] = {}
+        self.runs: list[tuple[int, list[int]]] = []  # first row and lengths of each
         self.failure: JsError | None = None
         self.queue = asyncio.Lock()
         self.numpy = NumpyEngine()
@@ -85,44 +86,66 @@ class JsEngine:
         except errors.EngineError as error:
             raise JsError("EngineError", str(error)) from error
 
-    async def openCache(self, batch: int, max_length: int, first: int, end: int) -> int:
+    async def openSlab(self, rows: int, capacity: int) -> int:
         self._fail()
-        rows = [await self.numpy.open_cache(1, max_length, BlockRange(first, end)) for _ in range(batch)]
-        self.caches[max(self.caches, default=10) + 1] = rows
-        return max(self.caches)
+        handle = max(self.slabs, default=10) + 1
+        shape = self.numpy._built().shape
+        dims = (rows, shape.kv_heads, capacity, shape.head_dim)
+        names = [f"present_{letter}.{index}" for index in range(shape.blocks) for letter in "kv"]
+        self.slabs[handle] = {name: np.full(dims, np.nan, np.float32) for name in names}
+        return handle
 
     def run(self, *arguments: Any) -> asyncio.Future[TypedArray]:
         """A promise: whoever stops waiting for it does not stop it."""
         return asyncio.shield(asyncio.ensure_future(self._run(*arguments)))
 
-    async def _run(self, cache: int, place: dict[str, int], tokens: int, hidden: TypedArray) -> TypedArray:
+    async def _run(self, slab: int, place: dict[str, Any], tokens: int, hidden: TypedArray) -> TypedArray:
         async with self.queue:
             await asyncio.sleep(1)
-            return await self._compute(cache, place, tokens, hidden)
+            self._fail()
+            self.runs.append((place["firstRow"], place["lengths"]))
+            parts = hidden.values.reshape(len(place["lengths"]), 1, tokens, -1)
+            blocks = BlockRange(place["first"], place["end"])
+            found = []
+            for row, (length, part) in enumerate(zip(place["lengths"], parts, strict=True)):
+                arrays = {n: a[place["firstRow"] + row][None] for n, a in self.slabs[slab].items()}
+                found.append(await self._row(arrays, length, blocks, part))
+            return TypedArray(np.concatenate(found).reshape(-1))
 
-    async def _compute(
-        self, cache: int, place: dict[str, int], tokens: int, hidden: TypedArray
-    ) -> TypedArray:
-        self._fail()
-        found = []
-        for row, part in enumerate(hidden.values.reshape(place["rows"], tokens, -1)):
-            handle = self.caches[cache][place["firstRow"] + row]
-            await self.numpy.truncate(handle, place["length"])
-            found.append(await self.numpy.run(handle, part[None]))
-        return TypedArray(np.concatenate(found).reshape(-1))
+    async def _row(
+        self, arrays: dict[str, np.ndarray], length: int, blocks: BlockRange, part: np.ndarray
+    ) -> np.ndarray:
+        """Run a row that holds ``length`` positions; the new ones are written in place."""
+        capacity = arrays["present_k.0"].shape[2]
+        handle = await self.numpy.open_cache(1, capacity, blocks)
+        entry = self.numpy._built()[handle]
+        entry.length, entry.storage = length, arrays
+        found = await self.numpy.run(handle, part)
+        for name, array in entry.storage.items():
+            arrays[name][:, :, length : array.shape[2]] = array[:, :, length:]
+        await self.numpy.close_cache(handle)
+        return found
 
-    async def reorder(self, cache: int, rows: list[int], length: int) -> None:
-        books = [self.numpy._built()[handle] for handle in self.caches[cache]]
-        stored = [book.storage for book in books]
-        for book, source in zip(books, rows, strict=True):
-            book.storage = stored[source]
-            assert book.length >= length
+    async def reorder(self, slab: int, first: int, rows: list[int], length: int) -> None:
+        for array in self.slabs[slab].values():
+            array[first : first + len(rows), :, :length] = array[[first + row for row in rows], :, :length]
 
-    async def closeCache(self, cache: int) -> None:
-        del self.caches[cache]
+    async def copyRows(self, source: int, target: int, moves: list[dict[str, int]]) -> None:
+        for name, array in self.slabs[target].items():
+            for move in moves:
+                rows = slice(move["source"], move["source"] + move["count"])
+                to = slice(move["target"], move["target"] + move["count"])
+                array[to, :, : move["length"]] = self.slabs[source][name][rows, :, : move["length"]]
+
+    def closeSlab(self, slab: int) -> asyncio.Future[None]:
+        """Done whether or not it is waited for, as what JavaScript has begun."""
+        del self.slabs[slab]
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     async def close(self) -> None:
-        self.caches, self.tensors = {}, {}
+        self.slabs, self.tensors = {}, {}
 
     def _fail(self) -> None:
         if self.failure is not None:
@@ -225,6 +248,55 @@ def test_a_cancelled_run_leaves_its_cache_as_it_was(make: Any) -> None:
 
     found, expected = clock.run(run())
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "runs"),
+    [("wasm", [(0, [3, 3, 3]), (9, [3])]), ("webgpu", [(0, [3] * 10 + [0])])],
+)
+def test_steps_of_a_slab_are_few_runs(make: Any, backend: str, runs: list[Any]) -> None:
+    """A few rows that take no part are run over; on webgpu all of the slab, which then is not copied."""
+
+    async def run() -> None:
+        js = JsEngine(backend)
+        engine = make(js)
+        await fill(engine)
+        hidden = hidden_states(1, 4)
+        caches = [await engine.open_cache(1, 8) for _ in range(10)]
+        for cache in caches:
+            await engine.run(cache, hidden[:, :3])
+        js.runs.clear()
+        results = await engine.run_many([(caches[row], hidden[:, 3:]) for row in (9, 0, 2)])
+        assert js.runs == [(first, lengths) for first, lengths in runs]
+        np.testing.assert_array_equal(results[0], results[1])
+        for cache in caches:
+            await engine.close_cache(cache)
+        assert js.slabs == {}
+
+    clock.run(run())
+
+
+def test_a_run_of_steps_that_fails_leaves_their_caches_as_they_were(make: Any) -> None:
+    async def run() -> None:
+        js = JsEngine()
+        engine = make(js)
+        await fill(engine)
+        hidden = hidden_states(1, 4)
+        caches = [await engine.open_cache(1, 8) for _ in range(2)]
+        for cache in caches:
+            await engine.run(cache, hidden[:, :3])
+        steps = [(cache, hidden[:, 3:]) for cache in caches]
+        js.failure = JsError("EngineError", "no memory")
+        assert [str(result) for result in await engine.run_many(steps)] == ["no memory"] * 2
+        js.failure = JsError("DeviceLost", "gone")
+        with pytest.raises(errors.DeviceLost):
+            await engine.run_many(steps)
+        js.failure = None
+        found = await engine.run_many(steps)
+        fresh = await engine.open_cache(1, 8)
+        np.testing.assert_allclose(found[0], (await engine.run(fresh, hidden))[:, 3:], atol=1e-5)
+
+    clock.run(run())
 
 
 def test_tensors_are_copied_when_they_are_added(make: Any) -> None:

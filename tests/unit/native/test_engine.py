@@ -105,7 +105,7 @@ def test_a_cache_that_no_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch
         engine = NativeEngine(threads=1)
         await fill(engine)
         monkeypatch.setattr(module.np, "zeros", refuse)
-        with pytest.raises(CapacityError, match="no memory for a cache of 2 rows of 9"):
+        with pytest.raises(CapacityError, match="no memory for caches of 2 rows of 64"):
             await engine.open_cache(2, 9)
 
     asyncio.run(run())

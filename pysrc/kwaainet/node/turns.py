@@ -1,0 +1,143 @@
+"""Carries out what the scheduler says: the one task that gives a serving engine its work.
+
+Rule of the file: what a run raises goes to the jobs of that run and to nobody else; there is a task
+only while something waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import DeviceLost, LocalError, StreamReset
+from ..inference.scheduler import Job, Scheduler, Work
+from ..ports import Engine, Floats
+from ..types import PeerId
+
+
+@dataclass(slots=True, eq=False)
+class Request(Job):
+    """A job with its input [rows, n, hidden], and where its output goes."""
+
+    cache: int
+    hidden: Floats
+    is_wanted: Callable[[], bool]
+    outputs: list[Floats] = field(default_factory=list)
+    answer: asyncio.Future[Floats] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def take(self, tokens: int) -> Floats:
+        """The next positions to be run."""
+        done = self.hidden.shape[1] - self.tokens
+        return np.ascontiguousarray(self.hidden[:, done : done + tokens])
+
+    def fail(self, error: Exception) -> None:
+        """Whoever waits gets this error."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Runner:
+    """Runs requests on one engine. ``on_tokens`` hears how many were done (rows x positions), and
+    ``on_lost`` that the device is gone, before those whose run it was.
+    """
+
+    def __init__(
+        self, engine: Engine, on_tokens: Callable[[int], None], on_lost: Callable[[DeviceLost], None]
+    ) -> None:
+        self._engine, self._on_tokens, self._on_lost = engine, on_tokens, on_lost
+        self._scheduler: Scheduler[Request] = Scheduler()
+        self._task: asyncio.Task[None] | None = None
+        self._added = asyncio.Event()
+
+    async def run(
+        self, session: object, peer: PeerId | None, cache: int, hidden: Floats, is_wanted: Callable[[], bool]
+    ) -> Floats:
+        """Append hidden's positions to a cache, n >= 1, when it is its turn.
+
+        ``is_wanted`` is asked between the pieces of a prompt. Raises what the engine raises for this
+        request, or ``StreamReset`` when nobody wants the rest. Cancelling takes it out of the line.
+        """
+        rows, tokens = hidden.shape[:2]
+        request = Request(session, peer, rows, tokens, cache, hidden, is_wanted)
+        self._add(request)
+        try:
+            return await request.answer
+        finally:
+            self._scheduler.discard(request)
+
+    def forget(self, session: object) -> None:
+        """The session has ended."""
+        self._scheduler.forget(session)
+
+    def _add(self, request: Request) -> None:
+        self._scheduler.add(request, asyncio.get_running_loop().time())
+        self._added.set()
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._work())
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                while (seconds := self._scheduler.hold(loop.time())) > 0:
+                    await self._more(seconds)
+                work = self._scheduler.next(loop.time())
+                if work is None:
+                    return
+                await self._carry_out(work)
+                self._scheduler.done(work, loop.time())
+                for request in work.jobs:
+                    self._go_on(request)
+                # Those who got their results send them first: in a tab the engine computes in this thread.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+        finally:
+            self._task = None
+
+    async def _more(self, seconds: float) -> None:
+        self._added.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._added.wait()
+        except TimeoutError:
+            pass
+
+    async def _carry_out(self, work: Work[Request]) -> None:
+        try:
+            await (self._run_steps(work) if work.is_round else self._run_chunk(work))
+        except Exception as error:
+            if isinstance(error, DeviceLost):
+                self._on_lost(error)
+            for request in work.jobs:
+                request.fail(error)
+
+    async def _run_steps(self, work: Work[Request]) -> None:
+        steps = [(request.cache, request.take(1)) for request in work.jobs]
+        results = await self._engine.run_many(steps)
+        for request, result in zip(work.jobs, results, strict=True):
+            if isinstance(result, LocalError):
+                request.fail(result)
+            else:
+                request.outputs.append(result)
+                self._on_tokens(request.rows)
+
+    async def _run_chunk(self, work: Work[Request]) -> None:
+        (request,) = work.jobs
+        if request.outputs and not request.is_wanted():
+            raise StreamReset("the caller left before its request was done")
+        request.outputs.append(await self._engine.run(request.cache, request.take(work.tokens)))
+        self._on_tokens(request.rows * work.tokens)
+
+    def _go_on(self, request: Request) -> None:
+        """After a piece: the answer, or the next piece."""
+        if request.answer.done():
+            return
+        if request.tokens:
+            self._add(request)
+        elif len(request.outputs) == 1:
+            request.answer.set_result(request.outputs[0])
+        else:
+            request.answer.set_result(np.concatenate(request.outputs, axis=1))

@@ -16,7 +16,6 @@ sans-IO and deterministic; times are seconds of any clock that only goes forward
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -24,6 +23,7 @@ from typing import Generic, TypeVar
 from ..types import PeerId
 
 MAX_ROWS = 32  # of one round of decode steps
+MAX_PEERS = 256  # whose last turn is remembered while nothing of theirs waits
 MAX_CHUNK = 128  # positions x rows of a prompt in one turn, when nobody decodes
 MIN_CHUNK = 16  # the same beside decoding: fewer would read the weights too often
 QUIET_TURNS = 4  # chunks in a row without a step, after which nobody is said to decode
@@ -60,16 +60,27 @@ class Work(Generic[J]):
 
 
 class _Line(Generic[J]):
-    """Jobs that wait, by peer; taking goes round."""
+    """Jobs that wait. The first is of the peer whose last turn is longest ago, and of that peer's session
+    of which the same is true.
+
+    Who was not seen before is as if it had just had a turn: names are cheap.
+    """
 
     def __init__(self) -> None:
-        self._peers: OrderedDict[PeerId | None, deque[J]] = OrderedDict()
+        self._peers: dict[PeerId | None, list[J]] = {}
+        self._peer_turns: dict[PeerId | None, int] = {}
+        self._session_turns: dict[Hashable, int] = {}
+        self._turn = 0
 
     def __bool__(self) -> bool:
         return bool(self._peers)
 
     def add(self, job: J) -> None:
-        self._peers.setdefault(job.peer, deque()).append(job)
+        self._peers.setdefault(job.peer, []).append(job)
+        self._peer_turns.setdefault(job.peer, self._turn)
+        self._session_turns.setdefault(job.session, self._turn)
+        if len(self._peer_turns) > MAX_PEERS:
+            self._peer_turns = {peer: self._peer_turns[peer] for peer in self._peers}
 
     def discard(self, job: J) -> None:
         jobs = self._peers.get(job.peer)
@@ -78,16 +89,19 @@ class _Line(Generic[J]):
             if not jobs:
                 del self._peers[job.peer]
 
+    def forget(self, session: Hashable) -> None:
+        self._session_turns.pop(session, None)
+
     def first(self) -> J:
-        return next(iter(self._peers.values()))[0]
+        jobs = self._peers[min(self._peers, key=self._peer_turns.__getitem__)]
+        return min(jobs, key=lambda job: self._session_turns.get(job.session, 0))
 
     def take(self) -> J:
-        """The first job; its peer's others are behind those of all other peers now."""
-        peer, jobs = next(iter(self._peers.items()))
-        job = jobs.popleft()
-        del self._peers[peer]
-        if jobs:
-            self._peers[peer] = jobs
+        """The first job, which is its peer's and its session's turn."""
+        job = self.first()
+        self.discard(job)
+        self._turn += 1
+        self._peer_turns[job.peer] = self._session_turns[job.session] = self._turn
         return job
 
 
@@ -110,6 +124,7 @@ class _Absence:
 class Scheduler(Generic[J]):
     """A session has at most one job at a time: waiting, or in the work that was given out last."""
 
+    max_chunk: int = MAX_CHUNK
     _steps: _Line[J] = field(default_factory=_Line)
     _prompts: _Line[J] = field(default_factory=_Line)
     _absent: dict[Hashable, _Absence] = field(default_factory=dict)
@@ -121,8 +136,8 @@ class Scheduler(Generic[J]):
     def add(self, job: J, now: float) -> None:
         """The job waits from now on."""
         (self._steps if job.tokens == 1 else self._prompts).add(job)
-        absence = self._absent.get(job.session)
-        if absence is not None and not absence.here:
+        absence = self._absent.setdefault(job.session, _Absence(now, here=True))
+        if not absence.here:
             absence.here = True
             away = now - absence.since
             absence.usual = away if absence.usual is None else (absence.usual + away) / 2
@@ -135,6 +150,8 @@ class Scheduler(Generic[J]):
     def forget(self, session: Hashable) -> None:
         """The session has ended."""
         self._absent.pop(session, None)
+        self._steps.forget(session)
+        self._prompts.forget(session)
 
     def hold(self, now: float) -> float:
         """Seconds worth waiting before ``next``, because more steps are due; 0: go on at once."""
@@ -158,7 +175,7 @@ class Scheduler(Generic[J]):
         quiet = self._chunks_since_steps >= QUIET_TURNS and not self._steps
         self._chunks_since_steps += 1
         job = self._prompts.take()
-        size = MAX_CHUNK if quiet else min(MAX_CHUNK, max(MIN_CHUNK, self._last_rows))
+        size = self.max_chunk if quiet else min(self.max_chunk, max(MIN_CHUNK, self._last_rows))
         return Work((job,), min(job.tokens, max(1, size // job.rows)), False, now)
 
     def done(self, work: Work[J], now: float) -> None:
@@ -169,8 +186,9 @@ class Scheduler(Generic[J]):
             return
         self._last_rows, self._last_seconds = work.rows, now - work.started
         for job in work.jobs:
-            absence = self._absent.setdefault(job.session, _Absence(now))
-            absence.since, absence.here = now, False
+            absence = self._absent.get(job.session)
+            if absence is not None:  # else it has ended meanwhile
+                absence.since, absence.here = now, False
 
     def _round(self) -> tuple[J, ...]:
         jobs = [self._steps.take()]

@@ -74,7 +74,8 @@ class SessionServer:
         match command:
             case OpenCache(blocks, batch, max_length, alloc_timeout):
                 timeout = min(alloc_timeout, self._config.max_alloc_timeout)
-                opening = self._span.open_cache(batch, max_length, timeout, blocks)
+                peer = self._stream.remote_peer
+                opening = self._span.open_cache(batch, max_length, timeout, blocks, peer)
                 self._cache = await inbox.unless_gone(resources.enter_async_context(opening))
                 self._cache.on_lost = inbox.fail
                 if self._session.key is not None:

@@ -106,7 +106,7 @@ class TransformerConnectionHandler:
         """Hidden states [batch, n, hidden] through the blocks asked for, without a session."""
         message = ExpertRequest.decode(request)
         async with self._time_limit():
-            output = await self._forward(message, list(message.tensors))
+            output = await self._forward(message, list(message.tensors), peer)
         return _unary([output], "rpc_forward_stream")
 
     async def rpc_backward(self, peer: PeerId, request: bytes) -> bytes:
@@ -147,7 +147,7 @@ class TransformerConnectionHandler:
         """``rpc_forward`` for what does not fit one message: tensors come and go in parts."""
         async with self._time_limit():
             request, inputs = await self._gather(stream)
-            await _send_parts(stream, [await self._forward(request, inputs)])
+            await _send_parts(stream, [await self._forward(request, inputs, stream.remote_peer)])
 
     async def rpc_backward_stream(self, stream: Stream) -> None:
         """``rpc_backward`` for what does not fit one message."""
@@ -160,7 +160,7 @@ class TransformerConnectionHandler:
 
     # --- shared -----------------------------------------------------------------------------------
 
-    async def _forward(self, request: ExpertRequest, inputs: list[Tensor]) -> Tensor:
+    async def _forward(self, request: ExpertRequest, inputs: list[Tensor], peer: PeerId) -> Tensor:
         asked, options = self._asked(request), tensors.metadata(request)
         given = tensors.arguments(inputs, options.get("args_structure"))
         hidden, prompts = (*given, None, None)[:2]
@@ -174,7 +174,7 @@ class TransformerConnectionHandler:
             output = await self._training().forward(states, asked, tensors.unpack_hidden(prompts))
         else:
             within = blocks.within(asked, self._config.blocks)
-            output = await self._span.forward(states, self._config.request_timeout, within)
+            output = await self._span.forward(states, self._config.request_timeout, within, peer)
         return reply.pack(output)
 
     async def _backward(self, request: ExpertRequest, inputs: list[Tensor]) -> list[Tensor]:

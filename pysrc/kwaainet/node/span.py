@@ -1,7 +1,8 @@
 """The engine of a served span, shared out among sessions: its caches, its budget, its loss.
 
-Rule of the file: nobody else calls the engine while it serves. Whatever ends a session, its cache
-goes back at once; after a lost device no old cache handle ever reaches the rebuilt engine.
+Rule of the file: nobody but ``turns`` and this file calls the engine while it serves. Whatever ends
+a session, its cache goes back at once; after a lost device no old cache handle ever reaches the rebuilt
+engine.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from ..errors import UNAVAILABLE, DeviceLost, StreamReset, Unavailable
+from ..errors import UNAVAILABLE, DeviceLost, KwaaiNetError, Unavailable
+from ..inference.scheduler import MAX_CHUNK
 from ..ports import Engine, Floats
-from ..types import BlockRange
-from .admission import Admission
+from ..types import BlockRange, PeerId
+from .admission import Admission, Grant
+from .turns import Turns
 
 _LOST = f"{UNAVAILABLE}the device this session was computed on was lost; open a new session"
 
@@ -23,8 +26,8 @@ _LOST = f"{UNAVAILABLE}the device this session was computed on was lost; open a 
 class ServedSpan:
     """Runs hidden states [batch, n, hidden] through the span once ``resume`` gave it an engine.
 
-    ``max_run_tokens`` (batch x n) bounds one run, so that a long prompt does not hold up others.
-    ``on_device_lost`` is called once for each loss.
+    ``max_run_tokens`` (batch x n) bounds one run; others' steps come between the runs of a long prompt
+    (``inference.scheduler``). ``on_device_lost`` is called once for each loss.
     """
 
     def __init__(
@@ -34,46 +37,58 @@ class ServedSpan:
         self.max_run_tokens = max_run_tokens
         self.tokens_done = 0
         self._on_device_lost = on_device_lost
-        self._engine: Engine | None = None
+        self._turns: Turns | None = None
         self._pause = "the server is still loading its blocks; try later"
         self._caches: dict[SpanCache, None] = {}
 
     def resume(self, engine: Engine) -> None:
         """Serve on this engine, which is built."""
-        self._engine = engine
+        most = min(self.max_run_tokens, MAX_CHUNK)
+        self._turns = Turns(engine, most, self._count, self._device_lost)
 
     def suspend(self, why: str) -> None:
         """Refuse requests with this text, and end the sessions there are."""
-        self._engine, self._pause = None, why
+        turns, self._turns, self._pause = self._turns, None, why
         for cache in list(self._caches):
-            cache.lose()
+            cache.end(DeviceLost(_LOST))
+        if turns is not None:
+            turns.fail_all(DeviceLost(_LOST))
 
     @asynccontextmanager
     async def open_cache(
-        self, batch: int, max_length: int, timeout: float, blocks: BlockRange | None = None
+        self,
+        batch: int,
+        max_length: int,
+        timeout: float,
+        blocks: BlockRange | None = None,
+        peer: PeerId | None = None,
     ) -> AsyncIterator[SpanCache]:
         """A cache for ``batch`` rows of ``max_length`` positions, waited for up to ``timeout`` s.
 
-        ``blocks`` are those to run, counted from the span's start; all of them unless said.
-        Raises ``Unavailable`` if the span has no engine now or no room in time, or ``CapacityError``.
+        ``blocks`` are those to run, counted from the span's start; all of them unless said. ``peer``
+        is for whom: turns and room are shared out by peer. Raises ``Unavailable`` if the span has
+        no engine now, no room in time, or this peer has its share already; or ``CapacityError``.
         """
         self._serving()
-        async with self.admission.admit(batch * max_length, timeout):
-            engine = self._serving()
-            handle = await _open(engine, batch, max_length, blocks)
-            cache = SpanCache(self, engine, handle)
+        async with self.admission.admit(batch * max_length, timeout, peer) as grant:
+            turns = self._serving()
+            handle = await _open(turns.engine, batch, max_length, blocks)
+            cache = SpanCache(turns, handle, peer, grant)
             self._caches[cache] = None
             try:
                 yield cache
             finally:
                 self._caches.pop(cache, None)
-                if not cache.lost:
-                    await engine.close_cache(handle)
+                turns.forget(cache)
+                if turns is self._turns:
+                    await asyncio.shield(turns.engine.close_cache(handle))
 
-    async def forward(self, hidden: Floats, timeout: float, blocks: BlockRange | None = None) -> Floats:
+    async def forward(
+        self, hidden: Floats, timeout: float, blocks: BlockRange | None = None, peer: PeerId | None = None
+    ) -> Floats:
         """hidden [batch, n, hidden] -> the same shape, each row on its own from position 0.
 
-        ``blocks`` as for ``open_cache``.
+        ``blocks`` and ``peer`` as for ``open_cache``.
         """
         batch, tokens = hidden.shape[:2]
         if tokens == 0:
@@ -82,73 +97,68 @@ class ServedSpan:
         outputs = []
         for first in range(0, batch, rows):
             part = hidden[first : first + rows]
-            async with self.open_cache(len(part), tokens, timeout, blocks) as cache:
+            async with self.open_cache(len(part), tokens, timeout, blocks, peer) as cache:
                 outputs.append(await cache.run(part))
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
-    def device_lost(self, error: DeviceLost) -> None:
-        """Called by a cache whose run found the device gone; the first call counts."""
-        if self._engine is not None:
+    def _device_lost(self, error: DeviceLost) -> None:
+        """A run found the device gone; the first counts."""
+        if self._turns is not None:
             self.suspend("the server lost its device and is rebuilding; try later")
             self._on_device_lost(error)
 
-    def _serving(self) -> Engine:
-        if self._engine is None:
+    def _count(self, tokens: int) -> None:
+        self.tokens_done += tokens
+
+    def _serving(self) -> Turns:
+        if self._turns is None:
             raise Unavailable(self._pause)
-        return self._engine
+        return self._turns
 
 
 class SpanCache:
-    """One session's cache on the engine; every call raises ``DeviceLost`` once that is gone."""
+    """One session's cache on the engine. Once its device is lost, or others got its room because it lay
+    idle, every call raises ``DeviceLost`` or ``Unavailable``, and ``on_lost`` has been told.
+    """
 
-    def __init__(self, span: ServedSpan, engine: Engine, handle: int) -> None:
-        self._span, self._engine, self._handle = span, engine, handle
-        self.lost = False
-        self.on_lost: Callable[[DeviceLost], None] = lambda error: None
+    def __init__(self, turns: Turns, handle: int, peer: PeerId | None, grant: Grant) -> None:
+        self._turns, self._handle, self._peer, self._grant = turns, handle, peer, grant
+        self._ended: KwaaiNetError | None = None
+        self.on_lost: Callable[[KwaaiNetError], None] = lambda error: None
+        grant.on_revoked = self.end
 
-    def lose(self) -> None:
-        """The engine no longer has this cache."""
-        if not self.lost:
-            self.lost = True
-            self.on_lost(DeviceLost(_LOST))
+    def end(self, error: KwaaiNetError) -> None:
+        """The cache can no longer be used, because of this."""
+        if self._ended is None:
+            self._ended = error
+            self.on_lost(error)
 
     async def run(self, hidden: Floats, is_wanted: Callable[[], bool] = lambda: True) -> Floats:
         """Append hidden's positions, n >= 1; ``is_wanted`` is asked between runs.
 
-        Raises ``EngineError``, ``DeviceLost``, or ``StreamReset`` when nobody wants the rest.
+        Raises ``EngineError``, ``DeviceLost``, or ``StreamReset`` when nobody wants the rest. After
+        being cancelled the cache may hold some of the positions.
         """
-        batch, tokens = hidden.shape[:2]
-        size = max(1, self._span.max_run_tokens // batch)
-        outputs = []
-        for first in range(0, tokens, size):
-            if first and not is_wanted():
-                raise StreamReset("the caller left before its request was done")
-            outputs.append(await self._run(np.ascontiguousarray(hidden[:, first : first + size])))
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
-
-    async def _run(self, hidden: Floats) -> Floats:
         self._check()
-        try:
-            output = await self._engine.run(self._handle, hidden)
-        except DeviceLost as error:
-            self._span.device_lost(error)
-            raise DeviceLost(_LOST) from error
-        self._span.tokens_done += hidden.shape[0] * hidden.shape[1]
-        return output
+        with self._grant.in_use():
+            try:
+                return await self._turns.run(self, self._peer, self._handle, hidden, is_wanted)
+            except DeviceLost as error:
+                raise DeviceLost(_LOST) from error
 
     async def truncate(self, length: int) -> None:
         """Roll back to the first ``length`` positions."""
         self._check()
-        await self._engine.truncate(self._handle, length)
+        await self._turns.engine.truncate(self._handle, length)
 
     async def reorder(self, rows: Sequence[int]) -> None:
         """Row i becomes what row ``rows[i]`` was."""
         self._check()
-        await self._engine.reorder(self._handle, rows)
+        await self._turns.engine.reorder(self._handle, rows)
 
     def _check(self) -> None:
-        if self.lost:
-            raise DeviceLost(_LOST)
+        if self._ended is not None:
+            raise self._ended
 
 
 async def _open(engine: Engine, batch: int, max_length: int, blocks: BlockRange | None) -> int:

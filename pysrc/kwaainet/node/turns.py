@@ -39,16 +39,21 @@ class Request(Job):
             self.answer.set_exception(error)
 
 
-class Runner:
+class Turns:
     """Runs requests on one engine. ``on_tokens`` hears how many were done (rows x positions), and
     ``on_lost`` that the device is gone, before those whose run it was.
     """
 
     def __init__(
-        self, engine: Engine, on_tokens: Callable[[int], None], on_lost: Callable[[DeviceLost], None]
+        self,
+        engine: Engine,
+        max_chunk: int,
+        on_tokens: Callable[[int], None],
+        on_lost: Callable[[DeviceLost], None],
     ) -> None:
-        self._engine, self._on_tokens, self._on_lost = engine, on_tokens, on_lost
-        self._scheduler: Scheduler[Request] = Scheduler()
+        self.engine, self._on_tokens, self._on_lost = engine, on_tokens, on_lost
+        self._scheduler: Scheduler[Request] = Scheduler(max_chunk)
+        self._requests: set[Request] = set()
         self._task: asyncio.Task[None] | None = None
         self._added = asyncio.Event()
 
@@ -62,11 +67,19 @@ class Runner:
         """
         rows, tokens = hidden.shape[:2]
         request = Request(session, peer, rows, tokens, cache, hidden, is_wanted)
+        self._requests.add(request)
         self._add(request)
         try:
             return await request.answer
         finally:
+            self._requests.discard(request)
             self._scheduler.discard(request)
+
+    def fail_all(self, error: Exception) -> None:
+        """End whatever waits or runs; an engine that still computes does so for nobody."""
+        for request in self._requests:
+            self._scheduler.discard(request)
+            request.fail(error)
 
     def forget(self, session: object) -> None:
         """The session has ended."""
@@ -116,7 +129,7 @@ class Runner:
 
     async def _run_steps(self, work: Work[Request]) -> None:
         steps = [(request.cache, request.take(1)) for request in work.jobs]
-        results = await self._engine.run_many(steps)
+        results = await self.engine.run_many(steps)
         for request, result in zip(work.jobs, results, strict=True):
             if isinstance(result, LocalError):
                 request.fail(result)
@@ -128,7 +141,7 @@ class Runner:
         (request,) = work.jobs
         if request.outputs and not request.is_wanted():
             raise StreamReset("the caller left before its request was done")
-        request.outputs.append(await self._engine.run(request.cache, request.take(work.tokens)))
+        request.outputs.append(await self.engine.run(request.cache, request.take(work.tokens)))
         self._on_tokens(request.rows * work.tokens)
 
     def _go_on(self, request: Request) -> None:

@@ -115,11 +115,11 @@ async def caches_keep_what_they_hold_while_others_come_and_go(engine: Engine, re
     """Opened, stepped, reordered and closed in a random order, so that their memory is rearranged."""
     random = np.random.default_rng(5)
     held: dict[int, Floats] = {}  # all that each cache was given
-    for turn in range(60):
-        if turn < 20 or random.random() < 0.5:
-            batch, room = int(random.integers(1, 4)), int(random.choice([60, 64, 90, 300]))
+    for turn in range(24):
+        if turn < 10 or random.random() < 0.4:
+            batch, room = int(random.integers(1, 3)), int(random.choice([60, 64, 90, 300]))
             cache = await engine.open_cache(batch, room)
-            held[cache] = hidden_states(batch, int(random.integers(1, 6)), seed=turn)
+            held[cache] = hidden_states(batch, 1 + 3 * (turn % 2), seed=turn)
             await engine.run(cache, held[cache])
             rows = random.integers(0, batch, batch)
             await engine.reorder(cache, rows.tolist())

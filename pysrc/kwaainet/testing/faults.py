@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 from ..errors import DeviceLost, EngineError
-from ..ports import Floats
+from ..ports import Floats, StepResult
 from ..types import BlockRange, SpanShape
 from .engine import NumpyEngine
 
@@ -24,7 +25,8 @@ class FaultyEngine(NumpyEngine):
         self.seconds_per_run = seconds_per_run
         self.failures: deque[EngineError] = deque()
         self.build_failures: deque[EngineError] = deque()
-        self.runs: list[tuple[int, int]] = []  # (batch, tokens) of each
+        self.runs: list[tuple[int, int]] = []  # (batch, tokens) of each, steps that ran together too
+        self.rounds: list[int] = []  # steps of each call of run_many
         self.builds = 0
         self.open_caches: set[int] = set()
         self._queue = asyncio.Lock()
@@ -48,13 +50,31 @@ class FaultyEngine(NumpyEngine):
         """See ``ports.Engine``."""
         async with self._queue:
             await asyncio.sleep(self.seconds_per_run)
-            if self.failures:
-                failure = self.failures.popleft()
-                if isinstance(failure, DeviceLost):
-                    await self.close()
-                raise failure
+            await self._fail()
             self.runs.append((hidden.shape[0], hidden.shape[1]))
             return await super().run(cache, hidden)
+
+    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
+        """See ``ports.Engine``; takes as long as a run. A failure is that of the first step."""
+        async with self._queue:
+            await asyncio.sleep(self.seconds_per_run)
+            self.rounds.append(len(steps))
+            failed: list[StepResult] = []
+            try:
+                await self._fail()
+            except DeviceLost:
+                raise
+            except EngineError as error:
+                failed.append(error)
+            self.runs += [(hidden.shape[0], 1) for _, hidden in steps[len(failed) :]]
+            return failed + await super().run_many(steps[len(failed) :])
+
+    async def _fail(self) -> None:
+        if self.failures:
+            failure = self.failures.popleft()
+            if isinstance(failure, DeviceLost):
+                await self.close()
+            raise failure
 
     async def close_cache(self, cache: int) -> None:
         """See ``ports.Engine``."""

@@ -13,10 +13,10 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from ..errors import DeviceLost, StreamReset
+from ..errors import KwaaiNetError, StreamReset
 from ..ports import Floats
-from ..types import BlockRange
-from .admission import Admission
+from ..types import BlockRange, PeerId
+from .admission import Admission, Grant
 
 MAX_STEP_BYTES = 4 << 20  # of hidden states in one step; longer prompts go on piece by piece
 
@@ -59,7 +59,12 @@ class ForwardedSpan:
 
     @asynccontextmanager
     async def open_cache(
-        self, batch: int, max_length: int, timeout: float, blocks: BlockRange | None = None
+        self,
+        batch: int,
+        max_length: int,
+        timeout: float,
+        blocks: BlockRange | None = None,
+        peer: PeerId | None = None,
     ) -> AsyncIterator[ForwardedCache]:
         """A session for ``batch`` rows of ``max_length`` positions; room is waited for up to ``timeout`` s.
 
@@ -70,10 +75,10 @@ class ForwardedSpan:
         first = self._served.start
         absolute = BlockRange(first + asked.start, first + asked.end)
         async with (
-            self.admission.admit(batch * max_length, timeout),
+            self.admission.admit(batch * max_length, timeout, peer) as grant,
             self._open_session(absolute, max_length, batch) as session,
         ):
-            cache = ForwardedCache(self, session)
+            cache = ForwardedCache(self, session, grant)
             self._caches[cache] = None
             try:
                 yield cache
@@ -81,21 +86,25 @@ class ForwardedSpan:
                 del self._caches[cache]
                 self._past_failovers += cache.failovers
 
-    async def forward(self, hidden: Floats, timeout: float, blocks: BlockRange | None = None) -> Floats:
+    async def forward(
+        self, hidden: Floats, timeout: float, blocks: BlockRange | None = None, peer: PeerId | None = None
+    ) -> Floats:
         """hidden [batch, n, hidden] -> the same shape, each row on its own from position 0."""
         batch, tokens = hidden.shape[:2]
         if tokens == 0:
             return hidden
-        async with self.open_cache(batch, tokens, timeout, blocks) as cache:
+        async with self.open_cache(batch, tokens, timeout, blocks, peer) as cache:
             return await cache.run(hidden)
 
 
 class ForwardedCache:
     """One session at other servers, as ``inference.SessionServer`` uses a cache."""
 
-    def __init__(self, span: ForwardedSpan, session: Session) -> None:
-        self.on_lost: Callable[[DeviceLost], None] = lambda error: None  # there is no device to lose
-        self._span, self._session = span, session
+    def __init__(self, span: ForwardedSpan, session: Session, grant: Grant) -> None:
+        # Told when others get the room of a session that lies idle; there is no device to lose.
+        self.on_lost: Callable[[KwaaiNetError], None] = lambda error: None
+        grant.on_revoked = lambda error: self.on_lost(error)
+        self._span, self._session, self._grant = span, session, grant
         self._rows: list[int] | None = None  # the order asked for since the last step
 
     @property
@@ -112,7 +121,8 @@ class ForwardedCache:
             if first and not is_wanted():
                 raise StreamReset("the caller left before its request was done")
             piece = np.ascontiguousarray(hidden[:, first : first + size])
-            outputs.append(await self._session.step(piece, self._rows))
+            with self._grant.in_use():
+                outputs.append(await self._session.step(piece, self._rows))
             self._rows = None
             self._span.tokens_done += batch * piece.shape[1]
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)

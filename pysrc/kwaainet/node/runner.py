@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from ..errors import DeviceLost
+from ..errors import KwaaiNetError
 from ..ports import Floats
-from ..types import BlockRange
+from ..types import BlockRange, PeerId
 from .admission import Admission
 
 
 class RunnerCache(Protocol):
     """One session's attention cache, wherever it is."""
 
-    on_lost: Callable[[DeviceLost], None]
+    on_lost: Callable[[KwaaiNetError], None]
 
     async def run(self, hidden: Floats, is_wanted: Callable[[], bool] = ...) -> Floats:
         """Append hidden's positions [batch, n, hidden], n >= 1; ``is_wanted`` is asked between parts."""
@@ -36,9 +36,19 @@ class Runner(Protocol):
     admission: Admission
 
     def open_cache(
-        self, batch: int, max_length: int, timeout: float, blocks: BlockRange | None = None
+        self,
+        batch: int,
+        max_length: int,
+        timeout: float,
+        blocks: BlockRange | None = None,
+        peer: PeerId | None = None,
     ) -> AbstractAsyncContextManager[RunnerCache]:
-        """A cache for ``batch`` rows of ``max_length`` positions, waited for up to ``timeout`` s."""
+        """A cache for ``batch`` rows of ``max_length`` positions, waited for up to ``timeout`` s.
 
-    async def forward(self, hidden: Floats, timeout: float, blocks: BlockRange | None = None) -> Floats:
+        ``peer`` is for whom, where room and turns are shared out by peer.
+        """
+
+    async def forward(
+        self, hidden: Floats, timeout: float, blocks: BlockRange | None = None, peer: PeerId | None = None
+    ) -> Floats:
         """The same shape, each row on its own from position 0."""

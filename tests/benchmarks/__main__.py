@@ -16,7 +16,7 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import generation, relaying, steps, visits
+from . import generation, leaving, relaying, steps, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "generation": generation.measure,
     "steps": steps.measure,
     "relaying": relaying.measure,
+    "leaving": leaving.measure,
 }
 
 

@@ -93,8 +93,12 @@ class Page:
             f"addEventListener({quoted}, (event) =>"
             f" {BINDING}(JSON.stringify([{quoted}, event.detail ?? null])))"
         )
-        await self._call("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+        await self.run_first(source)
         await self.evaluate(f"void {source}")
+
+    async def run_first(self, source: str) -> None:
+        """Have ``source`` run in every later document, ahead of its own scripts."""
+        await self._call("Page.addScriptToEvaluateOnNewDocument", {"source": source})
 
     async def screenshot(self) -> bytes:
         """What the tab shows, as PNG."""

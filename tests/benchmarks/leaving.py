@@ -1,0 +1,149 @@
+"""How soon the callers of a tab that goes away hear of it: by reload, by navigation and by closing it.
+
+Streams are busy: each sends its next step as soon as the last is answered. What a caller waits is
+counted from the page's pagehide event to the error frame, as a client in this process sees it over the
+relay's circuit. Rule of the file: a caller that hears nothing within ``PATIENCE`` counts as told then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from statistics import median
+
+from browser.peers import PREFIX, Peer, Session, hidden_states, joined, write_small_model
+from browser.tabs import Tab
+from interop.running import relay
+
+from kwaainet.errors import KwaaiNetError, RpcError
+from kwaainet.native.chromium import Browser
+
+from .report import Result, Row
+
+STREAMS = 4  # busy at once on the tab that leaves
+LEAVES_A_ROUND = 6
+TOKENS = 64  # a step's
+PATIENCE = 10.0  # seconds
+GOAL = 0.2  # seconds ...
+GOAL_SHARE = 0.99  # ... for so many
+WORDS = "the tab that served this was closed"
+
+# A page that goes can still tell another of its origin; what it tells DevTools then is lost. Listeners of
+# pagehide are called in the order of their registration.
+NOTE_LEAVING = """
+addEventListener('pagehide', () => {
+  new BroadcastChannel('leaving').postMessage(performance.timeOrigin + performance.now())
+})
+"""
+NOTE_LEFT = """
+new BroadcastChannel('leaving').onmessage = ({ data }) => {
+  dispatchEvent(new CustomEvent('left', { detail: data }))
+}
+"""
+
+
+async def _close(tab: Tab) -> None:
+    await tab.page.close()
+
+
+async def _reload(tab: Tab) -> None:
+    await tab.page.reload()
+
+
+async def _navigate(tab: Tab) -> None:
+    await tab.page.goto("about:blank")
+
+
+WAYS: dict[str, Callable[[Tab], Awaitable[None]]] = {"reload": _reload, "navigate": _navigate, "close": _close}
+
+
+def measure(folder: Path, rounds: int) -> Result:
+    """Needs the headless Chromium; ``LEAVES_A_ROUND`` leaves a round, each of ``STREAMS`` callers."""
+    model = write_small_model(folder / "small")
+    with relay(folder, "--model", model, "--prefix", PREFIX) as ready:
+        figures = asyncio.run(_leaves(ready["http"], ready["tcp"], rounds * LEAVES_A_ROUND))
+    return Result(_rows(figures), figures)
+
+
+async def _leaves(url: str, initial_peer: str, count: int) -> dict[str, list[float]]:
+    """Seconds that each caller waited, by the way the tab left; callers that were not told have ``PATIENCE``."""
+    waited: dict[str, list[float]] = {way: [] for way in WAYS}
+    async with await Browser.launch() as browser, joined(initial_peer) as peer:
+        moments: asyncio.Queue[float] = asyncio.Queue()
+        witness = await browser.open_page(f"{url}status.json", {"left": moments.put_nowait})
+        await witness.evaluate(NOTE_LEFT)
+        for number in range(count):
+            way = list(WAYS)[number % len(WAYS)]
+            tab = Tab(await browser.new_page())
+            await tab.page.on_event("kwaainet", tab.hear)
+            await tab.page.run_first(NOTE_LEAVING)
+            await tab.page.goto(f"{url}?backend=wasm")
+            waited[way] += await _leave(tab, peer, WAYS[way], moments)
+    return waited
+
+
+async def _leave(
+    tab: Tab, peer: Peer, leave: Callable[[Tab], Awaitable[None]], moments: asyncio.Queue[float]
+) -> list[float]:
+    server = (await tab.contribute())["peer_id"]
+    callers = [Caller(await peer.session(server)) for _ in range(STREAMS)]
+    await asyncio.gather(*(caller.busy() for caller in callers))
+    asked = time.time()
+    await leave(tab)
+    async with asyncio.timeout(PATIENCE):
+        while (moment := await moments.get() / 1000) < asked:
+            pass  # a page that was reloaded before went for good
+    told = await asyncio.gather(*(caller.told() for caller in callers))
+    await tab.page.close()
+    return [min(when - moment, PATIENCE) for when in told]
+
+
+class Caller:
+    """A session that steps without a pause until it is told."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._steps = asyncio.Event()
+        self._told = asyncio.create_task(self._step_on())
+
+    async def busy(self) -> None:
+        """Wait until a step has been answered."""
+        await self._steps.wait()
+
+    async def told(self) -> float:
+        """When the error frame came, unix seconds; infinite if none did."""
+        try:
+            return await asyncio.wait_for(self._told, PATIENCE)
+        except TimeoutError:
+            return float("inf")
+
+    async def _step_on(self) -> float:
+        hidden = hidden_states(1, TOKENS)
+        try:
+            while True:
+                await self._session.step(hidden, start_from_position=0)
+                self._steps.set()
+        except RpcError as error:
+            return time.time() if WORDS in str(error) else float("inf")
+        except KwaaiNetError:
+            return float("inf")
+
+
+def _rows(figures: dict[str, list[float]]) -> list[Row]:
+    everything = sorted(seconds for waits in figures.values() for seconds in waits)
+    share = sum(seconds <= GOAL for seconds in everything) / len(everything)
+    return [
+        Row(
+            f"callers told within {GOAL:g} s that a tab leaves",
+            f"{share:.1%} of {len(everything)}",
+            goal=f"≥ {GOAL_SHARE:.0%}",
+        ),
+        *(Row(f"· by {way}", _spread(waits)) for way, waits in figures.items() if waits),
+    ]
+
+
+def _spread(waits: list[float]) -> str:
+    ordered = sorted(waits)
+    return f"{1000 * median(ordered):.0f} ms (95 %: {1000 * ordered[int(0.95 * (len(ordered) - 1))]:.0f}, most {1000 * ordered[-1]:.0f})"

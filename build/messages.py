@@ -25,8 +25,8 @@ def spell(kind: Any) -> str:
     """A Python annotation as a TypeScript type; ``TypeError`` for one that messages may not use."""
     if kind in SCALARS:
         return SCALARS[kind]
-    if kind is messages.Port:
-        return "MessagePort"
+    if kind in (messages.Port, messages.Flag):
+        return "MessagePort" if kind is messages.Port else "SharedArrayBuffer"
     if typing.is_typeddict(kind):
         return str(kind.__name__)
     if get_origin(kind) is list:
@@ -84,6 +84,7 @@ def _is_said(name: str) -> bool:
         "NotRequired",
         "TypedDict",
         "Port",
+        "Flag",
     }
 
 

@@ -11,6 +11,8 @@ import { PATHS, TypedWorker } from './worker.ts'
 const STOP_PATIENCE = 10_000 // ms for an orderly leave, beside its draining, before the workers are ended
 const DRAIN = 90 // s
 const BYE_TIME = 80 // ms the page stays busy when it goes: a message posted alone loses the race 3 of 11 times
+const BYE_LEAST = 30 // ... after the network worker has said its goodbyes, where it can be seen that it has
+const BYE_MOST = 400 // ... in any case: a browser waits half a second for a page that goes
 
 export interface NodeEvent {
   event: State | 'connection' | 'progress' | 'serving' | 'peers'
@@ -70,6 +72,18 @@ interface Running {
   network: TypedWorker<PageToNetwork, NetworkToPage>
   node: TypedWorker<PageToNode, NodeToPage>
   endRtc: () => void
+}
+
+/** Hold the page until the network worker has had its time: a page that goes takes its workers along. */
+function stayBusy (said: Int32Array | null): void {
+  const start = performance.now()
+  if (said === null) {
+    while (performance.now() < start + BYE_TIME);
+    return
+  }
+  while (Atomics.load(said, 0) === 0 && performance.now() < start + BYE_MOST);
+  const end = performance.now() + BYE_LEAST
+  while (performance.now() < end);
 }
 
 /** Half the processor, at most 4: more does not pay, and the person at this machine wants some. */
@@ -148,9 +162,10 @@ class TabNode implements Node {
 
   bye (): void {
     if (this.#running === null) return
-    this.#running.network.post({ type: 'bye', reason: 'server unavailable: the tab that served this was closed' })
-    const until = performance.now() + BYE_TIME
-    while (performance.now() < until);
+    const reason = 'server unavailable: the tab that served this was closed'
+    const said = crossOriginIsolated ? new SharedArrayBuffer(4) : null
+    this.#running.network.post({ type: 'bye', reason, ...(said === null ? {} : { said }) })
+    stayBusy(said === null ? null : new Int32Array(said))
   }
 
   status (): NodeEvent {

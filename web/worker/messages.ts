@@ -61,10 +61,11 @@ export interface StartNetwork {
   ice_servers: IceServer[]
 }
 
-/** The page goes away now: error frames first, then the farewell call. */
+/** The page goes away now: error frames first, then the farewell call. ``said`` is raised when the frames are on their way; only an isolated page has such a flag. */
 export interface Bye {
   type: "bye"
   reason: string
+  said?: SharedArrayBuffer
 }
 
 /** Who we are, as soon as it is known. */

@@ -31,8 +31,10 @@ async function start ({ identity, relays, node, rtc, direct, ice_servers: iceSer
 }
 
 addEventListener('message', ({ data }: MessageEvent<PageToNetwork>) => {
-  if (data.type === 'bye') switchboard?.bye(data.reason)
-  else {
+  if (data.type === 'bye') {
+    switchboard?.bye(data.reason)
+    if (data.said !== undefined) Atomics.store(new Int32Array(data.said), 0, 1)
+  } else {
     start(data).catch((error: unknown) => {
       const { fault, message } = asFault(error, 'ProtocolError')
       report({ type: 'failed', error: error instanceof FaultError ? fault : 'Error', message })

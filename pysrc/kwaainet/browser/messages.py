@@ -46,6 +46,10 @@ class Port:
     """A MessagePort, transferred with its message."""
 
 
+class Flag:
+    """A SharedArrayBuffer of one int32, 0 until it is raised."""
+
+
 # --- page and network worker ------------------------------------------------------------------
 
 
@@ -74,10 +78,14 @@ class StartNetwork(TypedDict):
 
 
 class Bye(TypedDict):
-    """The page goes away now: error frames first, then the farewell call."""
+    """The page goes away now: error frames first, then the farewell call.
+
+    ``said`` is raised when the frames are on their way; only an isolated page has such a flag.
+    """
 
     type: Literal["bye"]
     reason: str
+    said: NotRequired[Flag]
 
 
 class Identity(TypedDict):

@@ -56,7 +56,11 @@ async def _navigate(tab: Tab) -> None:
     await tab.page.goto("about:blank")
 
 
-WAYS: dict[str, Callable[[Tab], Awaitable[None]]] = {"reload": _reload, "navigate": _navigate, "close": _close}
+WAYS: dict[str, Callable[[Tab], Awaitable[None]]] = {
+    "reload": _reload,
+    "navigate": _navigate,
+    "close": _close,
+}
 
 
 def measure(folder: Path, rounds: int) -> Result:
@@ -68,7 +72,7 @@ def measure(folder: Path, rounds: int) -> Result:
 
 
 async def _leaves(url: str, initial_peer: str, count: int) -> dict[str, list[float]]:
-    """Seconds that each caller waited, by the way the tab left; callers that were not told have ``PATIENCE``."""
+    """Seconds that each caller waited, by the way the tab left; ``PATIENCE`` for one that was not told."""
     waited: dict[str, list[float]] = {way: [] for way in WAYS}
     async with await Browser.launch() as browser, joined(initial_peer) as peer:
         moments: asyncio.Queue[float] = asyncio.Queue()
@@ -84,9 +88,7 @@ async def _leaves(url: str, initial_peer: str, count: int) -> dict[str, list[flo
     return waited
 
 
-async def _leave(
-    tab: Tab, peer: Peer, leave: Callable[[Tab], Awaitable[None]], moments: asyncio.Queue[float]
-) -> list[float]:
+async def _leave(tab: Tab, peer: Peer, leave: Leave, moments: asyncio.Queue[float]) -> list[float]:
     server = (await tab.contribute())["peer_id"]
     callers = [Caller(await peer.session(server)) for _ in range(STREAMS)]
     await asyncio.gather(*(caller.busy() for caller in callers))
@@ -145,5 +147,6 @@ def _rows(figures: dict[str, list[float]]) -> list[Row]:
 
 
 def _spread(waits: list[float]) -> str:
-    ordered = sorted(waits)
-    return f"{1000 * median(ordered):.0f} ms (95 %: {1000 * ordered[int(0.95 * (len(ordered) - 1))]:.0f}, most {1000 * ordered[-1]:.0f})"
+    ordered = [1000 * seconds for seconds in sorted(waits)]
+    late = ordered[int(0.95 * (len(ordered) - 1))]
+    return f"{median(ordered):.0f} ms (95 %: {late:.0f}, most {ordered[-1]:.0f})"

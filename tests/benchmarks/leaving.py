@@ -56,7 +56,9 @@ async def _navigate(tab: Tab) -> None:
     await tab.page.goto("about:blank")
 
 
-WAYS: dict[str, Callable[[Tab], Awaitable[None]]] = {
+Leave = Callable[[Tab], Awaitable[None]]
+
+WAYS: dict[str, Leave] = {
     "reload": _reload,
     "navigate": _navigate,
     "close": _close,

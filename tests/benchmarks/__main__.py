@@ -16,7 +16,7 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import generation, leaving, relaying, steps, visits
+from . import gateway, generation, leaving, relaying, steps, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "steps": steps.measure,
     "relaying": relaying.measure,
     "leaving": leaving.measure,
+    "gateway": gateway.measure,
 }
 
 

@@ -1,7 +1,7 @@
 """A tab's stand-in, without a browser: ``native_tab.py RELAY_MULTIADDR MODEL PREFIX A:B``.
 
 The node of a tab on the native ports: reachable through a slot on its relay only, and announced by the
-relay. Prints {"event": "online"}, and {"event": "busy"} when it first holds a session.
+relay. Prints {"event": "online", "peer_id"}.
 """
 
 from __future__ import annotations
@@ -24,10 +24,6 @@ from kwaainet.node.server import ServerNode
 from kwaainet.types import BlockRange
 
 
-def say(event: str, host: NativeHost) -> None:
-    print(json.dumps({"event": event, "peer_id": str(host.peer_id)}), flush=True)
-
-
 async def main(relay: str, path: str, prefix: str, blocks: str) -> None:
     model = open_model(Path(path), name=prefix)
     host = await NativeHost.create(PrivateKey(os.urandom(32)), [relay + "/p2p-circuit"])
@@ -42,10 +38,7 @@ async def main(relay: str, path: str, prefix: str, blocks: str) -> None:
         now=time.time,
     )
     await node.start()
-    say("online", host)
-    while not node.status.sessions:
-        await asyncio.sleep(0.01)
-    say("busy", host)
+    print(json.dumps({"event": "online", "peer_id": str(host.peer_id)}), flush=True)
     await asyncio.Event().wait()
 
 

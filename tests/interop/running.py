@@ -12,10 +12,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from interop.cases import Case
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "tests" / "interop" / "peers"
@@ -120,6 +123,25 @@ def tab(folder: Path, url: str, *flags: str, name: str = "tab") -> Iterator[tupl
     command = [KWAAINET, "tab", url, "--headless", "-v", "--drain", "0", *flags]
     with started(command, folder, name) as running:
         yield running, running.event("online")
+
+
+@contextlib.contextmanager
+def native_tab(
+    folder: Path, origin: Mapping[str, Any], case: Case, blocks: str, name: str
+) -> Iterator[tuple[Running, dict[str, Any]]]:
+    """A tab's stand-in without a browser behind a relay, see ``native_tab.py``; as ``tab``."""
+    address = next(address for address in origin["maddrs"] if "/ws/" in address)
+    script = ROOT / "tests" / "interop" / "native_tab.py"
+    command = [sys.executable, script, address, case.folder, case.prefix, blocks]
+    with started(command, folder, name) as running:
+        yield running, running.event("online")
+
+
+def status(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a relay says of itself."""
+    with urllib.request.urlopen(origin["http"] + "status.json", timeout=START_TIMEOUT) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
 @contextlib.contextmanager

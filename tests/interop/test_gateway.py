@@ -4,29 +4,14 @@ The tabs are stand-ins without a browser (``native_tab.py``): what a gateway see
 """
 
 import json
-import sys
 import time
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 from interop.cases import Case
-from interop.running import OFFLINE, PEERS, PEERS_PYTHON, POLL, Running, relay, started
+from interop.running import OFFLINE, PEERS, PEERS_PYTHON, POLL, Running, native_tab, relay, started, status
 
-NATIVE_TAB = Path(__file__).parent / "native_tab.py"
 NEW_TOKENS, KILLED_AT = 80, 30
 TIMEOUT = 60.0
-
-
-def native_tab(origin: dict[str, Any], case: Case, blocks: str) -> list[str | Path]:
-    address = next(address for address in origin["maddrs"] if "/ws/" in address)
-    return [sys.executable, NATIVE_TAB, address, str(case.folder), case.prefix, blocks]
-
-
-def status(origin: dict[str, Any]) -> dict[str, Any]:
-    with urllib.request.urlopen(origin["http"] + "status.json", timeout=TIMEOUT) as answer:
-        found: dict[str, Any] = json.load(answer)["gateway"]
-    return found
 
 
 def await_token(client: Running, index: int) -> None:
@@ -39,26 +24,26 @@ def await_token(client: Running, index: int) -> None:
 def test_no_token_changes_when_the_tab_in_use_is_killed(odd: Case, tmp_path: Path) -> None:
     with (
         relay(tmp_path, "--model", odd.folder, "--prefix", odd.prefix, "--expose", "gateway") as origin,
-        started(native_tab(origin, odd, "0:3"), tmp_path, "tab-1") as one,
-        started(native_tab(origin, odd, "0:3"), tmp_path, "tab-2") as other,
-        started(native_tab(origin, odd, "3:5"), tmp_path, "tab-3") as last,
+        native_tab(tmp_path, origin, odd, "0:3", name="tab-1") as (one, first),
+        native_tab(tmp_path, origin, odd, "0:3", name="tab-2") as (other, second),
+        native_tab(tmp_path, origin, odd, "3:5", name="tab-3") as (_, last),
     ):
-        for tab in (one, other, last):
-            tab.event("online")
         spec, result = tmp_path / "spec", tmp_path / "result"
         asked = odd.spec(origin["tcp"], generations=2, prompt_tokens=6, new_tokens=NEW_TOKENS)
         spec.write_text(json.dumps(asked))
         command = [PEERS_PYTHON, PEERS / "petals_streamer.py", spec, result]
         with started(command, tmp_path, "client", OFFLINE) as client:
             await_token(client, KILLED_AT)
-            assert status(origin)["sessions"] == 1
-            assert status(origin)["history_bytes"] > 0
-            [busy] = [tab for tab in (one, other) if len(tab.lines()) > 1]
-            busy.process.kill()
+            before = status(origin)["gateway"]
+            assert before["sessions"] == 1
+            assert before["history_bytes"] > 0
+            tabs = {first["peer_id"]: one, second["peer_id"]: other}
+            [busy] = before["in_use"].keys() - {last["peer_id"]}
+            tabs[busy].process.kill()
             assert client.process.wait(TIMEOUT) == 0, client.tail()
         generations = json.loads(result.read_text())["generations"]
         assert [each["error"] for each in generations] == [None, None]
         assert all(each["equal"] for each in generations)
         assert all(each["servers"] == [origin["peer_id"]] for each in generations)
-        assert status(origin)["failovers"] == 1
-        assert status(origin)["blocks"] == [0, 5]
+        after = status(origin)["gateway"]
+        assert (after["failovers"], after["blocks"]) == (1, [0, 5])

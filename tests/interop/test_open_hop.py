@@ -7,10 +7,8 @@ a slot on the relay and circuits only, as a tab has them.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from interop.cases import Case
-from interop.running import KWAAINET, free_port, petals_server, relay, started
+from interop.running import KWAAINET, free_port, petals_server, relay, started, status
 
 from kwaainet.errors import Unreachable
 from kwaainet.identity.keys import PrivateKey
@@ -52,9 +50,7 @@ class Swarm:
 
     @property
     def status(self) -> dict[str, Any]:
-        with urllib.request.urlopen(self.relay["http"] + "status.json", timeout=PATIENCE) as answer:
-            status: dict[str, Any] = json.load(answer)
-        return status
+        return status(self.relay)
 
     def model(self) -> Model:
         return open_model(self.case.folder, name=self.case.prefix)

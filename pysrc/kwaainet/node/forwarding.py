@@ -7,6 +7,7 @@ is admitted first; a caller never hears of a lost server that could be replaced.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, TypeAlias
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..errors import KwaaiNetError, StreamReset
 from ..ports import Floats
+from ..swarm.routing import Hop
 from ..types import BlockRange, PeerId
 from .admission import Admission, Grant
 
@@ -27,6 +29,10 @@ class Session(Protocol):
     @property
     def failovers(self) -> int:
         """Servers replaced so far."""
+
+    @property
+    def hops(self) -> Sequence[Hop]:
+        """The chain as it is now."""
 
     async def step(self, hidden: Floats, rows: Sequence[int] | None = None) -> Floats:
         """hidden [batch, n, hidden] through the chain; row i of every cache becomes ``rows[i]`` first."""
@@ -56,6 +62,11 @@ class ForwardedSpan:
     def failovers(self) -> int:
         """Servers replaced in all sessions so far."""
         return self._past_failovers + sum(cache.failovers for cache in self._caches)
+
+    @property
+    def in_use(self) -> Counter[PeerId]:
+        """The servers that carry sessions now, and how many each."""
+        return Counter(hop.peer for cache in self._caches for hop in cache.hops)
 
     @asynccontextmanager
     async def open_cache(
@@ -111,6 +122,11 @@ class ForwardedCache:
     def failovers(self) -> int:
         """Servers of this session replaced so far."""
         return self._session.failovers
+
+    @property
+    def hops(self) -> Sequence[Hop]:
+        """The servers of this session now."""
+        return self._session.hops
 
     async def run(self, hidden: Floats, is_wanted: Callable[[], bool] = lambda: True) -> Floats:
         """Append hidden's positions, n >= 1; ``is_wanted`` is asked between steps."""

@@ -66,6 +66,7 @@ class GatewayStatus:
     """For the operator: the blocks announced, and what the sessions behind it cost."""
 
     blocks: BlockRange | None
+    in_use: Mapping[PeerId, int]  # the servers behind it, and how many sessions each carries
     sessions: int
     failovers: int
     tokens_done: int
@@ -123,6 +124,7 @@ class Gateway:
         """As of now."""
         return GatewayStatus(
             None if self._announced is None else self._announced.span,
+            self._span.in_use,
             self._handler.sessions,
             self._span.failovers,
             self._span.tokens_done,

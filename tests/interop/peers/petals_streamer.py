@@ -1,7 +1,8 @@
 """An unmodified petals client that says when each token comes: ``petals_streamer.py SPEC.json RESULT.json``.
 
 SPEC: model, initial_peers, dht_prefix as for petals_client.py, and
-  generations    how many, each in one call of generate()
+  generations    how many at most, each in one call of generate()
+  until          a file (optional): when it exists, the generation under way is the last
   prompt_tokens, new_tokens
   request_timeout  seconds (20)
 Prints {"event": "token", "generation", "index"} with every token. RESULT: "generations", one
@@ -11,6 +12,7 @@ unix times at which they came.
 
 import json
 import time
+from pathlib import Path
 
 from answering import answer
 import petals_shim  # noqa: F401  (before petals: it mends its imports)
@@ -61,6 +63,8 @@ def run(spec):
             error = repr(failure)[:500]
         outcome = {"equal": got == expected, "servers": servers, "times": streamer.times, "error": error}
         generations.append(outcome)
+        if "until" in spec and Path(spec["until"]).exists():
+            break
     return {"generations": generations}
 
 

@@ -13,10 +13,12 @@ from kwaainet.node import forwarding as module
 from kwaainet.node.admission import Admission
 from kwaainet.node.forwarding import ForwardedSpan, Session
 from kwaainet.ports import Floats
+from kwaainet.swarm.routing import Hop
 from kwaainet.testing.clock import run
-from kwaainet.types import BlockRange
+from kwaainet.types import BlockRange, PeerId
 
 SERVED = BlockRange(3, 8)
+PEER = PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes(32))
 
 
 class Elsewhere:
@@ -25,6 +27,7 @@ class Elsewhere:
     def __init__(self) -> None:
         self.told: list[object] = []
         self.failovers = 0
+        self.hops = [Hop(PEER, BlockRange(4, 6))]
         self.failure: Exception | None = None
 
     @asynccontextmanager
@@ -140,9 +143,11 @@ def test_replaced_servers_are_counted_also_when_the_session_is_over() -> None:
         async with forwarded.open_cache(1, 5, 1.0):
             one.failovers = 2
             assert forwarded.failovers == 2
+            assert forwarded.in_use == {PEER: 1}
         async with forwarded.open_cache(1, 5, 1.0):
             other.failovers = 1
             assert forwarded.failovers == 3
         assert forwarded.failovers == 3
+        assert forwarded.in_use == {}
 
     run(main())

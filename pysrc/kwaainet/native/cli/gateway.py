@@ -94,6 +94,7 @@ def describe(gateway: Gateway) -> dict[str, Any]:
     status = gateway.status
     return {
         "blocks": [status.blocks.start, status.blocks.end] if status.blocks else None,
+        "in_use": {str(peer): count for peer, count in status.in_use.items()},
         "sessions": status.sessions,
         "failovers": status.failovers,
         "tokens_done": status.tokens_done,

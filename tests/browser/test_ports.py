@@ -13,7 +13,7 @@ from browser.callers import build_site
 from interop.running import relay
 
 from kwaainet.native.chromium import Browser
-from kwaainet.testing import compliance
+from kwaainet.testing import compliance, gradients_compliance
 from kwaainet.testing.engine_compliance import CHECKS
 
 SUITE_TIMEOUT = 600.0  # seconds; a loaded machine, and SwiftShader, are slow
@@ -80,3 +80,7 @@ def test_source(suite: Suite) -> None:
 def test_engine(suite: Suite, backend: str, threads: int) -> None:
     """Every one of onnxruntime's exports that web/bridge/engine_wasm.ts calls is called here."""
     all_passed(suite("engine", backend=backend, threads=threads), names_of(CHECKS.values()))
+
+
+def test_gradients(suite: Suite) -> None:
+    all_passed(suite("gradients", backend="wasm", threads=1), list(gradients_compliance.CHECKS))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from interop.cases import Case
-from interop.running import KWAAINET, ask, relay, started
+from interop.running import KWAAINET, ask, relay, started, tab
 
 MODES = ("ptune", "deep_ptune")
 STEPS = 20
@@ -34,3 +34,11 @@ def test_prompts_are_trained_through_native_servers(odd: Case, tmp_path: Path) -
             for server in (first, second):
                 server.event("online")
             check(ask(tmp_path, "petals_training", odd.spec(origin["tcp"], modes=MODES, steps=STEPS)))
+
+
+def test_prompts_are_trained_through_a_tab(odd: Case, tmp_path: Path) -> None:
+    with (
+        relay(tmp_path, "--model", odd.served, "--prefix", odd.prefix) as origin,
+        tab(tmp_path, origin["http"], "--backend", "wasm"),
+    ):
+        check(ask(tmp_path, "petals_training", odd.spec(origin["tcp"], modes=MODES, steps=STEPS)))

@@ -12,7 +12,7 @@ import {
   type Tensors
 } from './engine.ts'
 
-const FLOAT = 1 // TensorProto.DataType
+export const FLOAT = 1 // TensorProto.DataType
 const INT32 = 6
 const CPU = 1 // onnxruntime-web's DataLocation
 const ALL_OPTIMIZATIONS = 99
@@ -63,14 +63,8 @@ export class WasmRuntime implements Runtime<WasmSlab> {
     this.#heap = heap
   }
 
-  /** Load the module; one thread where the page is not cross-origin isolated. */
   static async load (ortUrl: string, threads: number): Promise<WasmRuntime> {
-    const { default: factory } = await import(`${ortUrl}ort-wasm-simd-threaded.mjs`) as { default: ModuleFactory }
-    const numThreads = globalThis.crossOriginIsolated ? Math.max(1, threads) : 1
-    const module = await factory({ numThreads, locateFile: name => ortUrl + name })
-    const heap = new Heap(module)
-    heap.check(module._OrtInit(numThreads, LOG_NOTHING) === 0)
-    return new WasmRuntime(heap)
+    return new WasmRuntime(await loadModule(ortUrl, threads))
   }
 
   /** The processor is what other backends are measured by. */
@@ -83,25 +77,35 @@ export class WasmRuntime implements Runtime<WasmSlab> {
         `the wasm backend holds ${MAX_WEIGHT_BYTES / 2 ** 20}: take fewer blocks`)
     }
     const norms = normTensors(shape, tensors)
-    return new WasmSpan(this.#heap, await this.#createSession(graph, tensors), shape, norms.map(([, data]) => data))
+    return new WasmSpan(this.#heap, await createSession(this.#heap, graph, tensors), shape, norms.map(([, data]) => data))
   }
+}
 
-  async #createSession (graph: Uint8Array, tensors: Tensors): Promise<number> {
-    const heap = this.#heap
-    const { module } = heap
-    const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, false, false, 0, false, 0, 0, LOG_NOTHING, 0, 0)
-    heap.check(options !== 0)
-    const address = heap.copy(graph)
-    try {
-      for (const [name, data] of tensors) module.mountExternalData(name, data)
-      const session = await module._OrtCreateSession(address, graph.byteLength, options)
-      heap.check(session !== 0)
-      return session
-    } finally {
-      module.unmountExternalData()
-      module._free(address)
-      module._OrtReleaseSessionOptions(options)
-    }
+/** Load the module, each time another with a heap of its own; one thread where the page is not cross-origin isolated. */
+export async function loadModule (ortUrl: string, threads: number): Promise<Heap> {
+  const { default: factory } = await import(`${ortUrl}ort-wasm-simd-threaded.mjs`) as { default: ModuleFactory }
+  const numThreads = globalThis.crossOriginIsolated ? Math.max(1, threads) : 1
+  const module = await factory({ numThreads, locateFile: name => ortUrl + name })
+  const heap = new Heap(module)
+  heap.check(module._OrtInit(numThreads, LOG_NOTHING) === 0)
+  return heap
+}
+
+/** A session of a graph whose initializers are `tensors`. */
+export async function createSession (heap: Heap, graph: Uint8Array, tensors: Tensors): Promise<number> {
+  const { module } = heap
+  const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, false, false, 0, false, 0, 0, LOG_NOTHING, 0, 0)
+  heap.check(options !== 0)
+  const address = heap.copy(graph)
+  try {
+    for (const [name, data] of tensors) module.mountExternalData(name, data)
+    const session = await module._OrtCreateSession(address, graph.byteLength, options)
+    heap.check(session !== 0)
+    return session
+  } finally {
+    module.unmountExternalData()
+    module._free(address)
+    module._OrtReleaseSessionOptions(options)
   }
 }
 
@@ -218,7 +222,7 @@ class WasmSpan implements Span<WasmSlab> {
 }
 
 /** What one run borrows from the heap. */
-class Use {
+export class Use {
   readonly #heap: Heap
   readonly #tensors: number[] = []
   readonly #addresses: number[] = []
@@ -250,7 +254,7 @@ class Use {
 }
 
 /** The module's memory. A view of it is good until the next call: the heap may grow and leave old views behind. */
-class Heap {
+export class Heap {
   readonly module: OrtModule
 
   constructor (module: OrtModule) {

@@ -3,6 +3,7 @@
 
 import type { PyProxy } from 'pyodide/ffi'
 import type { JsEngine } from '../bridge/engine.ts'
+import type { JsGradients } from '../bridge/gradients.ts'
 import type { NodeConfig, NodeToPage, PageToNode, StartNode } from './messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
@@ -17,10 +18,18 @@ function report (message: NodeToPage): void {
 /** What kwaainet.browser.worker sees as `bridge`. */
 class Bridge extends PythonBridge {
   readonly engine: JsEngine
+  readonly #config: NodeConfig
 
-  constructor (network: MessagePort, engine: JsEngine) {
+  constructor (network: MessagePort, engine: JsEngine, config: NodeConfig) {
     super(network, inbox)
     this.engine = engine
+    this.#config = config
+  }
+
+  /** What trains runs on the processor, in a heap of its own that goes when nobody trains any more. */
+  async createGradients (): Promise<JsGradients> {
+    const { createGradients } = await import('../bridge/gradients.ts')
+    return await createGradients(ortUrl(this.#config), this.#config.threads)
   }
 
   report (message: NodeToPage): void {
@@ -34,9 +43,13 @@ class Bridge extends PythonBridge {
 }
 
 /** The engine's code comes with onnxruntime-web, so only when it is wanted. */
-async function loadEngine ({ backend, origin, threads }: NodeConfig): Promise<JsEngine> {
+async function loadEngine (config: NodeConfig): Promise<JsEngine> {
   const { createEngine } = await import('../bridge/engine.ts')
-  return await createEngine({ backend, ortUrl: new URL('/ort/', origin).href, threads })
+  return await createEngine({ backend: config.backend, ortUrl: ortUrl(config), threads: config.threads })
+}
+
+function ortUrl ({ origin }: NodeConfig): string {
+  return new URL('/ort/', origin).href
 }
 
 async function start ({ config, network }: StartNode): Promise<void> {
@@ -45,7 +58,7 @@ async function start ({ config, network }: StartNode): Promise<void> {
     bootPython(config.origin, [], report), fetchText(config.model.manifest, "the model's manifest"), loadEngine(config)
   ])
   const worker = python.pyimport('kwaainet.browser.worker') as PyProxy & { main: (bridge: Bridge, config: NodeConfig, manifest: string) => Promise<void> }
-  await worker.main(new Bridge(network, engine), config, manifest)
+  await worker.main(new Bridge(network, engine, config), config, manifest)
 }
 
 function run (message: StartNode): void {

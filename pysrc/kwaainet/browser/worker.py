@@ -22,6 +22,7 @@ from ..types import BlockRange, PeerId, Progress
 from . import messages
 from .bridge import JsFiles, JsPort, on_stop, reporter
 from .engine import BrowserEngine
+from .gradients import BrowserGradients
 from .host import BrowserHost
 from .store import BrowserSource, BrowserStore
 
@@ -85,6 +86,7 @@ class Tab:
             manifest=manifest,
             announcer=RelayAnnouncer(host, relay, timeout=config.announce_timeout),
             now=time.time,
+            gradients=BrowserGradients(bridge.createGradients),
         )
         return cls(node, host, relay, reporter(bridge))
 

@@ -1,6 +1,7 @@
 // Boots Pyodide as web/worker/node.ts does and hands a suite of checks the adapters' JavaScript halves.
 
 import { createEngine, type EngineBackend } from '../../../web/bridge/engine.ts'
+import { createGradients } from '../../../web/bridge/gradients.ts'
 import { fetchRange, openBlobs } from '../../../web/bridge/store.ts'
 import type { NetworkToNode, NodeToNetwork } from '../../../web/worker/messages.ts'
 
@@ -30,7 +31,8 @@ async function run ({ suite, origin, backend, threads, ports }: Request): Promis
     readBlob: async (digest: string) => await blobs.read(digest),
     writeBlob: async (digest: string, data: Uint8Array<ArrayBuffer>) => await blobs.write(digest, data),
     fetchRange,
-    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}/ort/`, threads })
+    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}/ort/`, threads }),
+    createGradients: async () => await createGradients(`${origin}/ort/`, threads)
   }
   const folder = `${origin}/pyodide/`
   const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')

@@ -9,8 +9,10 @@ from typing import Any
 
 from kwaainet.browser.bridge import JsFiles, JsPort
 from kwaainet.browser.engine import BrowserEngine
+from kwaainet.browser.gradients import BrowserGradients
 from kwaainet.browser.host import BrowserHost
 from kwaainet.browser.store import BrowserSource, BrowserStore
+from kwaainet.testing import gradients_compliance
 from kwaainet.testing.compliance import HOST_CHECKS, SOURCE_CHECKS, STORE_CHECKS
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CHECKS, fill
@@ -47,6 +49,18 @@ async def engine(tools: Any, origin: str) -> dict[str, str]:
         await built.close()
 
 
+async def gradients(tools: Any, origin: str) -> dict[str, str]:
+    outcomes = {}
+    for name in gradients_compliance.CHECKS:
+        try:
+            await gradients_compliance.check(name, lambda config: BrowserGradients(tools.createGradients))
+        except Exception:
+            outcomes[name] = traceback.format_exc()
+        else:
+            outcomes[name] = "passed"
+    return outcomes
+
+
 async def each(checks: Iterable[Check], *adapters: object) -> dict[str, str]:
     outcomes = {}
     for check in checks:
@@ -59,4 +73,4 @@ async def each(checks: Iterable[Check], *adapters: object) -> dict[str, str]:
     return outcomes
 
 
-SUITES = {"host": host, "store": store, "source": source, "engine": engine}
+SUITES = {"host": host, "store": store, "source": source, "engine": engine, "gradients": gradients}

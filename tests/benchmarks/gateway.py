@@ -53,7 +53,7 @@ def measure(folder: Path, rounds: int) -> Result:
     figures: dict[str, Any] = {}
     rows = []
     for name, kills in (("native stand-ins", KILLS_A_ROUND * rounds), ("tabs, wasm", rounds)):
-        place = folder / name.split()[0]
+        place = folder / name.split()[0].strip(",")
         place.mkdir()
         with relay(place, "--model", case.folder, "--prefix", case.prefix, "--expose", "gateway") as origin:
             start = _tabs(place, origin) if name.startswith("tabs") else _stand_ins(place, origin, case)

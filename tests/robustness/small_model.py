@@ -6,6 +6,7 @@ Odd enough (grouped-query heads, untied head) that a mixed-up axis shows; seeded
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,24 +34,27 @@ CONFIG = LlamaConfig(
 )
 
 
-def write_model(folder: Path) -> Path:
-    """The directory, made."""
+def write_model(folder: Path, context: int = CONFIG.max_position_embeddings) -> Path:
+    """The directory, made; ``context`` changes how many tokens it holds, not its weights."""
+    config = replace(CONFIG, max_position_embeddings=context)
     random = np.random.default_rng(5)
     weights = {}
-    for name, shape in CONFIG.tensor_shapes().items():
+    for name, shape in config.tensor_shapes().items():
         values = random.standard_normal(shape, np.float32)
         weights[name] = (
             1 + values * np.float32(0.1) if len(shape) == 1 else values / np.float32(shape[1] ** 0.5)
         )
     folder.mkdir()
     (folder / "config.json").write_text(
-        json.dumps({"model_type": "llama", "hidden_act": "silu", **CONFIG.to_json()})
+        json.dumps({"model_type": "llama", "hidden_act": "silu", **config.to_json()})
     )
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()))
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"bos_token": TOKENS[0], "eos_token": TOKENS[1]})
     )
-    safetensors.numpy.save_file(weights, folder / "model.safetensors")
+    safetensors.numpy.save_file(
+        weights, folder / "model.safetensors", {"format": "pt"}
+    )  # as transformers wants
     return folder
 
 

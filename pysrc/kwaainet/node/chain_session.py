@@ -66,7 +66,7 @@ class ChainSession:
 
     async def open(self) -> None:
         """Connect to a chain. Raises ``Unreachable``."""
-        self._hops = await self._opener.open(self._blocks, set())
+        self._hops = await self._opener.open(self._blocks, set(), look_again=True)
 
     async def step(self, hidden: Floats, rows: Sequence[int] | None = None) -> Floats:
         """hidden [batch, n, hidden] float32 through every hop, appended at ``position``.

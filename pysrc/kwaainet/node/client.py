@@ -84,6 +84,7 @@ class Client:
         )
         async with self.view.kept_fresh():
             try:
+                await self.view.catch_up()
                 await session.open()
                 yield session
             finally:

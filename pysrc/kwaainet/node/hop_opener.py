@@ -35,16 +35,23 @@ class HopOpener:
         self._host, self._view, self._prefix, self._new_id = host, view, prefix, new_id
         self._max_length, self._batch = max_length, batch
 
-    async def open(self, blocks: BlockRange, avoid: set[PeerId]) -> list[LiveHop]:
+    async def open(
+        self, blocks: BlockRange, avoid: set[PeerId], *, look_again: bool = False
+    ) -> list[LiveHop]:
         """A chain through ``blocks`` without ``avoid``, to which those that fail are added.
 
-        Raises ``Unreachable`` when nobody is left to try.
+        Raises ``Unreachable`` when nobody is left to try; before that, ``look_again`` looks once more
+        at the swarm, whose servers may be others by now.
         """
         failures: list[str] = []
         while True:
             try:
                 route = await self._view.route(blocks, self._max_length * self._batch, avoid)
             except Unreachable as error:
+                if look_again:
+                    look_again = False
+                    await self._view.renew()
+                    continue
                 if not failures:
                     raise
                 tried = f"{len(failures)} tried: {'; '.join(failures)[:2000]}"

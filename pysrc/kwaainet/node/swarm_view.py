@@ -52,6 +52,7 @@ class SwarmView:
         self._now, self._chance = now, chance
         self._deadlines: dict[PeerId, StepDeadlines] = {}  # the one used longest ago first
         self._spans: list[Span] | None = None
+        self._looked_at = 0.0
         self._renewal: asyncio.Task[None] | None = None
         self._pings: dict[asyncio.Task[None], PeerId] = {}
         self._keeper: asyncio.Task[None] | None = None
@@ -120,6 +121,11 @@ class SwarmView:
         """Look now, or wait for the look that is under way. Raises what reading raises."""
         await asyncio.shield(self._start_renewal())
 
+    async def catch_up(self) -> None:
+        """Look if the last look is old: while no session is open nobody looks."""
+        if self._spans is not None and self._now() - self._looked_at > 2 * self._options.refresh_period:
+            await self.renew()
+
     def renew_soon(self) -> None:
         """Look in the background."""
         self._start_renewal()
@@ -186,7 +192,7 @@ class SwarmView:
         ]
         if first and waiting:
             await asyncio.wait(waiting, timeout=FIRST_LOOK)
-        self._spans = spans
+        self._spans, self._looked_at = spans, self._now()
 
     def _measure(self, peer: PeerId) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._measured(peer))

@@ -92,3 +92,17 @@ def test_opening_takes_only_so_long() -> None:
         assert now() - started == pytest.approx(OPEN_TIMEOUT, abs=0.1)
 
     run(main())
+
+
+def test_servers_that_came_since_the_last_look_are_found() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        gone = await swarm.serve("0:2")
+        await swarm.view.renew()
+        swarm.network.vanish(gone.peer_id)
+        new = await swarm.serve("0:2")
+        hops = await swarm.opener.open(WHOLE, set(), look_again=True)
+        assert [live.hop.peer for live in hops] == [new.peer_id]
+        await close_all(hops)
+
+    run(main())

@@ -117,6 +117,22 @@ def test_a_failed_server_is_left_out_and_the_swarm_is_looked_at_again() -> None:
     swarming(test)
 
 
+def test_an_old_view_is_caught_up_with_before_a_session() -> None:
+    async def test(swarm: Swarm) -> None:
+        await swarm.view.catch_up()
+        assert swarm.reads == 0  # the first route looks by itself
+        await swarm.serve()
+        await swarm.route()
+        await asyncio.sleep(15)
+        await swarm.view.catch_up()
+        assert swarm.reads == 1
+        await asyncio.sleep(10)
+        await swarm.view.catch_up()
+        assert swarm.reads == 2
+
+    swarming(test, refresh_period=10.0)
+
+
 def test_servers_to_avoid_or_not_usable_are_never_taken() -> None:
     async def main() -> None:
         swarm = Swarm()

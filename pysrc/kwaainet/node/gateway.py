@@ -27,6 +27,7 @@ from .announce import Announcer
 from .client import Client, ClientOptions
 from .config import NodeConfig
 from .directory import ReadServers
+from .forwarded_gradients import ForwardedGradients
 from .forwarding import ForwardedSpan, Session
 from .rpc import TransformerConnectionHandler, answer_pings
 
@@ -113,7 +114,10 @@ class Gateway:
             ),
         )
         self._span = ForwardedSpan(self._open_session, whole, Admission(tokens, config.max_sessions))
-        self._handler = TransformerConnectionHandler(self._node, model, self._span)
+        training = ForwardedGradients(
+            host, self._client.view, config.prefix, self._history, self._node.request_timeout
+        )
+        self._handler = TransformerConnectionHandler(self._node, model, self._span, training)
         self._announced: Announcement | None = None
         self._told_at = 0.0
         self._holders: set[PeerId] = set()

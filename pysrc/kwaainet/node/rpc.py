@@ -36,10 +36,9 @@ from ..wire.messages import (
 from ..wire.msgpack import BatchTensorDescriptor
 from ..wire.rpc import MAX_UNARY_SIZE
 from .config import NodeConfig
-from .gradients import SpanGradients
 from .inference import SessionServer
 from .push import PushCounts, PushedSteps, Pusher
-from .runner import Runner
+from .runner import Runner, Training
 
 SERVICE = "TransformerConnectionHandler"
 PING = "DHTProtocol.rpc_ping"
@@ -60,7 +59,7 @@ class TransformerConnectionHandler:
         config: NodeConfig,
         model: LlamaConfig,
         span: Runner,
-        gradients: SpanGradients | None = None,
+        gradients: Training | None = None,
     ) -> None:
         config.check_model(model)
         self._config, self._span, self._gradients = config, span, gradients
@@ -197,7 +196,7 @@ class TransformerConnectionHandler:
     def _asked(self, request: ExpertRequest) -> BlockRange:
         return blocks.parse_chain(request.uid, self._config.prefix, self._config.blocks)
 
-    def _training(self) -> SpanGradients:
+    def _training(self) -> Training:
         if self._gradients is None:
             raise _no_gradients()
         return self._gradients

@@ -52,3 +52,16 @@ class Runner(Protocol):
         self, hidden: Floats, timeout: float, blocks: BlockRange | None = None, peer: PeerId | None = None
     ) -> Floats:
         """The same shape, each row on its own from position 0."""
+
+
+class Training(Protocol):
+    """Forward with prompts, and backward, through blocks counted from the model's first; see
+    ``gradients.SpanGradients``."""
+
+    async def forward(self, hidden: Floats, blocks: BlockRange, prompts: Floats | None) -> Floats:
+        """The output, each block's prompt added to its first positions."""
+
+    async def backward(
+        self, hidden: Floats, grad: Floats, blocks: BlockRange, prompts: Floats | None
+    ) -> tuple[Floats, Floats | None]:
+        """(the gradient of ``hidden``, that of the prompts if there are any), given that of the output."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import gateway, generation, leaving, relaying, steps, visits
+from . import gateway, generation, leaving, relaying, sessions, steps, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "start": visits.measure_start,
     "generation": generation.measure,
     "steps": steps.measure,
+    "sessions": sessions.measure,
     "relaying": relaying.measure,
     "leaving": leaving.measure,
     "gateway": gateway.measure,

@@ -1,14 +1,15 @@
 """A check that a span computes at all, run by every engine before it says it is ready.
 
-Rule of the file: only methods of the Engine port. The same positions are computed at once and in
-two runs: a wrong cache, a wrong mask or weights that are not numbers show as a difference.
+Rule of the file: only methods of the Engine port. The same positions are computed at once, in two
+runs, and by steps of two caches of different lengths together: a wrong cache, a wrong mask, mixed
+rows or weights that are not numbers show as a difference.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..errors import EngineError
+from ..errors import EngineError, LocalError
 from ..ports import Engine, Floats
 from ..types import SpanShape
 
@@ -26,14 +27,21 @@ async def self_test(engine: Engine, shape: SpanShape) -> None:
     """Raises ``EngineError`` if the built engine's results are not finite or not consistent."""
     tokens = min(_TOKENS, shape.max_positions)
     hidden = sample(tokens, shape.hidden_size)
-    cache = await engine.open_cache(1, tokens)
+    cache, other = await engine.open_cache(1, tokens), await engine.open_cache(1, tokens)
     try:
         whole = await engine.run(cache, hidden)
         await engine.truncate(cache, tokens - 1)
         last = await engine.run(cache, hidden[:, -1:])
+        await engine.truncate(cache, tokens - 1)
+        together = await engine.run_many([(other, hidden[:, :1]), (cache, hidden[:, -1:])])
     finally:
         await engine.close_cache(cache)
+        await engine.close_cache(other)
     check_close("one step after a prefill", last[:, 0], whole[:, -1])
+    for step, expected in zip(together, (whole[:, 0], whole[:, -1]), strict=True):
+        if isinstance(step, LocalError):
+            raise step
+        check_close("a step of two caches together", step[:, 0], expected)
 
 
 def check_close(what: str, found: Floats, expected: Floats) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from kwaainet.errors import EngineError
 from kwaainet.inference.llama import span_shape
 from kwaainet.inference.selftest import TOLERANCE, check_close, sample, self_test
-from kwaainet.ports import Floats
+from kwaainet.ports import Floats, StepResult
 from kwaainet.testing import clock
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CONFIG, fill
@@ -30,6 +31,19 @@ class SilentEngine(NumpyEngine):
         return np.full_like(await super().run(cache, hidden), np.nan)
 
 
+class MixingEngine(NumpyEngine):
+    """Steps get each other's results."""
+
+    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
+        results = await super().run_many(steps)
+        return results[::-1]
+
+
+class FailingEngine(NumpyEngine):
+    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
+        return [EngineError("self-test failed: no such kernel")] * len(steps)
+
+
 def test_a_right_engine_passes_and_keeps_nothing_open() -> None:
     async def run() -> None:
         engine = NumpyEngine()
@@ -42,7 +56,7 @@ def test_a_right_engine_passes_and_keeps_nothing_open() -> None:
     clock.run(run())
 
 
-@pytest.mark.parametrize("kind", [ForgetfulEngine, SilentEngine])
+@pytest.mark.parametrize("kind", [ForgetfulEngine, SilentEngine, MixingEngine, FailingEngine])
 def test_a_wrong_engine_is_refused(kind: Any) -> None:
     with pytest.raises(EngineError, match="self-test failed"):
         clock.run(fill(kind()))

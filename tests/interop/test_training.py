@@ -19,6 +19,7 @@ def check(result: dict[str, Any]) -> None:
         assert len(trained["gradients"]) == 2 * (1 + (mode == "deep_ptune"))
         assert max(trained["gradients"]) < GRADIENTS, trained["gradients"]
         assert trained["swarm"][-1] < 0.7 * trained["swarm"][0], trained["swarm"]
+        assert trained["tokens"]["got"] == trained["tokens"]["expected"]
         np.testing.assert_allclose(trained["swarm"], trained["local"], rtol=LOSSES)
 
 

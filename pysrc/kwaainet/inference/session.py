@@ -52,12 +52,14 @@ class Reorder:
 class Run:
     """Run hidden [batch, n, hidden] through the span, appending n >= 1 positions; reply so.
 
-    ``onward`` says which server is to have the output as well.
+    ``onward`` says which server is to have the output as well. ``prompts`` float [blocks, batch or 1,
+    p, hidden] are to be added before each block to the first p of the positions, which are the cache's first.
     """
 
     hidden: Floats
     reply: ReplyFormat
     onward: Onward | None = None
+    prompts: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ Command: TypeAlias = OpenCache | Truncate | Reorder | Run | Reply | End
 class InferenceSession:
     """The state of one session over some or all blocks of the span ``served`` of the model ``prefix``.
 
-    ``position`` counts the tokens in the cache once all commands so far are carried out. ``key`` is
+    ``position`` counts the tokens in the cache once all commands so far are carried out; ``blocks``
+    of the model are those it was opened for. ``key`` is
     known once a first message that has a session id was served. A message that raises changes
     nothing, except that one of the client's own leaves it without its answer.
     """
@@ -86,7 +89,7 @@ class InferenceSession:
     def __init__(self, prefix: str, served: BlockRange, limits: Limits) -> None:
         self._prefix, self._served, self._limits = prefix, served, limits
         self._uid: str | None = None  # of the first message; None before it
-        self._blocks = served
+        self.blocks = served
         self._batch = 0
         self._max_length = 0
         self._step_ids: dict[str, None] = {}  # insertion-ordered set
@@ -137,7 +140,6 @@ class InferenceSession:
         hidden, prompts, hypo_ids = _arguments(request, structure)
         batch, tokens = tensors.check_hidden(hidden, self._limits)
         assert hidden is not None  # check_hidden raises otherwise
-        _refuse_prompts(prompts)
         opening = [self._open(request.uid, batch, options)] if self._uid is None else []
         self._check_step(request.uid, batch)
         start = self._start(options)
@@ -147,7 +149,7 @@ class InferenceSession:
                 f"exceeds pre-allocated maximum {self._max_length}"
             )
         rows = tensors.unpack_hypo_ids(hypo_ids, batch)
-        running = self._run(request, hidden, options)
+        running = self._run(request, hidden, options, self._prompts(prompts, hidden, start))
         # nothing raises from here on
         commands: list[Command] = [*opening, *([Truncate(start)] if start < self.position else [])]
         if rows is not None and start and rows != list(range(batch)):
@@ -169,7 +171,7 @@ class InferenceSession:
                 f"Cannot allocate KV cache for {length} tokens, max = {self._limits.max_length}"
             )
         self._uid, self._batch, self._max_length = uid, batch, length
-        self._blocks, self.key = asked, (session_id, asked) if session_id else None
+        self.blocks, self.key = asked, (session_id, asked) if session_id else None
         # an engine's cache holds at least one position, even if the client only asks whether it could
         return OpenCache(blocks.within(asked, self._served), batch, max(length, 1), _alloc_timeout(options))
 
@@ -200,21 +202,25 @@ class InferenceSession:
             )
         return start
 
-    def _run(self, request: ExpertRequest, hidden: Tensor, options: dict[str, Any]) -> Run | Reply:
+    def _prompts(self, prompts: Tensor | None, hidden: Tensor, start: int) -> Floats | None:
+        if prompts is None or not tensors.check_prompts(prompts, len(self.blocks), hidden):
+            return None
+        if start:
+            raise RequestError(
+                f"deep prompts belong to the first positions of a session; this step starts at {start}"
+            )
+        return tensors.unpack_hidden(prompts)
+
+    def _run(
+        self, request: ExpertRequest, hidden: Tensor, options: dict[str, Any], prompts: Floats | None
+    ) -> Run | Reply:
         reply = tensors.reply_format(hidden, options)
         states = tensors.unpack_hidden(hidden)
         if hidden.size[1] == 0:  # a client that only wants to know whether the cache can be had
             return Reply(ReplyFormat(reply.dtype).pack(states))
-        return Run(states, reply, onward(request, options, hidden, self._prefix, self._blocks.end))
-
-
-def _refuse_prompts(tensor: Tensor | None) -> None:
-    """A cache of keys and values would have to be filled block by block with each block's prompt added."""
-    if not tensors.is_dummy(tensor):
-        raise RequestError(
-            "deep prompts are not supported in an inference session (rpc_inference), only in training "
-            "(rpc_forward, rpc_backward); generate with tuning_mode unset or ptune"
-        )
+        if prompts is not None:  # those of the blocks behind us are not known here: no server can go on
+            return Run(states, reply, None, prompts)
+        return Run(states, reply, onward(request, options, hidden, self._prefix, self.blocks.end))
 
 
 def _arguments(

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from ..errors import CapacityError, EngineError
+from ..errors import CapacityError, EngineError, RequestError
 from ..formats.config import LlamaConfig
 from ..inference.llama_gradients import backward_graph, forward_graph, tables, working_bytes
 from ..ports import Floats, Gradients
@@ -182,6 +182,13 @@ class SpanGradients:
         if self._tables[0] != tokens:
             self._tables = tokens, tables(self._config, tokens)
         return self._tables[1]
+
+
+def no_gradients() -> RequestError:
+    """What a server that does not train says."""
+    return RequestError(
+        "this server computes no gradients (rpc_backward, deep prompts); train through other servers"
+    )
 
 
 def _prompt(prompts: Floats | None, index: int, rows: slice) -> Floats | None:

@@ -15,9 +15,11 @@ from ..inference.session import Command, End, InferenceSession, OpenCache, Reord
 from ..ports import Stream
 from ..wire.messages import ExpertRequest, ExpertResponse, Tensor
 from .config import NodeConfig
+from .gradients import no_gradients
 from .inbox import Arrival, Inbox
+from .prompted import PromptedCache
 from .push import PushedSteps, Pusher
-from .runner import Runner, RunnerCache
+from .runner import Runner, RunnerCache, Training
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,10 @@ class SessionServer:
         config: NodeConfig,
         pushed: PushedSteps,
         pusher: Pusher,
+        training: Training | None = None,
     ) -> None:
         self._stream, self._session, self._span, self._config = stream, session, span, config
-        self._pushed, self._pusher = pushed, pusher
+        self._pushed, self._pusher, self._training = pushed, pusher, training
         self._cache: RunnerCache | None = None
 
     async def serve(self) -> None:
@@ -92,6 +95,10 @@ class SessionServer:
                 pass
 
     async def _run(self, run: Run, inbox: Inbox) -> None:
+        if run.prompts is not None:
+            if self._training is None:
+                raise no_gradients()
+            self._cache = PromptedCache(self._training, self._session.blocks, run.prompts)
         output = run.reply.pack(await self._open_cache().run(run.hidden, inbox.is_open))
         if run.onward is not None:
             self._pusher.send(run.onward, output)

@@ -36,6 +36,7 @@ from ..wire.messages import (
 from ..wire.msgpack import BatchTensorDescriptor
 from ..wire.rpc import MAX_UNARY_SIZE
 from .config import NodeConfig
+from .gradients import no_gradients
 from .inference import SessionServer
 from .push import PushCounts, PushedSteps, Pusher
 from .runner import Runner, Training
@@ -50,7 +51,7 @@ MAX_REPLY_SIZE = MAX_UNARY_SIZE - 1024  # the envelope takes the rest
 class TransformerConnectionHandler:
     """Answers for the blocks of ``config`` of a model; ``span`` may have no engine yet.
 
-    Without ``gradients`` it refuses to train: rpc_backward, and deep prompts in rpc_forward.
+    Without ``gradients`` it refuses to train: rpc_backward, and deep prompts wherever they come.
     ``sessions`` counts the inference sessions being served.
     """
 
@@ -138,7 +139,10 @@ class TransformerConnectionHandler:
         pusher = Pusher(self._host, self.rpc_push, self._pushed.counts)
         self.sessions += 1
         try:
-            await SessionServer(stream, session, self._span, self._config, self._pushed, pusher).serve()
+            server = SessionServer(
+                stream, session, self._span, self._config, self._pushed, pusher, self._gradients
+            )
+            await server.serve()
         finally:
             self.sessions -= 1
 
@@ -153,7 +157,7 @@ class TransformerConnectionHandler:
         async with self._time_limit():
             if self._gradients is None:
                 await stream.receive()  # the caller hears of it while it still sends
-                raise _no_gradients()
+                raise no_gradients()
             request, inputs = await self._gather(stream)
             await _send_parts(stream, await self._backward(request, inputs))
 
@@ -198,7 +202,7 @@ class TransformerConnectionHandler:
 
     def _training(self) -> Training:
         if self._gradients is None:
-            raise _no_gradients()
+            raise no_gradients()
         return self._gradients
 
     async def _gather(self, stream: Stream) -> tuple[ExpertRequest, list[Tensor]]:
@@ -262,12 +266,6 @@ async def _send_parts(stream: Stream, outputs: list[Tensor]) -> None:
     for output in outputs:
         for part in split_for_streaming(output, MAX_PART_SIZE):
             await stream.send(ExpertResponse(tensors=(part,)).encode())
-
-
-def _no_gradients() -> RequestError:
-    return RequestError(
-        "this server computes no gradients (rpc_backward, deep prompts); train through other servers"
-    )
 
 
 def _schemas(hidden_size: int) -> dict[str, Any]:

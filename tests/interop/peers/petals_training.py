@@ -2,7 +2,8 @@
 
 SPEC: model, initial_peers, dht_prefix as for petals_client.py; modes (of ptune, deep_ptune), steps.
 RESULT: for each mode the losses of Adam's steps through the swarm and of the same training on local
-Hugging Face, and how far the first step's gradients lie apart, relative to the local ones.
+Hugging Face, how far the first gradients lie apart, relative to the local ones, and the tokens that
+each then generates.
 """
 
 from answering import answer
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 PREFIX = 4  # soft prompt tokens
 RATE = 0.05
+NEW = 6  # tokens generated with what was learnt
 SMALL, LARGE = (2, 12), (10, 150)  # rows and tokens: the second is above 1 MiB, the stream variant
 
 
@@ -101,8 +103,14 @@ def compare(spec, mode, generator):
     ids = torch.randint(0, model.config.vocab_size, SMALL, generator=generator)
     swarm = train(through_swarm, theirs, ids, spec["steps"])
     alone = train(local, local.parameters(), ids, spec["steps"])
+    ids, prompt = ids[:1], ids[:1]
+    got = remote.generate(prompt, max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0)
+    with torch.inference_mode():
+        for _ in range(NEW):
+            ids = torch.cat([ids, local(ids)[:, -1:].argmax(-1)], dim=1)
     local.close()
-    return {"swarm": swarm, "local": alone, "gradients": apart}
+    tokens = {"got": got[0].tolist(), "expected": ids[0].tolist()}
+    return {"swarm": swarm, "local": alone, "gradients": apart, "tokens": tokens}
 
 
 def run(spec):

@@ -167,9 +167,27 @@ def test_copies_of_steps_that_were_pushed_are_not_idle_messages():
         machine.receive(step)
 
 
-def test_deep_prompts_are_refused_and_dummies_taken():
-    with pytest.raises(RequestError, match="deep prompts are not supported in an inference session"):
-        opened().receive(request(prompts=np.zeros((3, 1, 2, 4), np.float32)))
+def test_deep_prompts_come_with_the_first_positions():
+    prompts = np.ones((3, 1, 2, 4), np.float32)
+    _, run = session().receive(request(states(1, 3), prompts=prompts, max_length=9))
+    np.testing.assert_array_equal(run.prompts, prompts)
+    again = opened(tokens=5).receive(request(states(1, 3), prompts=prompts, start_from_position=0))
+    assert again[0] == Truncate(0)
+    assert again[1].prompts is not None
+    assert opened().receive(request())[0].prompts is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ((3, 1, 2, 4), "this step starts at 3"),
+        ((2, 1, 1, 4), "deep prompts are"),
+        ((3, 1, 4, 4), "at most 3"),
+    ],
+)
+def test_deep_prompts_that_cannot_be_added_are_refused(shape, reason):
+    with pytest.raises(RequestError, match=reason):
+        opened().receive(request(states(1, 3), prompts=np.zeros(shape, np.float32)))
 
 
 def test_next_servers_are_ignored():

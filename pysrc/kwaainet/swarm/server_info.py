@@ -155,7 +155,7 @@ def compute_spans(
     """
     spans: dict[PeerId, Span] = {}
     for block, servers in enumerate(records, first_block):
-        for peer, info in sorted(servers.items(), key=lambda item: item[0]):
+        for peer, info in servers.items():
             known = spans.get(peer)
             if info.state < min_state:
                 continue
@@ -164,7 +164,7 @@ def compute_spans(
                 spans[peer] = Span(peer, _cut(info.blocks, first_block, end, block), info)
             elif known.info.state == info.state and block == known.blocks.end:
                 spans[peer] = Span(peer, BlockRange(known.blocks.start, block + 1), known.info)
-    return sorted(spans.values(), key=lambda span: (span.blocks, span.peer))
+    return sorted(spans.values(), key=lambda span: (span.blocks.start, span.blocks.end, span.peer.data))
 
 
 def _cut(announced: BlockRange | None, first: int, end: int, block: int) -> BlockRange:

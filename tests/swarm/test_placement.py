@@ -100,7 +100,7 @@ class Swarm:
             self.lose(server)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_newcomers_one_after_the_other_cover_and_balance_the_model(seed: int) -> None:
     async def main() -> None:
         swarm = Swarm(32, seed)
@@ -127,7 +127,7 @@ def test_a_crowd_that_comes_at_once_spreads_out() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_lost_blocks_are_taken_over_by_those_who_can_be_spared(seed: int) -> None:
     async def main() -> None:
         swarm = Swarm(24, seed)
@@ -161,26 +161,26 @@ def test_a_move_uncovers_nothing_that_was_covered() -> None:
 def test_a_swarm_at_rest_stays_at_rest() -> None:
     async def main() -> None:
         swarm = Swarm(40, 7)
-        swarm.join(120, (2, 10), (20.0, 200.0))
-        await asyncio.sleep(2 * HOUR)
+        swarm.join(100, (2, 10), (20.0, 200.0))
+        await asyncio.sleep(HOUR)
         settled = now()
-        await asyncio.sleep(2 * HOUR)
+        await asyncio.sleep(HOUR)
         assert sum(moment >= settled for server in swarm.all for moment in server.moved_at) <= 6
         swarm.end()
 
     run(main())
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_churn_neither_uncovers_the_model_for_long_nor_makes_servers_run_about(seed: int) -> None:
-    """100 tabs of which 2 % leave and come a minute, for two hours."""
+    """80 tabs of which 2 leave and 2 come a minute, for an hour and a half."""
 
     async def main() -> None:
         swarm = Swarm(32, seed)
-        swarm.join(100, (2, 8), (20.0, 200.0))
+        swarm.join(80, (2, 8), (20.0, 200.0))
         await asyncio.sleep(20 * MINUTE)
         started, uncovered, balance = now(), 0, []
-        for _ in range(120):
+        for _ in range(90):
             await asyncio.sleep(MINUTE)
             uncovered += swarm.speeds().min() <= 0
             balance.append(swarm.speeds().min() / swarm.bound)
@@ -189,7 +189,7 @@ def test_churn_neither_uncovers_the_model_for_long_nor_makes_servers_run_about(s
             swarm.join(2, (2, 8), (20.0, 200.0))
         assert uncovered == 0
         assert np.median(balance) > 0.5
-        per_hour = sum(len(server.moved_at) for server in swarm.all) / (100 * (now() - started) / HOUR)
+        per_hour = sum(len(server.moved_at) for server in swarm.all) / (80 * (now() - started) / HOUR)
         assert per_hour < 1
         swarm.end()
 

@@ -12,6 +12,9 @@ from ..formats.config import LlamaConfig
 from ..swarm.announcement import MAX_TTL, MIN_TTL
 from ..swarm.blocks import check_prefix
 from ..types import BlockRange
+from .moving import Restlessness
+
+DEFAULT_RESTLESSNESS = Restlessness()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class NodeConfig:
     blocks: BlockRange
     public_name: str | None = None
     repository: str | None = None  # Hugging Face address, by which health monitors list the model
+    movable: bool = False  # only the number of ``blocks`` counts: where they are is chosen, and again later
+    restlessness: Restlessness = DEFAULT_RESTLESSNESS  # how readily
     using_relay: bool = True  # reached through a circuit relay, as every tab is
     answer_ping: bool = True  # off where a DHT node of our own answers DHTProtocol.rpc_ping
     network_bits_per_second: float = 100e6  # Petals' guess where it cannot measure
@@ -42,7 +47,8 @@ class NodeConfig:
     update_period: float = 60.0  # between announcements
     expiration_factor: float = 2.5  # records live this many periods
     announce_timeout: float = 15.0
-    retry_delay: float = 5.0  # after an announcement or a rebuild that failed
+    retry_delay: float = 5.0  # after an announcement or a rebuild that failed, and between looks at the cache
+    cache_change: float = 0.25  # share of the cache by which what we announced may be wrong
     max_rebuilds: int = 5  # in a row, before giving up on a device
     drain_limit: float = 90.0  # the longest that leaving by choice takes
     drain_grace: float = 65.0  # the shortest, unless hurried: Petals' clients read the DHT every 60 s

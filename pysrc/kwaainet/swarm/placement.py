@@ -22,7 +22,8 @@ from .server_info import ServerInfo, Span, compute_spans
 
 Speeds = NDArray[np.float64]  # [blocks]: of all servers of a block together
 
-EPSILON = 1e-3  # what floating point may be wrong by, and how much better another place must be
+EPSILON = 1e-3  # share by which another place must be better
+_NOISE = 1e-9  # share by which sums may be wrong
 MAX_PASSES = 8  # over all servers when looking for what the swarm could become
 
 
@@ -77,7 +78,7 @@ def better_span(
         return None  # our own records have not arrived, or are gone: nothing to judge by
     speeds = view.speeds()
     without = _without(speeds, own)
-    target = _best(without, len(own.blocks))
+    target = _best_for(own, without)
     if target == own.blocks:
         return None
     moved = _with(without, replace(own, blocks=target))
@@ -100,16 +101,25 @@ def _speeds(spans: Sequence[Span], num_blocks: int) -> Speeds:
 
 
 def _without(speeds: Speeds, span: Span) -> Speeds:
-    """A bit too little is left, so that a place must be better by that to be preferred."""
-    rest = speeds.copy()
-    rest[_slice(span.blocks)] -= span.info.throughput * (1 + EPSILON)
+    """What the others do; a bit less at our place, so that another must be better by that."""
+    rest, own = speeds.copy(), span.info.throughput
+    left = rest[_slice(span.blocks)] - own
+    left[left < _NOISE * own] = 0.0
+    rest[_slice(span.blocks)] = left * (1 - EPSILON)
     return rest
 
 
 def _with(rest: Speeds, span: Span) -> Speeds:
-    speeds = np.maximum(rest, 0.0)
-    speeds[_slice(span.blocks)] += span.info.throughput * (1 + EPSILON)
+    speeds = rest.copy()
+    speeds[_slice(span.blocks)] += span.info.throughput
     return speeds
+
+
+def _best_for(span: Span, rest: Speeds) -> BlockRange:
+    """The best place for a server when ``rest`` is what the others do: its own if none is better."""
+    best = _best(rest, len(span.blocks))
+    same = np.array_equal(np.sort(rest[_slice(best)]), np.sort(rest[_slice(span.blocks)]))
+    return span.blocks if same else best
 
 
 def _best(speeds: Speeds, length: int) -> BlockRange:
@@ -130,7 +140,7 @@ def _windows(blocks: int, length: int) -> NDArray[np.intp]:
 
 def _missing(speeds: Speeds) -> int:
     """Blocks that nobody serves."""
-    return int((speeds <= EPSILON).sum())
+    return int((speeds <= 0).sum())
 
 
 def _improves(before: Speeds, after: Speeds) -> bool:
@@ -149,7 +159,7 @@ def _reachable(view: View, chance: Callable[[], float]) -> Speeds:
         for index in sorted(range(len(places)), key=lambda _: chance()):
             span = places[index]
             rest = _without(speeds, span)
-            target = _best(rest, len(span.blocks))
+            target = _best_for(span, rest)
             if target != span.blocks:
                 places[index] = replace(span, blocks=target)
                 speeds = _speeds(places, view.num_blocks)

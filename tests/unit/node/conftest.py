@@ -9,16 +9,18 @@ import numpy as np
 
 from kwaainet.compression.codec import deserialize, serialize
 from kwaainet.node.config import NodeConfig
+from kwaainet.node.rpc import answer_pings
 from kwaainet.node.server import ServerNode
 from kwaainet.ports import Stream
 from kwaainet.swarm import blocks
 from kwaainet.swarm.announcement import Announcement
+from kwaainet.swarm.server_info import ServerInfo
 from kwaainet.testing.clock import now, run
 from kwaainet.testing.faults import FaultyEngine
 from kwaainet.testing.host import MemoryHost, MemoryNetwork
 from kwaainet.testing.model import TINY, random_model
 from kwaainet.testing.store import MemorySource, MemoryStore
-from kwaainet.types import BlockRange, Progress, ServerState
+from kwaainet.types import BlockRange, PeerId, Progress, ServerState
 from kwaainet.wire import msgpack
 from kwaainet.wire.messages import ExpertRequest, ExpertResponse
 
@@ -69,13 +71,35 @@ class Swarm:
             manifest=MANIFEST,
             announcer=self.board,
             now=now,
+            read_servers=self.read_servers,
+            chance=lambda: 0.5,
         )
         self.progress: list[Progress] = []
+        self.others: dict[PeerId, ServerInfo] = {}
 
-    async def forward(self) -> np.ndarray:
+    async def read_servers(self, prefix: str, num_blocks: int) -> list[dict[PeerId, ServerInfo]]:
+        """What the DHT says: the others, and what the node itself said last."""
+        servers = {peer: info for peer, info in self.others.items() if prefix == "tiny"}
+        said = [announcement for _, announcement in self.board.said if announcement.prefix == prefix]
+        if said:
+            servers[self.host.peer_id] = said[-1].server
+        return [
+            {peer: info for peer, info in servers.items() if info.blocks and block in info.blocks}
+            for block in range(num_blocks)
+        ]
+
+    async def serve_elsewhere(self, span: str) -> PeerId:
+        """Another server, which answers pings and nothing else."""
+        host, blocks = self.network.host(), BlockRange.parse(span)
+        answer_pings(host, now)
+        await host.listen()
+        self.others[host.peer_id] = ServerInfo(ONLINE, 10.0, blocks.start, blocks.end)
+        return host.peer_id
+
+    async def forward(self, uid: str = UID) -> np.ndarray:
         tensors = (serialize(HIDDEN), serialize(np.zeros(0, np.float32)))
         protocol = "TransformerConnectionHandler.rpc_forward"
-        request = ExpertRequest(UID, tensors).encode()
+        request = ExpertRequest(uid, tensors).encode()
         reply = await self.client.call(self.host.peer_id, protocol, request, timeout=30.0)
         return deserialize(ExpertResponse.decode(reply).tensors[0])
 

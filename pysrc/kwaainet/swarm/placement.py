@@ -24,7 +24,7 @@ Speeds = NDArray[np.float64]  # [blocks]: of all servers of a block together
 
 EPSILON = 1e-3  # share by which another place must be better
 _NOISE = 1e-9  # share by which sums may be wrong
-MAX_PASSES = 8  # over all servers when looking for what the swarm could become
+MAX_PASSES = 4  # over all servers when looking for what the swarm could become
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ def better_span(
         return None
     if speeds.min() >= balance_quality * speeds.mean():
         return None  # even speed spread evenly would not make enough of a difference
-    quality = float(speeds.min() / _reachable(view, chance).min())
-    return Move(target, urgent=False) if quality < balance_quality - EPSILON else None
+    enough = float(speeds.min()) / (balance_quality - EPSILON)
+    return Move(target, urgent=False) if _reaches(enough, view, chance) else None
 
 
 def _speeds(spans: Sequence[Span], num_blocks: int) -> Speeds:
@@ -151,8 +151,9 @@ def _improves(before: Speeds, after: Speeds) -> bool:
     return False
 
 
-def _reachable(view: View, chance: Callable[[], float]) -> Speeds:
-    """What the swarm becomes if everybody moves to a better place, one after the other, till none is."""
+def _reaches(speed: float, view: View, chance: Callable[[], float]) -> bool:
+    """Whether the slowest block gets faster than ``speed`` if everybody moves to a better place, one
+    after the other, till there is none."""
     places, speeds = list(view.spans), view.speeds()
     for _ in range(MAX_PASSES):
         moved = False
@@ -164,9 +165,9 @@ def _reachable(view: View, chance: Callable[[], float]) -> Speeds:
                 places[index] = replace(span, blocks=target)
                 speeds = _speeds(places, view.num_blocks)
                 moved = True
-        if not moved:
+        if not moved or speeds.min() > speed:
             break
-    return speeds
+    return bool(speeds.min() > speed)
 
 
 def _slice(blocks: BlockRange) -> slice:

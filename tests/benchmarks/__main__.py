@@ -16,7 +16,7 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import gateway, generation, leaving, relaying, sessions, steps, visits
+from . import gateway, generation, kills, leaving, relaying, sessions, steps, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "relaying": relaying.measure,
     "leaving": leaving.measure,
     "gateway": gateway.measure,
+    "kills": kills.measure,
 }
 
 

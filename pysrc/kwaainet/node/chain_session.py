@@ -23,6 +23,8 @@ from .client_options import ClientOptions
 from .hop_opener import HopOpener, close_all
 from .live_hop import LiveHop
 from .recovery import Recovery, named
+from .session_keeper import SessionKeeper
+from .spares import Spares
 from .step_watch import StepWatch
 from .swarm_view import SwarmView
 
@@ -54,7 +56,12 @@ class ChainSession:
         self._max_length, self._batch, self._new_id = max_length, batch, new_id
         self._histories = Histories(Budget(options.history_bytes, history))
         self._watch = StepWatch(view, now)
-        self._recovery = Recovery(opener, view, self._watch, self._histories, options, now=now, new_id=new_id)
+        parts = (opener, view, self._watch, self._histories, options)
+        self._spares = Spares(*parts, now=now, new_id=new_id)
+        self._recovery = Recovery(*parts, self._spares, now=now, new_id=new_id)
+        self._keeper: SessionKeeper | None = None
+        self._changing = asyncio.Lock()  # held while the chain is driven or repaired
+        self._now = now
         self._hops: list[LiveHop] = []
         self._driving: asyncio.Task[Floats] | None = None  # the last step, until all hops have answered
         self._stepping = False
@@ -66,7 +73,10 @@ class ChainSession:
 
     async def open(self) -> None:
         """Connect to a chain. Raises ``Unreachable``."""
-        self._hops = await self._opener.open(self._blocks, set(), look_again=True)
+        self._keeper = SessionKeeper(
+            lambda: self._hops, self._repair, self._tend, self._view, self._watch, self._now
+        )
+        self._take_in(await self._opener.open(self._blocks, set(), look_again=True), 0, 0)
 
     async def step(self, hidden: Floats, rows: Sequence[int] | None = None) -> Floats:
         """hidden [batch, n, hidden] float32 through every hop, appended at ``position``.
@@ -79,20 +89,25 @@ class ChainSession:
         self._check(hidden, rows)
         if self._stepping:
             raise UsageError("the last step of this session has not been answered yet")
+        assert self._keeper is not None, "an open session has a keeper"
         self._stepping = True
+        self._keeper.step_begins()
         hidden = np.ascontiguousarray(hidden, dtype=np.float32)
         try:
-            async with asyncio.timeout(self._options.step_timeout):
+            async with asyncio.timeout(self._options.step_timeout), self._changing:
                 await self._settle()
                 step = Step(self._new_id(), self.position, None if rows is None else tuple(rows))
+                self._spares.before(step)
                 output = await self._run(step, hidden)
         except TimeoutError:
             limit = f"{self._options.step_timeout:g} s"
             raise Unreachable(f"a step through {self._chain_text()} took longer than {limit}") from None
+        else:
+            self.position += hidden.shape[1]
+            return output
         finally:
             self._stepping = False
-        self.position += hidden.shape[1]
-        return output
+            self._keeper.step_ends()
 
     async def rollback(self, length: int) -> None:
         """Forget all but the first ``length`` positions; the servers do so with the next step."""
@@ -102,8 +117,11 @@ class ChainSession:
 
     async def close(self) -> None:
         """End the session at every hop."""
+        if self._keeper is not None:
+            await self._keeper.close()
         await self._stop_driving()
         hops, self._hops = self._hops, []
+        await self._spares.close()
         await close_all(hops)
         self._histories.keep_only(())
 
@@ -206,9 +224,31 @@ class ChainSession:
             hops = await self._recovery.replace(lost, step)
         except Unreachable as nobody:
             raise named(lost.hop, error, f"; {nobody}") from error
-        self._hops[index : index + 1] = hops
+        self._take_in(hops, index, index + 1)
         self._histories.keep_only([live.hop.blocks.start for live in self._hops])
         log.info("server %s is replaced by %s", lost.hop.peer, ", ".join(str(one.hop.peer) for one in hops))
+
+    def _take_in(self, hops: Sequence[LiveHop], start: int, end: int) -> None:
+        """Put ``hops`` where those from ``start`` to ``end`` were."""
+        self._hops[start:end] = hops
+        for live in hops:
+            live.on_failure = self._keeper.hop_failed if self._keeper is not None else live.on_failure
+
+    # --- between steps, for the keeper ------------------------------------------------------------
+
+    async def _repair(self) -> None:
+        """Replace what was lost since the last step, ahead of the next."""
+        async with self._changing:
+            if self._driving is not None:
+                await asyncio.wait([self._driving])
+            step = Step(self._new_id(), self.position)
+            for live in list(self._hops):
+                if live.failure is not None and live.reason is not None:
+                    await self._replace(self._hops.index(live), live.failure, step)
+
+    async def _tend(self) -> None:
+        if self._options.spare:
+            await self._spares.tend(self.hops, self.position)
 
     # --- words ------------------------------------------------------------------------------------
 

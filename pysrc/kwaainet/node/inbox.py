@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ..errors import KwaaiNetError, RequestError
+from ..errors import UNAVAILABLE, KwaaiNetError, RequestError
 from ..ports import Stream
 from ..wire.messages import ExpertRequest
 
@@ -81,7 +81,9 @@ class Inbox:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise RequestError(f"no request came for {timeout:g} s; the session is closed") from None
+            raise RequestError(
+                f"{UNAVAILABLE}no request came for {timeout:g} s, so it closed the session"
+            ) from None
         if not self.is_open():
             self._failure.result()
         arrival = self._waiting.popleft()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 
-from ..errors import KwaaiNetError, RequestError
+from ..errors import UNAVAILABLE, KwaaiNetError, RequestError
 from ..inference.session import Command, End, InferenceSession, OpenCache, Reorder, Reply, Run, Truncate
 from ..ports import Stream
 from ..wire.messages import ExpertRequest, ExpertResponse, Tensor
@@ -52,7 +52,9 @@ class SessionServer:
                     await self._answer_all(inbox, resources)
         except TimeoutError:
             limit = f"{self._config.session_timeout:g} s"
-            raise RequestError(f"the session lasted {limit}, the longest allowed; open another") from None
+            raise RequestError(
+                f"{UNAVAILABLE}the session lasted {limit}, the longest allowed; open another"
+            ) from None
 
     async def _answer_all(self, inbox: Inbox, resources: AsyncExitStack) -> None:
         while not self._session.ended:

@@ -18,6 +18,7 @@ from ..types import PeerId
 from .client_options import ClientOptions
 from .hop_opener import HopOpener, close_all
 from .live_hop import LiveHop
+from .spares import Spares
 from .step_watch import StepWatch
 from .swarm_view import SwarmView
 
@@ -34,12 +35,13 @@ class Recovery:
         watch: StepWatch,
         histories: Histories,
         options: ClientOptions,
+        spares: Spares,
         *,
         now: Clock,
         new_id: Callable[[], str],
     ) -> None:
         self._opener, self._view, self._watch, self._histories = opener, view, watch, histories
-        self._options, self._now, self._new_id = options, now, new_id
+        self._options, self._spares, self._now, self._new_id = options, spares, now, new_id
 
     async def replace(self, lost: LiveHop, step: Step) -> list[LiveHop]:
         """Hops for the blocks of ``lost`` that have what came before ``step``.
@@ -51,7 +53,8 @@ class Recovery:
         looked = False
         while True:
             try:
-                hops = await self._opener.open(lost.hop.blocks, avoid)
+                spare = await self._spares.take(lost.hop)
+                hops = [spare] if spare else await self._opener.open(lost.hop.blocks, avoid)
             except Unreachable:
                 if looked and self._now() >= give_up:
                     raise

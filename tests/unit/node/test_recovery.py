@@ -60,12 +60,13 @@ class Fakes:
         self.avoided: list[set[PeerId]] = []
         self.bans: list[tuple[PeerId, Reason]] = []
         self.renewals = 0
+        self.spare: FakeHop | None = None
         self.histories = Histories(Budget(1 << 20))
         self.histories.at(0).append(np.arange(5, dtype=np.float32).reshape(1, 5, 1))
         fakes: Any = self
         options = ClientOptions(replay_tokens=2, patience=patience)
         self.recovery = Recovery(
-            fakes, fakes, fakes, self.histories, options, now=now, new_id=iter("abcdefghij").__next__
+            fakes, fakes, fakes, self.histories, options, fakes, now=now, new_id=iter("abcdefghij").__next__
         )
 
     async def open(self, blocks: BlockRange, avoid: set[PeerId]) -> Sequence[FakeHop]:
@@ -74,6 +75,9 @@ class Fakes:
         if not self.chains:
             raise Unreachable("nobody")
         return self.chains.pop(0)
+
+    async def take(self, hop: Hop) -> FakeHop | None:
+        return self.spare
 
     def failed(self, peer: PeerId, reason: Reason, text: str) -> None:
         self.bans.append((peer, reason))
@@ -112,11 +116,12 @@ def test_the_history_goes_through_all_new_hops_in_pieces() -> None:
     run(main())
 
 
-def test_a_hop_that_has_a_part_is_given_the_rest() -> None:
+def test_a_spare_is_taken_first_and_given_what_it_lacks() -> None:
     async def main() -> None:
-        spare = FakeHop(1, "0:4", position=3)
-        chain: Any = [spare]
-        assert await Fakes().recovery.replay(chain, STEP) is None
+        fakes = Fakes([FakeHop(1, "0:4")])
+        spare = fakes.spare = FakeHop(2, "0:4", position=3)
+        assert await fakes.replace(FakeHop(*LOST)) == [spare]
+        assert len(fakes.chains) == 1
         assert spare.sent == [(3, [3, 4])]
 
     run(main())

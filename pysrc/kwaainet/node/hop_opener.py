@@ -4,7 +4,7 @@ routed around; what comes out is a chain whose streams are all open."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import KwaaiNetError, Unreachable
 from ..inference.chain import HopSession
@@ -56,7 +56,7 @@ class HopOpener:
                     raise
                 tried = f"{len(failures)} tried: {'; '.join(failures)[:2000]}"
                 raise Unreachable(f"nobody announced for blocks {blocks} can be reached ({tried})") from error
-            opened = await asyncio.gather(*(self._open(hop) for hop in route))
+            opened = await self._open_all(route)
             hops = [one for one in opened if isinstance(one, LiveHop)]
             if len(hops) == len(route):
                 return hops
@@ -66,6 +66,19 @@ class HopOpener:
                     failures.append(f"server {hop.peer}: {outcome}")
                     avoid.add(hop.peer)
                     self._view.failed(hop.peer, loss_reason(outcome) or Reason.GONE, str(outcome))
+
+    async def _open_all(self, route: Sequence[Hop]) -> list[LiveHop | KwaaiNetError]:
+        """Side by side; who gives up waiting leaves no stream behind."""
+        opening = [asyncio.ensure_future(self._open(hop)) for hop in route]
+        try:
+            return list(await asyncio.gather(*opening))
+        except BaseException:
+            for task in opening:
+                task.cancel()
+            await asyncio.wait(opening)
+            done = [task.result() for task in opening if not task.cancelled() and task.exception() is None]
+            await close_all(one for one in done if isinstance(one, LiveHop))
+            raise
 
     async def _open(self, hop: Hop) -> LiveHop | KwaaiNetError:
         try:

@@ -62,7 +62,11 @@ class Recovery:
                 looked = True
                 avoid.clear()
                 continue
-            failed = await self.replay(hops, step)
+            try:
+                failed = await self.replay(hops, step)
+            except BaseException:  # nobody waits any more
+                await close_all(hops)
+                raise
             if failed is None:
                 return hops
             await close_all(hops)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..types import BlockRange, PeerId, ServerState
+from .coverage import is_gateway
 from .server_info import ServerInfo, Span, compute_spans
 
 Speeds = NDArray[np.float64]  # [blocks]: of all servers of a block together
@@ -45,9 +46,10 @@ class View:
 
     @classmethod
     def of(cls, records: Sequence[Mapping[PeerId, ServerInfo]]) -> View:
-        """From the records of all blocks."""
+        """From the records of all blocks; gateways compute nothing and do not count."""
         spans = compute_spans(records, min_state=ServerState.JOINING)
-        return cls(len(records), tuple(sorted(spans, key=lambda span: span.peer.data)))
+        themselves = (span for span in spans if not is_gateway(span.info))
+        return cls(len(records), tuple(sorted(themselves, key=lambda span: span.peer.data)))
 
     def speeds(self) -> Speeds:
         """Tokens a second through each block: the sum over its servers."""

@@ -40,6 +40,11 @@ def test_those_who_are_joining_count_and_those_who_left_do_not() -> None:
     assert list(view(2, (0, 2, 10.0), state=ServerState.OFFLINE).speeds()) == [0.0, 0.0]
 
 
+def test_a_gateway_holds_no_block() -> None:
+    gateway = ServerInfo(ServerState.ONLINE, 9.0, 0, 2, version="1+gateway")
+    assert list(View.of([{PEERS[0]: gateway}, {PEERS[0]: gateway}]).speeds()) == [0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("spans", "length", "expected"),
     [

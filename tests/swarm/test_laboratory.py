@@ -32,3 +32,7 @@ def test_a_part_of_the_swarm_is_cut_off() -> None:
     record = play(History(tabs=40, users=4, seconds=60.0, churn=0.05, split=0.3), seed=2)
     check(record)
     assert record.done_to["apart"] == 12
+
+
+def test_calls_get_lost() -> None:
+    check(play(History(tabs=30, users=3, seconds=60.0, churn=0.05, loss=0.1), seed=3))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import gateway, generation, kills, leaving, relaying, sessions, steps, visits
+from . import direct, gateway, generation, kills, leaving, relaying, sessions, steps, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "leaving": leaving.measure,
     "gateway": gateway.measure,
     "kills": kills.measure,
+    "direct": direct.measure,
 }
 
 

@@ -83,6 +83,14 @@ class Caller:
         """Messages there and back, one after the other; ms of each."""
         return list(await self.page.evaluate(f"echo({stream}, {size}, {count})"))
 
+    async def ending(self, stream: int) -> str:
+        """Wait until a stream ends; how it did."""
+        return str(await self.page.evaluate(f"ending({stream})"))
+
+    async def cut(self) -> None:
+        """Break this page's direct connections without a word to its network worker."""
+        await self.page.evaluate("cut()")
+
     async def connection(self, peer: str) -> dict[str, Any] | None:
         """What the network worker last reported of ``peer``."""
         found: dict[str, Any] | None = await self.page.evaluate(f"connection({json.dumps(peer)})")

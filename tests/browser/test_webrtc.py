@@ -57,7 +57,7 @@ def test_a_contributing_tab_is_reached_directly_and_says_so(run: Run) -> None:
         tab = await open_tab(browser, ready["http"], backend="wasm")
         server = (await tab.contribute())["peer_id"]
         caller = await Caller.begin(browser, ready)
-        await caller.open(server, "TransformerConnectionHandler.rpc_inference")
+        stream = await caller.open(server, "TransformerConnectionHandler.rpc_inference")
         await caller.reached_by(server, "webrtc")
 
         async def says_so() -> bool:
@@ -68,6 +68,48 @@ def test_a_contributing_tab_is_reached_directly_and_says_so(run: Run) -> None:
         await eventually(says_so)
         await tab.reads("peers", "direct (WebRTC)")
         await tab.page.close()
+        assert "the tab that served this was closed" in await caller.ending(stream)
+
+    run(main)
+
+
+def test_who_dial_each_other_at_once_agree_on_a_connection(run: Run) -> None:
+    async def main(browser: Browser, ready: dict[str, Any]) -> None:
+        one, other = [await Caller.begin(browser, ready) for _ in range(2)]
+        streams = await asyncio.gather(one.open(other.peer), other.open(one.peer))
+        await asyncio.gather(one.echo(streams[0], 5000, 20), other.echo(streams[1], 5000, 20))
+        await asyncio.gather(one.reached_by(other.peer, "webrtc"), other.reached_by(one.peer, "webrtc"))
+        calls = [one.call(other.peer) for _ in range(10)] + [other.call(one.peer) for _ in range(10)]
+        assert len(await asyncio.gather(*calls)) == 20
+
+    run(main)
+
+
+def test_a_lost_direct_connection_ends_its_streams_and_the_circuit_takes_over(run: Run) -> None:
+    async def main(browser: Browser, ready: dict[str, Any]) -> None:
+        caller, callee = [await Caller.begin(browser, ready) for _ in range(2)]
+        stream = await caller.open(callee.peer)
+        await caller.echo(stream)
+        await caller.reached_by(callee.peer, "webrtc")
+        await callee.cut()
+        assert "StreamReset" in await caller.ending(stream)
+        await caller.call(callee.peer)
+        await caller.reached_by(callee.peer, "circuit")
+        await callee.call(caller.peer)  # it finds out only now
+        await caller.echo(await caller.open(callee.peer))
+
+    run(main)
+
+
+def test_channels_that_cannot_leave_the_page_are_forwarded(run: Run) -> None:
+    async def main(browser: Browser, ready: dict[str, Any]) -> None:
+        caller, callee = await Caller.begin(browser, ready, forward=True), await Caller.begin(browser, ready)
+        for one, other in ((caller, callee), (callee, caller)):
+            await one.call(other.peer)
+            stream = await one.open(other.peer)
+            await one.reached_by(other.peer, "webrtc")
+            assert len(await one.echo(stream, 10_000, 20)) == 20
+            assert len(await one.echo(stream, 2_000_000, 2)) == 2, "more than a channel holds at once"
 
     run(main)
 

@@ -1,6 +1,11 @@
 // The page's half of WebRTC: RTCPeerConnection exists only on the page, so it lives here on behalf of
-// the network worker; its data channels are transferred there, so no data passes the page.
+// the network worker; its data channels are transferred there, so no data passes the page. Where a
+// browser cannot do that, the page keeps them and forwards their messages (rtc_forward.ts).
 // Rule of the file: a channel is transferred in the task that creates or announces it, or events are lost.
+
+import { Forwarder } from './rtc_forward.ts'
+
+const MAX_CONNECTIONS = 256 // at once: peers can ask for them, and each holds ports and threads of the browser
 
 export type Method = 'createOffer' | 'createAnswer' | 'setLocalDescription' | 'setRemoteDescription' | 'addIceCandidate'
 
@@ -11,6 +16,8 @@ export type RtcRequest =
   | { op: 'channel', pc: number, channel: number, label: string, options?: RTCDataChannelInit }
   | { op: 'call', pc: number, id: number, method: Method, argument?: RTCSessionDescriptionInit | RTCIceCandidateInit }
   | { op: 'close', pc: number }
+  | { op: 'send', channel: number, data: ArrayBuffer }
+  | { op: 'close-channel', channel: number }
 
 /** The state of a connection that the worker's copy shows. */
 export interface RtcState {
@@ -26,8 +33,29 @@ export type RtcReply =
   | { op: 'failure', id: number, name: string, message: string }
   | { op: 'event', pc: number, type: 'connectionstatechange' | 'iceconnectionstatechange' | 'signalingstatechange', state: RtcState }
   | { op: 'candidate', pc: number, candidate: RTCIceCandidateInit | null }
-  | { op: 'opened', pc: number, channel: number, dataChannel: RTCDataChannel }
-  | { op: 'announced', pc: number, label: string, protocol: string, number: number | null, dataChannel: RTCDataChannel }
+  | { op: 'opened', pc: number, channel: number, state: RTCDataChannelState, dataChannel?: RTCDataChannel }
+  | { op: 'announced', pc: number, channel: number, state: RTCDataChannelState, label: string, protocol: string, number: number | null, dataChannel?: RTCDataChannel }
+  // of channels that stay on the page
+  | { op: 'changed', channel: number, type: 'open' | 'closing' | 'close', state: RTCDataChannelState }
+  | { op: 'message', channel: number, data: ArrayBuffer }
+  | { op: 'sent', channel: number, bytes: number }
+
+/** Whether this browser can hand a data channel to a worker. */
+export function canTransferChannels (): boolean {
+  if (typeof RTCPeerConnection !== 'function') return false
+  const connection = new RTCPeerConnection()
+  const { port1 } = new MessageChannel()
+  try {
+    const channel = connection.createDataChannel('')
+    port1.postMessage(null, [channel as unknown as Transferable])
+    return true
+  } catch {
+    return false
+  } finally {
+    connection.close()
+    port1.close()
+  }
+}
 
 const plain = (description: RTCSessionDescription | null): RTCSessionDescriptionInit | null => description === null ? null : { type: description.type, sdp: description.sdp }
 
@@ -36,13 +64,21 @@ function stateOf (connection: RTCPeerConnection): RtcState {
   return { connectionState, iceConnectionState, signalingState, localDescription: plain(localDescription), remoteDescription: plain(remoteDescription) }
 }
 
-/** Serve a worker over `port`; returns how to end it all. */
-export function hostRtc (port: MessagePort): () => void {
+/** Serve a worker over `port`; returns how to end it all. `forward`: channels stay here. */
+export function hostRtc (port: MessagePort, forward = !canTransferChannels()): () => void {
   const connections = new Map<number, RTCPeerConnection>()
   const certificates: RTCCertificate[] = []
   const post = (reply: RtcReply, transfer: Transferable[] = []): void => { port.postMessage(reply, transfer) }
+  const forwarder = new Forwarder(post)
+  let announced = 0
+
+  const hand = (reply: Extract<RtcReply, { op: 'opened' | 'announced' }>, channel: RTCDataChannel): void => {
+    if (forward) forwarder.keep(reply.pc, reply.channel, channel)
+    post(forward ? reply : { ...reply, dataChannel: channel }, forward ? [] : [channel as unknown as Transferable])
+  }
 
   const create = (pc: number, configuration: RTCConfiguration, handles: number[]): void => {
+    if (connections.size >= MAX_CONNECTIONS) return // whatever is asked of it next fails
     const chosen = handles.map(handle => certificates[handle]).filter(certificate => certificate !== undefined)
     const connection = new RTCPeerConnection(chosen.length > 0 ? { ...configuration, certificates: chosen } : configuration)
     connections.set(pc, connection)
@@ -51,14 +87,14 @@ export function hostRtc (port: MessagePort): () => void {
     }
     connection.onicecandidate = ({ candidate }) => { post({ op: 'candidate', pc, candidate: candidate?.toJSON() ?? null }) }
     connection.ondatachannel = ({ channel }) => {
-      const { label, protocol, id: number } = channel
-      post({ op: 'announced', pc, label, protocol, number, dataChannel: channel }, [channel as unknown as Transferable])
+      const { label, protocol, id: number, readyState: state } = channel
+      hand({ op: 'announced', pc, channel: --announced, state, label, protocol, number }, channel)
     }
   }
 
   const openChannel = (request: Extract<RtcRequest, { op: 'channel' }>): void => {
     const channel = connections.get(request.pc)?.createDataChannel(request.label, request.options)
-    if (channel !== undefined) post({ op: 'opened', pc: request.pc, channel: request.channel, dataChannel: channel }, [channel as unknown as Transferable])
+    if (channel !== undefined) hand({ op: 'opened', pc: request.pc, channel: request.channel, state: channel.readyState }, channel)
   }
 
   const answer = async (request: Extract<RtcRequest, { id: number }>): Promise<RtcReply> => {
@@ -77,9 +113,12 @@ export function hostRtc (port: MessagePort): () => void {
   port.onmessage = ({ data }: MessageEvent<RtcRequest>) => {
     if (data.op === 'create') create(data.pc, data.configuration, data.certificates)
     else if (data.op === 'channel') openChannel(data)
+    else if (data.op === 'send') forwarder.send(data.channel, data.data)
+    else if (data.op === 'close-channel') forwarder.close(data.channel)
     else if (data.op === 'close') {
       connections.get(data.pc)?.close()
       connections.delete(data.pc)
+      forwarder.drop(data.pc)
     } else {
       answer(data).then(post, (error: Error) => { post({ op: 'failure', id: data.id, name: error.name, message: error.message }) })
     }

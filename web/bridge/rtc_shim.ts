@@ -2,11 +2,18 @@
 // Rule of the file: imported before @libp2p/webrtc; only what that package uses is here.
 
 import type { Method, RtcReply, RtcRequest, RtcState } from './rtc.ts'
+import { type ChannelLike, Emitter, ForwardedChannel, ShimChannel } from './rtc_channel.ts'
+
+const DISCONNECTED_PATIENCE = 5000 // ms a connection may come back in before it counts as lost: browsers wait for half a minute
+
+type ConnectionReply = Extract<RtcReply, { pc: number }>
+type ChannelReply = Extract<RtcReply, { op: 'changed' | 'sent' | 'message' }>
 
 let port: MessagePort | null = null
 let lastId = 0
 const questions = new Map<number, { resolve: (reply: Extract<RtcReply, { op: 'answer' }>) => void, reject: (error: Error) => void }>()
 const connections = new Map<number, ShimConnection>()
+const forwarded = new Map<number, ForwardedChannel>()
 
 /** Use the page at the other end of `given`. Before this, WebRTC fails with a clear error. */
 export function attachRtc (given: MessagePort): void {
@@ -20,14 +27,34 @@ function receive (reply: RtcReply): void {
     questions.delete(reply.id)
     if (reply.op === 'answer') question?.resolve(reply)
     else question?.reject(Object.assign(new Error(reply.message), { name: reply.name }))
-  } else {
+  } else if ('pc' in reply) {
     connections.get(reply.pc)?.receive(reply)
+  } else {
+    toChannel(reply)
   }
 }
 
-function post (request: RtcRequest): void {
+function toChannel (reply: ChannelReply): void {
+  const channel = forwarded.get(reply.channel)
+  if (reply.op === 'sent') channel?.sent(reply.bytes)
+  else if (reply.op === 'message') channel?.arrived(reply.data)
+  else {
+    if (reply.type === 'close') forwarded.delete(reply.channel)
+    channel?.changed(reply.type, reply.state)
+  }
+}
+
+/** The channel that came with a reply, or the likeness of one that stayed on the page. */
+function channelOf ({ channel: number, dataChannel, state }: Extract<RtcReply, { op: 'opened' | 'announced' }>): ChannelLike {
+  if (dataChannel !== undefined) return dataChannel
+  const channel = new ForwardedChannel(number, state, post)
+  forwarded.set(number, channel)
+  return channel
+}
+
+function post (request: RtcRequest, transfer: Transferable[] = []): void {
   if (port === null) throw new Error('WebRTC is not available: the page gave this worker no port for it')
-  port.postMessage(request)
+  port.postMessage(request, transfer)
 }
 
 async function ask (request: (id: number) => RtcRequest): Promise<Extract<RtcReply, { op: 'answer' }>> {
@@ -36,81 +63,6 @@ async function ask (request: (id: number) => RtcRequest): Promise<Extract<RtcRep
     questions.set(id, { resolve, reject })
     post(request(id))
   })
-}
-
-/** An EventTarget that also calls its `on…` property. */
-class Emitter extends EventTarget {
-  emit (type: string, fields: object = {}): void {
-    const event = Object.assign(new Event(type), fields)
-    this.dispatchEvent(event)
-    const handler = (this as unknown as Record<string, unknown>)[`on${type}`]
-    if (typeof handler === 'function') handler.call(this, event)
-  }
-}
-
-/** A data channel that may not have arrived yet. */
-class ShimChannel extends Emitter {
-  readonly label: string
-  readonly protocol: string
-  id: number | null
-  #channel: RTCDataChannel | null = null
-  #binaryType: BinaryType = 'arraybuffer'
-  #threshold = 0
-  #closed = false
-
-  constructor (label: string, protocol: string, id: number | null) {
-    super()
-    this.label = label
-    this.protocol = protocol
-    this.id = id
-  }
-
-  attach (channel: RTCDataChannel): void {
-    this.#channel = channel
-    channel.binaryType = this.#binaryType
-    channel.bufferedAmountLowThreshold = this.#threshold
-    for (const type of ['open', 'close', 'closing', 'bufferedamountlow']) channel.addEventListener(type, () => { this.emit(type) })
-    channel.addEventListener('error', event => { this.emit('error', { error: event.error }) })
-    channel.addEventListener('message', event => { this.emit('message', { data: event.data }) })
-    if (this.#closed) channel.close()
-    else if (channel.readyState === 'open') queueMicrotask(() => { this.emit('open') })
-  }
-
-  get readyState (): RTCDataChannelState {
-    return this.#channel?.readyState ?? (this.#closed ? 'closing' : 'connecting')
-  }
-
-  get bufferedAmount (): number {
-    return this.#channel?.bufferedAmount ?? 0
-  }
-
-  get binaryType (): BinaryType {
-    return this.#binaryType
-  }
-
-  set binaryType (value: BinaryType) {
-    this.#binaryType = value
-    if (this.#channel !== null) this.#channel.binaryType = value
-  }
-
-  get bufferedAmountLowThreshold (): number {
-    return this.#threshold
-  }
-
-  set bufferedAmountLowThreshold (value: number) {
-    this.#threshold = value
-    if (this.#channel !== null) this.#channel.bufferedAmountLowThreshold = value
-  }
-
-  send (data: ArrayBuffer): void {
-    if (this.#channel === null) throw new DOMException('the data channel is not open yet', 'InvalidStateError')
-    this.#channel.send(data)
-  }
-
-  close (): void {
-    this.#closed = true
-    this.#channel?.close()
-  }
 }
 
 interface ShimCertificate { handle: number, expires: number, getFingerprints: () => RTCDtlsFingerprint[] }
@@ -138,20 +90,26 @@ class ShimConnection extends Emitter implements RtcState {
     post({ op: 'create', pc: this.#id, configuration: JSON.parse(JSON.stringify(rest)), certificates: handles })
   }
 
-  receive (reply: Exclude<RtcReply, { id: number }>): void {
+  receive (reply: ConnectionReply): void {
     if (reply.op === 'event') {
       Object.assign(this, reply.state)
       this.emit(reply.type)
+      if (this.connectionState === 'disconnected') this.#doubt()
     } else if (reply.op === 'candidate') {
       this.emit('icecandidate', { candidate: reply.candidate === null ? null : new ShimCandidate(reply.candidate) })
     } else if (reply.op === 'opened') {
-      this.#awaited.get(reply.channel)?.attach(reply.dataChannel)
+      this.#awaited.get(reply.channel)?.attach(channelOf(reply))
       this.#awaited.delete(reply.channel)
     } else {
       const channel = new ShimChannel(reply.label, reply.protocol, reply.number)
-      channel.attach(reply.dataChannel)
+      channel.attach(channelOf(reply))
       this.emit('datachannel', { channel })
     }
+  }
+
+  /** Close a connection that stays silent, so that what is on it fails while that still helps. */
+  #doubt (): void {
+    setTimeout(() => { if (this.connectionState === 'disconnected') this.close() }, DISCONNECTED_PATIENCE)
   }
 
   createDataChannel (label: string, options?: RTCDataChannelInit): ShimChannel {

@@ -21,6 +21,7 @@ const query = new URLSearchParams(location.search)
 const wanted = query.get('backend')
 const backend = wanted === 'wasm' || wanted === 'webgpu' ? wanted : undefined
 const drain = Number(query.get('drain') ?? 90) // seconds
+const webrtc = query.get('webrtc') // off or forwarded, for who wants to compare
 const contribute = element<HTMLButtonElement>('contribute')
 const stop = element<HTMLButtonElement>('stop')
 
@@ -30,7 +31,7 @@ const node = createNode({
   publicName: query.get('name') ?? '',
   ...(query.has('threads') ? { threads: Number(query.get('threads')) } : {}),
   ...(backend === undefined ? {} : { backend }),
-  ...(query.get('webrtc') === 'off' ? { webrtc: 'off' } : {}),
+  ...(webrtc === 'off' || webrtc === 'forwarded' ? { webrtc } : {}),
   onEvent: event => {
     show(event)
     dispatchEvent(new CustomEvent('kwaainet', { detail: event }))

@@ -46,8 +46,8 @@ export interface NodeOptions {
   publicName?: string
   /** STUN and TURN servers as RTCPeerConnection takes them; absent: those the origin names. */
   iceServers?: RTCIceServer[]
-  /** `off`: peers are reached through the relay only. */
-  webrtc?: 'auto' | 'off'
+  /** `off`: peers are reached through the relay only. `forwarded`: as where data channels cannot leave the page. */
+  webrtc?: 'auto' | 'forwarded' | 'off'
   onEvent?: (event: NodeEvent) => void
   /** Stops the node when aborted, at once. */
   signal?: AbortSignal
@@ -187,7 +187,7 @@ class TabNode implements Node {
       PATHS.node, origin, whileRunning(message => { this.#fromNode(message) }),
       whileRunning(reason => { this.#fail(`the node worker broke: ${reason}`) })
     )
-    const running: Running = { network, node, endRtc: hostRtc(rtc.port1) }
+    const running: Running = { network, node, endRtc: hostRtc(rtc.port1, this.#options.webrtc === 'forwarded' || undefined) }
     this.#running = running
     this.#present = false
     const direct = this.#options.webrtc !== 'off' && typeof RTCPeerConnection === 'function'

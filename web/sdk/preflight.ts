@@ -1,5 +1,6 @@
 // Whether this browser can contribute, and with what: looked at without storing or loading anything.
 
+import { canTransferChannels } from '../bridge/rtc.ts'
 import type { Backend } from '../worker/messages.ts'
 
 /** One thing a tab needs. `required`: without it nothing works; `message` is for people. */
@@ -19,6 +20,7 @@ export async function preflight (wanted?: Backend): Promise<Preflight> {
     { name: 'private file system', ok: 'storage' in navigator && 'getDirectory' in navigator.storage, required: true, message: 'this browser has no private file system (OPFS); a private window may lack it' },
     { name: 'locks', ok: 'locks' in navigator, required: true, message: 'this browser has no Web Locks' },
     { name: 'WebRTC', ok: typeof RTCPeerConnection === 'function', required: false, message: 'this browser has no WebRTC; the tab is reached through its relay only' },
+    { name: 'WebRTC in workers', ok: canTransferChannels(), required: false, message: 'this browser keeps WebRTC channels on the page, which forwards their messages' },
     { name: 'WebGPU', ok: gpu.ok, required: wanted === 'webgpu', message: gpu.message },
     { name: 'threads', ok: crossOriginIsolated, required: false, message: 'the page is not cross-origin isolated, so the processor is used with one thread' }
   ]

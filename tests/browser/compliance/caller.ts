@@ -4,7 +4,7 @@
 import { hostRtc } from '../../../web/bridge/rtc.ts'
 import { FRAME_HEADER_SIZE, type NetworkToNode, type NetworkToPage, type NodeToNetwork, type PeerReport } from '../../../web/worker/messages.ts'
 
-interface Options { relays: string[], direct?: boolean }
+interface Options { relays: string[], direct?: boolean, forward?: boolean }
 
 const UNARY = 'Echo.rpc_call'
 const STREAM = 'Echo.rpc_stream'
@@ -14,6 +14,7 @@ type Ending = Extract<NetworkToNode, { type: 'result' | 'fault' | 'data' | 'clos
 let port: MessagePort
 let peers: PeerReport[] = []
 let lastId = 1
+let endRtc = (): void => {}
 const heard = new Map<number, { queue: Ending[], wake: () => void }>()
 
 function post (message: NodeToNetwork): void {
@@ -54,12 +55,12 @@ function newId (): number {
 }
 
 /** Take a slot on the relay; our peer id. */
-async function begin ({ relays, direct = true }: Options): Promise<string> {
+async function begin ({ relays, direct = true, forward = false }: Options): Promise<string> {
   const network = new Worker(new URL('network.js', import.meta.url), { type: 'module' })
   network.onmessage = ({ data }: MessageEvent<NetworkToPage>) => { if (data.type === 'peers') peers = data.peers }
   const rpc = new MessageChannel()
   const rtc = new MessageChannel()
-  hostRtc(rtc.port1)
+  endRtc = hostRtc(rtc.port1, forward)
   port = rpc.port2
   const identity = new Promise<string>(resolve => {
     port.onmessage = ({ data }: MessageEvent<NetworkToNode>) => {
@@ -108,6 +109,22 @@ async function echo (id: number, size: number, count = 1): Promise<number[]> {
   return times
 }
 
+/** Wait until a stream ends; how it did. */
+async function ending (id: number): Promise<string> {
+  for (;;) {
+    try {
+      await next(id)
+    } catch (error) {
+      return String(error)
+    }
+  }
+}
+
+/** Break every direct connection; our own network worker is not told. */
+function cut (): void {
+  endRtc()
+}
+
 /** Give a stream up. */
 function cancel (id: number): void {
   heard.delete(id)
@@ -119,4 +136,4 @@ function connection (peer: string): PeerReport | null {
   return peers.find(report => report.peer === peer) ?? null
 }
 
-Object.assign(globalThis, { begin, call, open, echo, cancel, connection })
+Object.assign(globalThis, { begin, call, open, echo, cancel, ending, cut, connection })

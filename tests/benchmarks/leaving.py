@@ -8,6 +8,7 @@ relay's circuit. Rule of the file: a caller that hears nothing within ``PATIENCE
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from statistics import median
 
 from browser.peers import PREFIX, Peer, Session, hidden_states, joined, write_small_model
 from browser.tabs import Tab
-from interop.running import relay
+from interop.running import Failed, relay
 
 from kwaainet.errors import KwaaiNetError, RpcError
 from kwaainet.native.chromium import Browser
@@ -86,7 +87,9 @@ async def _leaves(url: str, initial_peer: str, count: int) -> dict[str, list[flo
             await tab.page.on_event("kwaainet", tab.hear)
             await tab.page.run_first(NOTE_LEAVING)
             await tab.page.goto(f"{url}?backend=wasm")
-            waited[way] += await _leave(tab, peer, WAYS[way], moments)
+            waits = await _leave(tab, peer, WAYS[way], moments)
+            print(f"{way}: {max(waits):.3f} s", file=sys.stderr, flush=True)
+            waited[way] += waits
     return waited
 
 
@@ -113,8 +116,12 @@ class Caller:
         self._told = asyncio.create_task(self._step_on())
 
     async def busy(self) -> None:
-        """Wait until a step has been answered."""
-        await self._steps.wait()
+        """Wait until a step has been answered; ``Failed`` if none is."""
+        stepped = asyncio.ensure_future(self._steps.wait())
+        await asyncio.wait({stepped, self._told}, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
+        stepped.cancel()
+        if not self._steps.is_set():
+            raise Failed("the tab answered no step of a caller")
 
     async def told(self) -> float:
         """When the error frame came, unix seconds; infinite if none did."""

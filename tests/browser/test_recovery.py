@@ -170,3 +170,17 @@ def test_a_damaged_model_file_is_not_served(small_model: Path, tmp_path: Path) -
 
     with relay(tmp_path, "--model", damaged, "--prefix", PREFIX) as ready:
         asyncio.run(main(ready))
+
+
+def test_tabs_that_may_choose_share_the_blocks_among_them(origin: dict[str, Any]) -> None:
+    """The second one reads through the relay what the first has taken."""
+
+    async def main() -> None:
+        async with await Browser.launch() as one, await Browser.launch() as other:
+            first = await open_tab(one, origin["http"], backend="wasm", blocks=f"auto:{len(ALL) - 1}")
+            assert (await first.contribute())["blocks"] == [0, len(ALL) - 1]
+            second = await open_tab(other, origin["http"], backend="wasm", blocks="auto:1")
+            assert (await second.contribute())["blocks"] == [len(ALL) - 1, len(ALL)]
+            await asyncio.gather(first.stop(), second.stop())
+
+    asyncio.run(main())

@@ -34,7 +34,8 @@ for (const [what, document] of Object.entries({
 }
 
 test('blocks are checked against the model before anything is loaded', () => {
-  for (const fine of ['', '0:4', '3:4']) checkBlocks(fine, 4)
+  for (const fine of ['', '0:4', '3:4', 'auto:1', 'auto:4']) checkBlocks(fine, 4)
   for (const wrong of ['abc', '4', '2:2', '3:1', '-1:2', '0:4:5']) assert.throws(() => { checkBlocks(wrong, 4) }, /START:END/, wrong)
   assert.throws(() => { checkBlocks('2:5', 4) }, /the model has 0:4/)
+  for (const wrong of ['auto:0', 'auto:5']) assert.throws(() => { checkBlocks(wrong, 4) }, /the model has 4 blocks/, wrong)
 })

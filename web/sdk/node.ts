@@ -38,7 +38,7 @@ export interface NodeEvent {
 export interface NodeOptions {
   /** Where relay, model and bundles come from, such as `location.origin`. */
   origin: string
-  /** START:END; empty or absent: all of the model's blocks. */
+  /** START:END; auto:COUNT: so many blocks, where the swarm needs them; empty or absent: all of the model's. */
   blocks?: string
   /** Absent: webgpu where there is a real adapter, else wasm. */
   backend?: Backend

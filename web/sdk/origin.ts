@@ -35,9 +35,14 @@ export function readOrigin (url: string, document: unknown): Origin {
   }
 }
 
-/** Throws unless `blocks` is empty or START:END within the model. */
+/** Throws unless `blocks` is empty, START:END within the model, or auto:COUNT. */
 export function checkBlocks (blocks: string, numBlocks: number): void {
   if (blocks === '') return
+  const [, count] = blocks.match(/^auto:(\d+)$/) ?? []
+  if (count !== undefined) {
+    if (Number(count) < 1 || Number(count) > numBlocks) throw new Error(`"${blocks}": the model has ${numBlocks} blocks; give auto:1 to auto:${numBlocks}`)
+    return
+  }
   const [, start, end] = blocks.match(/^(\d+):(\d+)$/) ?? []
   if (start === undefined || Number(start) >= Number(end)) throw new Error(`"${blocks}" is not a range of blocks; give START:END, such as 0:${numBlocks}`)
   if (Number(end) > numBlocks) throw new Error(`blocks ${blocks} were asked for; the model has 0:${numBlocks}`)

@@ -215,7 +215,7 @@ export interface Model {
   text?: TextFile
 }
 
-/** What the node is to do. ``blocks`` is START:END, or empty to take all. */
+/** What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all. */
 export interface NodeConfig {
   origin: string
   relays: string[]

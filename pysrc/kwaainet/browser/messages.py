@@ -268,7 +268,7 @@ class Model(TypedDict):
 
 
 class NodeConfig(TypedDict):
-    """What the node is to do. ``blocks`` is START:END, or empty to take all."""
+    """What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all."""
 
     origin: str
     relays: list[str]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -15,10 +16,11 @@ from typing import Any, cast
 from ..errors import ConfigError
 from ..formats.manifest import ModelManifest
 from ..node.announce import RelayAnnouncer
-from ..node.config import NodeConfig
+from ..node.config import NodeConfig, parse_blocks
+from ..node.directory import directory_reader
 from ..node.server import ServerNode
 from ..swarm.announcement import PROTOCOL
-from ..types import BlockRange, PeerId, Progress
+from ..types import PeerId, Progress
 from . import messages
 from .bridge import JsFiles, JsPort, on_stop, reporter
 from .engine import BrowserEngine
@@ -65,11 +67,12 @@ class Tab:
     async def create(cls, bridge: Any, asked: messages.NodeConfig, manifest_text: str) -> Tab:
         """Raises ``ConfigError``, ``ModelFileError`` and ``EngineError``."""
         manifest = ModelManifest.from_json(manifest_text)
-        blocks = BlockRange.parse(asked["blocks"] or f"0:{manifest.config.num_hidden_layers}")
+        blocks, movable = parse_blocks(asked["blocks"], manifest.config.num_hidden_layers)
         model = asked["model"]
         config = NodeConfig(
             model["prefix"],
             blocks,
+            movable=movable,
             public_name=asked["public_name"] or None,
             repository=model.get("repository") or None,
         )
@@ -87,6 +90,8 @@ class Tab:
             announcer=RelayAnnouncer(host, relay, timeout=config.announce_timeout),
             now=time.time,
             gradients=BrowserGradients(bridge.createGradients),
+            read_servers=directory_reader(host, relay),
+            chance=random.random,
         )
         return cls(node, host, relay, reporter(bridge))
 

@@ -15,6 +15,20 @@ from ..types import BlockRange
 from .moving import Restlessness
 
 DEFAULT_RESTLESSNESS = Restlessness()
+_AUTO = "auto:"
+
+
+def parse_blocks(text: str, num_blocks: int) -> tuple[BlockRange, bool]:
+    """(blocks, movable) as people ask for them: ``START:END``, ``auto:COUNT``, or nothing for all.
+
+    ``ConfigError`` for a count that the model has not; ``InputError`` for a range that is none.
+    """
+    if not text.startswith(_AUTO):
+        return BlockRange.parse(text or f"0:{num_blocks}"), False
+    count = text.removeprefix(_AUTO)
+    if not (count.isascii() and count.isdigit() and 1 <= int(count) <= num_blocks):
+        raise ConfigError(f"{text!r}: the model has {num_blocks} blocks; give auto:1 to auto:{num_blocks}")
+    return BlockRange(0, int(count)), True
 
 
 @dataclass(frozen=True, slots=True)

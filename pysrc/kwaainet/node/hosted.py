@@ -207,7 +207,8 @@ class HostedSpan:
             self._status = replace(self._status, state=state)
             self._told_cache = self._handler.cache_tokens_left
             await self._around.announcer.announce(self._announcement(state))
-            self._report(Progress(state.name.lower()))
+            if self._target is None or state != ServerState.OFFLINE:  # who moves has not gone
+                self._report(Progress(state.name.lower()))
 
     async def announce_or_log(self, state: ServerState | None = None) -> bool:
         """Like announcing, but a failure is only noted; whether it worked."""
@@ -323,6 +324,7 @@ class HostedSpan:
         """Leave the blocks served for others: say so, serve on until nobody needs them, load the others."""
         if self._status.state != ServerState.ONLINE:
             return  # a device being rebuilt has other worries
+        self._target = self._config.blocks
         await self.announce_or_log(ServerState.OFFLINE)
         self._target = blocks
         await self.announce_or_log(ServerState.JOINING)  # so that nobody else fills the same gap

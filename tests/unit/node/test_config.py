@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from kwaainet.errors import ConfigError
-from kwaainet.node.config import NodeConfig
+from kwaainet.node.config import NodeConfig, parse_blocks
 from kwaainet.testing.model import TINY
 from kwaainet.types import BlockRange
 
@@ -33,6 +33,15 @@ def test_blocks_must_be_the_models() -> None:
     CONFIG.check_model(TINY)
     with pytest.raises(ConfigError, match="0:6 were asked for; the model has 0:5"):
         replace(CONFIG, blocks=BlockRange(0, 6)).check_model(TINY)
+
+
+def test_blocks_are_all_given_or_chosen() -> None:
+    assert parse_blocks("", 5) == (BlockRange(0, 5), False)
+    assert parse_blocks("2:4", 5) == (BlockRange(2, 4), False)
+    assert parse_blocks("auto:3", 5) == (BlockRange(0, 3), True)
+    for wrong in ("auto:", "auto:0", "auto:6", "auto:x"):
+        with pytest.raises(ConfigError, match="auto:1 to auto:5"):
+            parse_blocks(wrong, 5)
 
 
 def test_lengths_default_to_petals_and_stay_within_the_model() -> None:

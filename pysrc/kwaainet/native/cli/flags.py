@@ -26,13 +26,23 @@ def add_command(commands: Any, name: str, summary: str, description: str | None)
     return parser
 
 
-def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """``--model`` and ``--prefix``."""
+def add_model(parser: argparse.ArgumentParser, *, required: bool, several: bool = False) -> None:
+    """``--model`` and ``--prefix``; with ``several`` both are lists, or ``None``."""
+    action = "append" if several else "store"
+    again = "; repeat it, and the flags of each in the same order, to serve several" if several else ""
     parser.add_argument(
-        "--model", type=Path, required=required, metavar="PATH", help="a .gguf file or Hugging Face folder"
+        "--model",
+        type=Path,
+        required=required,
+        action=action,
+        metavar="PATH",
+        help=f"a .gguf file or Hugging Face folder{again}",
     )
     parser.add_argument(
-        "--prefix", metavar="NAME", help="the model's name in the DHT; the default follows its file"
+        "--prefix",
+        action=action,
+        metavar="NAME",
+        help="the model's name in the DHT; the default follows its file",
     )
 
 
@@ -95,9 +105,29 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def add_blocks(parser: argparse.ArgumentParser) -> None:
-    """``--blocks``; ``None`` if not given."""
-    parser.add_argument("--blocks", type=_blocks, metavar="A:B", help="serve these blocks (all of them)")
+def add_blocks(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """``--blocks``, or ``--num-blocks`` as ``auto:N``: both are ``options.blocks``, and the last one counts.
+
+    ``None`` if not given; with ``several`` a list.
+    """
+    action = "append" if several else "store"
+    parser.add_argument(
+        "--blocks", type=_blocks, action=action, metavar="A:B", help="serve these blocks (all of them)"
+    )
+    parser.add_argument(
+        "--num-blocks",
+        dest="blocks",
+        action=action,
+        type=_count,
+        metavar="N",
+        help="serve so many, where the swarm needs them; they move when it needs them elsewhere",
+    )
+
+
+def _count(text: str) -> str:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of blocks")
+    return f"auto:{int(text)}"
 
 
 def _blocks(text: str) -> BlockRange:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
 from ...node.announce import DhtAnnouncer
-from ...node.config import NodeConfig
+from ...node.config import NodeConfig, parse_blocks
 from ...node.dht import DhtNode
+from ...node.directory import dht_reader
+from ...node.hosted import HostedModel
 from ...node.server import NodeStatus, ServerNode
-from ...types import BlockRange
 from ..engine import NativeEngine
 from ..gradients import NativeGradients
 from ..host import NativeHost
-from ..model import Model, open_model
+from ..model import open_model
 from ..store import NoStore
 from .flags import (
     add_blocks,
@@ -39,8 +43,8 @@ def add(commands: Any) -> None:
     """Declare ``kwaainet serve``."""
     parser = add_command(commands, "serve", "serve blocks of a model natively", __doc__)
     add_repository(parser)
-    add_model(parser, required=True)
-    add_blocks(parser)
+    add_model(parser, required=True, several=True)
+    add_blocks(parser, several=True)
     add_initial_peers(parser, required=True)
     add_listening(parser, DEFAULT_LISTEN)
     parser.add_argument(
@@ -56,16 +60,10 @@ async def run(options: argparse.Namespace) -> int:
     progress = ProgressLine()
     if options.threads < 0:
         raise ConfigError(f"--threads is {options.threads}; give 0 for all cores or a number")
-    model = await asyncio.to_thread(open_model, options.model, report=progress, name=options.prefix)
-    config = NodeConfig(
-        model.name,
-        options.blocks or BlockRange(0, model.config.num_hidden_layers),
-        public_name=options.public_name,
-        repository=options.repository or None,
-        using_relay=False,
-        answer_ping=False,
-    )
-    config.check_model(model.config)
+    models = [
+        await _hosted(options, path, prefix, blocks, progress)
+        for path, prefix, blocks in _asked(options.model, options.prefix, options.blocks)
+    ]
     async with AsyncExitStack() as stack:
         listen = options.listen or DEFAULT_LISTEN
         host = await open_host(
@@ -73,12 +71,13 @@ async def run(options: argparse.Namespace) -> int:
         )
         await host.listen()
         dht = await join_dht(stack, host, options.initial_peers)
-        node = _node(config, model, host, dht, options.threads)
+        node = _node(models, host, dht)
         await node.start(progress)
         progress.finish()
         stack.push_async_callback(node.stop)
         emit(_online(node.status))
-        say(f"serving blocks {config.blocks} of {model.name}")
+        for span in node.status.spans:
+            say(f"serving blocks {span.blocks} of {span.prefix}")
         await until_signalled()
         emit({"event": "draining", "seconds": options.drain})
         say(f"finishing what is being served, at most {options.drain:g} s")
@@ -87,18 +86,59 @@ async def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _node(config: NodeConfig, model: Model, host: NativeHost, dht: DhtNode, threads: int) -> ServerNode:
-    return ServerNode(
-        config,
+def _asked(
+    paths: list[Path], prefixes: list[str] | None, blocks: list[Any] | None
+) -> list[tuple[Path, str | None, str]]:
+    """What is asked of each model; ``ConfigError`` where it is not clear which of them is meant."""
+    for flag, given in (("--prefix", prefixes), ("--blocks or --num-blocks", blocks)):
+        if given and len(given) != len(paths):
+            raise ConfigError(
+                f"{flag} is given {len(given)} times for {len(paths)} models; give it once for each, or never"
+            )
+    names: Sequence[str | None] = prefixes or [None] * len(paths)
+    return [
+        (path, name, str(wanted))
+        for path, name, wanted in zip(paths, names, blocks or [""] * len(paths), strict=True)
+    ]
+
+
+async def _hosted(
+    options: argparse.Namespace, path: Path, prefix: str | None, blocks: str, report: ProgressLine
+) -> HostedModel:
+    model = await asyncio.to_thread(open_model, path, report=report, name=prefix)
+    span, movable = parse_blocks(blocks, model.config.num_hidden_layers)
+    config = NodeConfig(
+        model.name,
+        span,
+        movable=movable,
+        public_name=options.public_name,
+        repository=options.repository or None,
+        using_relay=False,
+        answer_ping=False,
+    )
+    config.check_model(model.config)
+    gradients = NativeGradients(options.threads)
+    return HostedModel(config, model.manifest, model.source, NativeEngine(options.threads), gradients)
+
+
+def _node(models: list[HostedModel], host: NativeHost, dht: DhtNode) -> ServerNode:
+    first, *others = models
+    node = ServerNode(
+        first.config,
         host=host,
-        engine=NativeEngine(threads),
+        engine=first.engine,
         store=NoStore(),
-        source=model.source,
-        manifest=model.manifest,
+        source=first.source,
+        manifest=first.manifest,
         announcer=DhtAnnouncer(dht, host.peer_id, time.time),
         now=time.time,
-        gradients=NativeGradients(threads),
+        gradients=first.gradients,
+        read_servers=dht_reader(dht),
+        chance=random.random,
     )
+    for model in others:
+        node.add(model)
+    return node
 
 
 def _online(status: NodeStatus) -> dict[str, Any]:
@@ -106,6 +146,7 @@ def _online(status: NodeStatus) -> dict[str, Any]:
         "event": "online",
         "peer_id": str(status.peer_id),
         "blocks": [status.blocks.start, status.blocks.end],
+        "models": {span.prefix: [span.blocks.start, span.blocks.end] for span in status.spans},
         "backend": status.backend,
         "maddrs": list(status.addresses),
     }

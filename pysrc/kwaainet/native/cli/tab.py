@@ -31,7 +31,7 @@ class TabOptions:
     ``drain`` is the seconds that leaving may take."""
 
     url: str
-    blocks: BlockRange | None = None
+    blocks: BlockRange | str | None = None  # auto:N lets the tab choose where so many are
     backend: str | None = None
     headless: bool = False
     browser: Path | None = None

@@ -31,6 +31,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["fly"], "fly"),
         (["tab"], "URL"),
         (["tab", "http://h/", "--blocks", "3"], "START:END"),
+        (["tab", "http://h/", "--num-blocks", "0"], "is not a number of blocks"),
         (["tab", "http://h/", "--drain", "soon"], "number of seconds"),
         (["tab", "http://h/", "--drain", "-1"], "number of seconds"),
         (["tab", "http://h/", "--backend", "cuda"], "cuda"),

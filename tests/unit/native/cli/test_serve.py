@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kwaainet.errors import ConfigError
 from kwaainet.native.cli.main import build_parser
 from kwaainet.native.cli.relay import RelayOptions, running_relay
 from kwaainet.native.cli.serve import run
@@ -50,3 +51,35 @@ def test_a_relay_a_server_and_a_client_make_a_swarm(
     completion = asyncio.run(main())
     assert completion.endswith("\n")
     assert len(completion) > 1
+
+
+def test_one_node_serves_what_is_asked_of_each_model(
+    page: Path, tiny_gguf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        told = RelayOptions(http="127.0.0.1:0", listen=["/ip4/127.0.0.1/tcp/0"])
+        async with running_relay(told, lambda progress: None) as relay:
+            words = ["serve", "--initial-peers", relay.host.addresses[0]]
+            for prefix, blocks in (("one", ["--blocks", "1:2"]), ("two", ["--num-blocks", "2"])):
+                words += ["--model", str(tiny_gguf), "--prefix", prefix, *blocks]
+            serving = asyncio.ensure_future(run(build_parser().parse_args(words)))
+            printed = ""
+
+            def online() -> bool:
+                nonlocal printed
+                printed += capsys.readouterr().out
+                return serving.done() or '"online"' in printed
+
+            await until(online)
+            assert json.loads(printed)["models"] == {"one": [1, 2], "two": [0, 2]}
+            serving.cancel()
+            await asyncio.wait([serving])
+
+    asyncio.run(main())
+
+
+def test_flags_that_do_not_fit_the_models_are_refused() -> None:
+    words = ["serve", "--initial-peers", "/ip4/127.0.0.1/tcp/1", "--model", "a", "--model", "b"]
+    for flags in (["--prefix", "x"], ["--blocks", "0:1"], ["--num-blocks", "1"]):
+        with pytest.raises(ConfigError, match="1 times for 2 models"):
+            asyncio.run(run(build_parser().parse_args([*words, *flags])))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser.tabs import Tab, open_tab
+from browser.tabs import Tab, eventually, open_tab
 from browser.talking import ChatPage, generated, write_talking_model
 from interop.running import relay
 
@@ -17,11 +20,12 @@ from kwaainet.native.chromium import Browser
 
 PREFIX = "talking-llama"
 TOKENS = 24
+MANY = 300  # enough that something can happen before the answer has ended
 QUESTION = "What is it?"
 
 
 @dataclass(frozen=True)
-class Stage:
+class Origin:
     """A relay that offers the talking model."""
 
     model: Path
@@ -31,36 +35,115 @@ class Stage:
         query = {"backend": "wasm", "max_tokens": str(TOKENS), **query}
         return await open_tab(browser, self.ready["http"], **query)
 
-    async def expected(self, prompt: str = QUESTION) -> str:
-        return await generated(self.model, PREFIX, self.ready["tcp"], prompt, TOKENS)
+    async def expected(self, tokens: int = TOKENS) -> str:
+        """What ``kwaainet generate`` answers to the question through the same swarm."""
+        return await generated(self.model, PREFIX, self.ready["tcp"], QUESTION, tokens)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A tab that serves the model, a page that may chat, and the loop they live in."""
+
+    runner: asyncio.Runner
+    origin: Origin
+    server: Tab
+    peer: str
+    page: Tab
+    chat: ChatPage
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        self.runner.run(work)
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     model = write_talking_model(tmp_path_factory.mktemp("model") / "talking")
     with relay(tmp_path_factory.mktemp("relay"), "--model", model, "--prefix", PREFIX) as ready:
-        yield Stage(model, ready)
+        yield Origin(model, ready)
 
 
-def test_a_page_chats_through_another_tab_and_through_itself(stage: Stage) -> None:
+@pytest.fixture(scope="module")
+def scene(origin: Origin) -> Iterator[Scene]:
+    async def enter(stack: AsyncExitStack) -> tuple[Tab, str, Tab, ChatPage]:
+        browser = await stack.enter_async_context(await Browser.launch())
+        server, page = await origin.page(browser), await origin.page(browser, max_tokens=str(MANY))
+        return server, (await server.contribute())["peer_id"], page, await ChatPage.of(page)
+
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        try:
+            yield Scene(runner, origin, *runner.run(enter(stack)))
+        finally:
+            runner.run(stack.aclose())
+
+
+def test_a_page_chats_through_another_tab(scene: Scene) -> None:
+    async def main() -> None:
+        expected = await scene.origin.expected(MANY)
+        assert len(expected) == MANY
+        assert scene.page.page.workers == {}, "nothing loads before the first message"
+        assert await scene.chat.ask(QUESTION) == expected
+        assert [hop["peer"] for hop in scene.chat.chains()[-1]["hops"]] == [scene.peer]
+        assert "tokens a second" in await scene.chat.text("chat-status")
+
+        async def said_how() -> bool:
+            peers = await scene.chat.text("chat-peers")
+            return f"{scene.peer[-8:]}: blocks 0:3, direct (WebRTC)" in peers
+
+        await eventually(said_how)
+
+    scene.run(main())
+
+
+def test_an_answer_can_be_stopped(scene: Scene) -> None:
+    async def main() -> None:
+        heard = len(scene.server.events)
+        await scene.page.click("chat-new")
+        await scene.chat.send(QUESTION)
+
+        async def begun() -> bool:
+            return len(await scene.chat.last()) > 1
+
+        await eventually(begun)
+        await scene.page.click("chat-stop")
+        assert len(await scene.chat.answer()) < MANY
+        assert await scene.chat.text("chat-status") == "Stopped."
+        await scene.server.until("serving", since=heard, sessions=0)
+
+    scene.run(main())
+
+
+def test_a_page_may_chat_and_serve_at_once(scene: Scene) -> None:
+    async def main() -> None:
+        chat = await ChatPage.of(scene.server)
+        assert await chat.ask(QUESTION) == await scene.origin.expected()
+        assert await chat.ask(QUESTION) != await scene.origin.expected(), "what was said before counts"
+
+    scene.run(main())
+
+
+def test_an_answer_goes_on_when_whoever_gives_it_is_gone(scene: Scene) -> None:
     async def main() -> None:
         async with await Browser.launch() as browser:
-            server = await stage.page(browser)
-            peer = (await server.contribute())["peer_id"]
-            expected = await stage.expected()
-            assert len(expected) == TOKENS
+            another = await scene.origin.page(browser)
+            peers = {scene.peer, (await another.contribute())["peer_id"]}
+            whole = await scene.origin.expected(MANY)
+            await scene.page.click("chat-new")
+            await scene.chat.send(QUESTION)
 
-            other = await stage.page(browser)
-            chat = await ChatPage.of(other)
-            assert other.page.workers == {}, "nothing loads before the first message"
-            assert await chat.ask(QUESTION) == expected
-            assert [hop["peer"] for hop in chat.chains()[-1]["hops"]] == [peer]
-            assert peer[-8:] in await chat.text("chat-peers")
-            assert "tokens a second" in await chat.text("chat-status")
-            assert await chat.ask("And that?") != expected, "the conversation so far counts"
-            await other.page.close()
+            async def begun() -> bool:
+                return len(await scene.chat.last()) > 10
 
-            itself = await ChatPage.of(server)
-            assert await itself.ask(QUESTION) == expected, "a page may chat and serve at once"
+            await eventually(begun)
+            [lost] = [hop["peer"] for hop in scene.chat.chains()[-1]["hops"]]
+            if lost == scene.peer:
+                await scene.server.page.close()
+            else:
+                os.killpg(browser.process_id, signal.SIGKILL)
+            assert await scene.chat.answer() == whole, "not a token has changed"
+            last = scene.chat.chains()[-1]
+            assert last["lost"] == [lost]
+            assert {hop["peer"] for hop in last["hops"]} == peers - {lost}
+            assert f"{lost[-8:]} left; continued on" in await scene.chat.text("chat-log")
 
-    asyncio.run(main())
+    scene.run(main())

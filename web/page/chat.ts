@@ -12,6 +12,7 @@ const form = element<HTMLFormElement>('chat-form')
 const input = element<HTMLTextAreaElement>('chat-input')
 const send = element<HTMLButtonElement>('chat-send')
 const stop = element<HTMLButtonElement>('chat-stop')
+const fresh = element<HTMLButtonElement>('chat-new')
 const bar = element<HTMLProgressElement>('chat-progress')
 const conversation: Array<{ role: string, content: string }> = []
 let underWay: AbortController | null = null
@@ -19,6 +20,7 @@ let underWay: AbortController | null = null
 const client = createClient({
   origin: location.origin,
   ...(query.get('webrtc') === 'off' ? { webrtc: 'off' } : {}),
+  push: query.get('push') !== 'off',
   onEvent: event => {
     show(event)
     dispatchEvent(new CustomEvent('kwaainet-chat', { detail: event }))
@@ -126,19 +128,32 @@ async function answer (text: string): Promise<void> {
   }
 }
 
+/** Which buttons make sense while an answer is under way, and while none is. */
+function enable (answering: boolean): void {
+  send.disabled = answering
+  stop.disabled = !answering
+  fresh.disabled = answering || conversation.length === 0
+}
+
 form.addEventListener('submit', event => {
   event.preventDefault()
   const text = input.value.trim()
   if (text === '' || underWay !== null) return
   problem('')
   input.value = ''
-  send.disabled = true
-  stop.disabled = false
+  enable(true)
   void answer(text).finally(() => {
-    send.disabled = false
-    stop.disabled = true
+    enable(false)
     input.focus()
   })
+})
+fresh.addEventListener('click', () => {
+  conversation.length = 0
+  element('chat-log').replaceChildren()
+  problem('')
+  say('')
+  enable(false)
+  input.focus()
 })
 stop.addEventListener('click', () => { underWay?.abort() })
 input.addEventListener('keydown', event => {

@@ -19,6 +19,8 @@ export interface ClientOptions {
   iceServers?: IceServer[]
   /** 'off': always through the relay. */
   webrtc?: 'auto' | 'off'
+  /** false: every step comes back here between two servers. */
+  push?: boolean
   onEvent?: (event: ClientEvent) => void
 }
 
@@ -148,7 +150,7 @@ class TabClient implements Client {
 
   async #load (): Promise<void> {
     this.#tell('loading')
-    const { origin, iceServers, webrtc } = this.#options
+    const { origin, iceServers, webrtc, push = true } = this.#options
     const given = iceServers === undefined ? null : readIceServers(iceServers, 'the option iceServers')
     const described = await askOrigin(origin)
     this.#model = described.model.prefix
@@ -162,7 +164,7 @@ class TabClient implements Client {
       const direct = webrtc !== 'off' && typeof RTCPeerConnection === 'function'
       const { relays, model } = described
       network.post({ type: 'start-network', identity: 'new', relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: given ?? described.iceServers }, [rpc.port1, rtc.port2])
-      client.post({ type: 'start-client', config: { origin, relays, model }, network: rpc.port2 }, [rpc.port2])
+      client.post({ type: 'start-client', config: { origin, relays, model, push }, network: rpc.port2 }, [rpc.port2])
     })
     if (this.#state === 'loading') this.#tell('ready')
   }

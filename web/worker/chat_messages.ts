@@ -2,11 +2,12 @@
 
 import type { Cancel, Failed, LoadProgress, Model, NetworkGone, Stopped } from './messages.ts'
 
-/** What the client is to know. */
+/** What the client is to know. ``push``: servers pass a step on to the next one themselves. */
 export interface ClientConfig {
   origin: string
   relays: string[]
   model: Model
+  push: boolean
 }
 
 /** Boot Pyodide and the client. */

@@ -11,11 +11,12 @@ from .messages import Cancel, Failed, LoadProgress, Model, NetworkGone, Port, St
 
 
 class ClientConfig(TypedDict):
-    """What the client is to know."""
+    """What the client is to know. ``push``: servers pass a step on to the next one themselves."""
 
     origin: str
     relays: list[str]
     model: Model
+    push: bool
 
 
 class StartClient(TypedDict):

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ..formats.manifest import ModelManifest
 from ..inference.text import TextSettings
-from ..node.client import Client
+from ..node.client import Client, ClientOptions
 from ..node.directory import directory_reader
 from ..node.model import load_head
 from ..types import Progress
@@ -77,6 +77,7 @@ def client_of(host: BrowserHost, asked: chat_messages.ClientConfig, model: ChatM
         model.config.num_hidden_layers,
         now=time.perf_counter,
         random_bytes=urandom,
+        options=ClientOptions(push=asked["push"]),
     )
 
 

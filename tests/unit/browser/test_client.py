@@ -79,7 +79,9 @@ class Bridge:
 def config(javascript: SimpleNamespace, relay: str) -> Any:
     model = {"prefix": "tiny", "num_blocks": 5, "manifest": "", "files": "http://relay/model/"}
     relays = [f"/ip4/127.0.0.1/tcp/1/ws/p2p/{relay}"]
-    return javascript.Object({"origin": "http://relay", "relays": relays, "model": model}.items())
+    return javascript.Object(
+        {"origin": "http://relay", "relays": relays, "model": model, "push": True}.items()
+    )
 
 
 def test_it_loads_answers_and_leaves(client: ModuleType, javascript: SimpleNamespace, network: Any) -> None:

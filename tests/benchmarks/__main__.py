@@ -16,11 +16,7 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-<<<<<<< HEAD
-from . import direct, gateway, generation, kills, leaving, relaying, sessions, steps, visits
-=======
-from . import gateway, generation, leaving, relaying, steps, tab_chain, visits
->>>>>>> 674a1a0 (Chat on when a tab is lost, begin anew, and time the ways through two tabs)
+from . import direct, gateway, generation, kills, leaving, relaying, sessions, steps, tab_chain, visits
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -35,12 +31,9 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "relaying": relaying.measure,
     "leaving": leaving.measure,
     "gateway": gateway.measure,
-<<<<<<< HEAD
     "kills": kills.measure,
     "direct": direct.measure,
-=======
     "tab_chain": tab_chain.measure,
->>>>>>> 674a1a0 (Chat on when a tab is lost, begin anew, and time the ways through two tabs)
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..errors import ApiError
 from ..inference.head import LanguageHead
 from ..inference.sampling import Sampling, choose
 from ..inference.stopping import StopMatcher
@@ -60,6 +61,7 @@ class Completer:
     head: LanguageHead
     client: Client
     fingerprint: str  # of all weights: with the same one, a seed gives the same text
+    longest_text: int  # characters; of a longer one no tokens fit the model
 
     @classmethod
     async def load(cls, model: Model, client: Client) -> Completer:
@@ -67,10 +69,19 @@ class Completer:
         head = await asyncio.to_thread(model.load_head)
         await asyncio.to_thread(lambda: model.tokenizer)
         digest = await asyncio.to_thread(lambda: sha256(model.manifest.to_json().encode()))
-        return cls(model, head, client, digest.hexdigest()[:10])
+        vocabulary = model.tokenizer.vocabulary
+        longest = max(map(len, (*vocabulary.ids, *vocabulary.added)))
+        longest_text = longest * model.config.max_position_embeddings
+        return cls(model, head, client, digest.hexdigest()[:10], longest_text)
 
     async def text_prompt(self, text: str) -> list[int]:
-        """The tokens of a text as it is."""
+        """The tokens of a text as it is; ``ApiError`` at once for one that no tokenizing could make fit."""
+        if len(text) > self.longest_text:
+            raise ApiError(
+                f"the prompt has {len(text)} characters; this model holds "
+                f"{self.model.config.max_position_embeddings} tokens, at most {self.longest_text} characters",
+                code="context_length_exceeded",
+            )
         return await asyncio.to_thread(self.model.tokenizer.encode, text)
 
     async def chat_prompt(self, messages: Sequence[Message]) -> list[int]:

@@ -75,4 +75,4 @@ def scripted(
     client = ScriptedClient(size, tokens, min(model.stop_tokens))
     if error:
         client.errors[0] = error
-    return Completer(model, head, cast(Client, client), "print")
+    return Completer(model, head, cast(Client, client), "print", 640)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from unit.native.scripted import ScriptedClient, scripted
 
-from kwaainet.errors import InputError, Unreachable
+from kwaainet.errors import ApiError, InputError, Unreachable
 from kwaainet.inference.sampling import Sampling
 from kwaainet.native import completion as module
 from kwaainet.native.completion import Completer, Order, Piece, merged
@@ -93,6 +93,9 @@ def test_loading_gives_the_models_own_head(tiny_model: Model) -> None:
     completer = run(Completer.load(tiny_model, client))
     np.testing.assert_array_equal(completer.head.norm, tiny_model.load_head().norm)
     assert len(completer.fingerprint) == 10
+    assert completer.longest_text == 64 * len("<|start|>")
+    with pytest.raises(ApiError, match="577 characters"):
+        run(completer.text_prompt("x" * 577))
 
 
 @pytest.mark.parametrize("way", ["closed", "cancelled", "failed"])

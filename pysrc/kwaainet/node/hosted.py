@@ -27,6 +27,7 @@ from .config import NodeConfig
 from .directory import ReadServers
 from .draining import Drain
 from .gradients import SpanGradients
+from .metering import MeteredEngine
 from .model import LoadStats, load_block, load_span
 from .models import ModelHosts
 from .moving import Mover
@@ -93,6 +94,7 @@ class HostedSpan:
         self._telling = asyncio.Lock()
         self._done_before = 0  # tokens, on spans that were left
         self._told_cache = 0
+        self._metered: MeteredEngine | None = None  # what serves, or served last
         self._target: BlockRange | None = None  # where we are about to move; others should know
         self._drain = Drain(config.drain_grace, self.is_busy)
         self._neighbours = Neighbours(around.hosts.host, around.read_servers, around.now, around.chance)
@@ -109,6 +111,7 @@ class HostedSpan:
             tokens_done=self._done_before + self._span.tokens_done,
             cache_tokens_left=self._span.admission.tokens_left,
             moving_in=self._drain.seconds_left,
+            rates=None if self._metered is None else self._metered.rates,
         )
 
     def is_busy(self) -> bool:
@@ -247,7 +250,7 @@ class HostedSpan:
         return abs(self._handler.cache_tokens_left - self._told_cache) >= config.cache_change * total
 
     def _announcement(self, state: ServerState) -> Announcement:
-        config, rates, llama = self._config, self._status.rates, self._model.manifest.config
+        config, rates, llama = self._config, self.status.rates, self._model.manifest.config
         network = config.network_bits_per_second / (32.0 * llama.hidden_size)
         blocks = self._target or config.blocks
         info = ServerInfo(
@@ -286,8 +289,9 @@ class HostedSpan:
         )
         shape = span_shape(model.manifest.config, len(blocks))
         rates = await measure(model.engine, shape, self._around.now)
-        self._status = replace(self._status, loaded=loaded, rates=rates, backend=model.engine.backend)
-        self._span.resume(model.engine)
+        self._status = replace(self._status, loaded=loaded, backend=model.engine.backend)
+        self._metered = MeteredEngine(model.engine, len(blocks), rates, self._around.now)
+        self._span.resume(self._metered)
 
     def _on_device_lost(self, error: DeviceLost) -> None:
         self.note(error)

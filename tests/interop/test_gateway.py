@@ -29,7 +29,7 @@ def test_no_token_changes_when_the_tab_in_use_is_killed(odd: Case, tmp_path: Pat
         native_tab(tmp_path, origin, odd, "3:5", name="tab-3") as (_, last),
     ):
         spec, result = tmp_path / "spec", tmp_path / "result"
-        asked = odd.spec(origin["tcp"], generations=2, prompt_tokens=6, new_tokens=NEW_TOKENS)
+        asked = odd.spec(origin["tcp"], generations=2, prompt_tokens=6, new_tokens=NEW_TOKENS, beams=3)
         spec.write_text(json.dumps(asked))
         command = [PEERS_PYTHON, PEERS / "petals_streamer.py", spec, result]
         with started(command, tmp_path, "client", OFFLINE) as client:
@@ -41,7 +41,9 @@ def test_no_token_changes_when_the_tab_in_use_is_killed(odd: Case, tmp_path: Pat
             [busy] = before["in_use"].keys() - {last["peer_id"]}
             tabs[busy].process.kill()
             assert client.process.wait(TIMEOUT) == 0, client.tail()
-        generations = json.loads(result.read_text())["generations"]
+        outcome = json.loads(result.read_text())
+        assert outcome["beams"], "rows of a batch are reordered, too"
+        generations = outcome["generations"]
         assert [each["error"] for each in generations] == [None, None]
         assert all(each["equal"] for each in generations)
         assert all(each["servers"] == [origin["peer_id"]] for each in generations)

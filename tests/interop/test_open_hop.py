@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from interop.cases import Case
-from interop.running import KWAAINET, free_port, petals_server, relay, started, status
+from interop.running import free_port, native_tab, petals_server, relay, status
 
 from kwaainet.errors import Unreachable
 from kwaainet.identity.keys import PrivateKey
@@ -61,11 +61,8 @@ def swarm(odd: Case, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm
     folder = tmp_path_factory.mktemp("open-hop")
     with ExitStack() as stack:
         origin = stack.enter_context(relay(folder, "--open-hop-private"))
-        circuit = next(address for address in origin["maddrs"] if "/ws/" in address) + "/p2p-circuit"
-        for blocks in ("0:1", "3:5"):  # native, but as reachable as a tab
-            command = [KWAAINET, "serve", "--model", odd.folder, "--prefix", odd.prefix, "--blocks", blocks]
-            command += ["--initial-peers", origin["tcp"], "--listen", circuit, "--threads", "1"]
-            stack.enter_context(started(command, folder, f"serve-{blocks[0]}")).event("online")
+        for blocks in ("0:1", "3:5"):
+            stack.enter_context(native_tab(folder, origin, odd, blocks, f"tab-{blocks[0]}"))
         stack.enter_context(petals_server(folder, odd.folder, odd.prefix, "1:3", origin["tcp"], free_port()))
         yield Swarm(odd, origin, asyncio.run(_find(odd, origin["tcp"])))
 

@@ -5,9 +5,10 @@ SPEC: model, initial_peers, dht_prefix as for petals_client.py, and
   until          a file (optional): when it exists, the generation under way is the last
   prompt_tokens, new_tokens
   request_timeout  seconds (20)
+  beams          of one more generation, by beam search (optional)
 Prints {"event": "token", "generation", "index"} with every token. RESULT: "generations", one
 {"equal", "servers", "times", "error"} each: whether the tokens are those of local Hugging Face, and the
-unix times at which they came.
+unix times at which they came; "beams", whether that generation's tokens are equal.
 """
 
 import json
@@ -65,7 +66,11 @@ def run(spec):
         generations.append(outcome)
         if "until" in spec and Path(spec["until"]).exists():
             break
-    return {"generations": generations}
+    result = {"generations": generations}
+    if "beams" in spec:
+        wide = {**options, "num_beams": spec["beams"], "max_new_tokens": 8}
+        result["beams"] = remote.generate(ids, **wide).tolist() == local.generate(ids, **wide).tolist()
+    return result
 
 
 if __name__ == "__main__":

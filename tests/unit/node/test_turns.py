@@ -51,6 +51,7 @@ async def stage(seconds: float = 1.0) -> Stage:
     engine = FaultyEngine()
     await load_span(MANIFEST, BlockRange(0, 2), MemorySource(FILES), MemoryStore(), engine)
     engine.runs.clear()
+    engine.rounds.clear()
     engine.seconds_per_run = seconds
     return Stage(engine)
 

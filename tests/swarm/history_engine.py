@@ -56,6 +56,7 @@ class HistoryEngine:
     def __init__(self, seconds_per_run: float) -> None:
         self.seconds_per_run = seconds_per_run
         self.mood = "fine"
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._norms: dict[str, Floats] = {}
         self._salts: list[np.float32] = []
         self._caches: CacheTable[list[Floats]] | None = None
@@ -102,6 +103,9 @@ class HistoryEngine:
     async def close(self) -> None:
         self._caches, self._norms = None, {}
         self.open_caches.clear()
+        if not self._closed.done():
+            self._closed.set_exception(EngineError("the engine was closed"))
+            self._closed.exception()  # looked at, even if no run waits for it
 
     def _built(self) -> CacheTable[list[Floats]]:
         if self._caches is None:
@@ -110,7 +114,7 @@ class HistoryEngine:
 
     async def _pass_time(self) -> None:
         if self.mood == "hung":
-            await asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._closed)
         await asyncio.sleep(self.seconds_per_run)
 
     def _compute(self, cache: int, hidden: Floats) -> Floats:

@@ -109,7 +109,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         assert isinstance(loop, VirtualLoop)
         failure = context.get("exception")
         if failure is None:
-            failure = UsageError(str(context.get("message")))
+            task = context.get("task")
+            which = f" ({task.get_name()} at {_position(task)})" if isinstance(task, asyncio.Task) else ""
+            failure = UsageError(f"{context.get('message')}{which}")
         loop._unseen.append(failure)
 
     @staticmethod

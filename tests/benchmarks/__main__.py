@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "kills": kills.measure,
     "direct": direct.measure,
     "tab_chain": tab_chain.measure,
+    "killed_tabs": kills.measure_tabs,
 }
 
 

@@ -84,6 +84,17 @@ test('a stream does not wait longer than its patience', async () => {
   const peer = new Peer()
   peer.links = [circuit]
   await peer.upgrades.settled('b', 1)
+  await peer.upgrades.settled('b', 60_000) // one that was waited for in vain is not waited for again
+  peer.links = []
+  peer.upgrades.changed('b')
+  peer.links = [circuit]
+  let waited = false
+  const waiting = peer.upgrades.settled('b', 60_000).then(() => { waited = true })
+  await settle()
+  assert.equal(waited, false, 'it may have come back another')
+  peer.links = [circuit, theirDirect]
+  peer.upgrades.changed('b')
+  await waiting
 })
 
 test('after a failure it is tried again, each time later', async () => {

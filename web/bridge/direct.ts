@@ -46,6 +46,7 @@ export class Upgrades<L extends Link> {
   readonly #now: () => number
   readonly #entries = new Map<string, Entry>()
   readonly #waiting = new Map<string, Set<() => void>>()
+  readonly #unexpected = new Set<string>() // peers waited for in vain: not again before something changes
   #attempts = 0
 
   constructor (self: string, directory: Directory<L>, now: () => number) {
@@ -69,6 +70,8 @@ export class Upgrades<L extends Link> {
   /** What is known of a peer, or its connections, changed. */
   changed (peer: string): void {
     this.#consider(peer)
+    const links = this.#directory.links(peer)
+    if (links.length === 0 || links.some(link => link.direct)) this.#unexpected.delete(peer)
     if (this.#isSettled(peer)) for (const resolve of this.#waiting.get(peer) ?? []) resolve()
   }
 
@@ -83,13 +86,16 @@ export class Upgrades<L extends Link> {
     }
   }
 
-  /** Wait until a peer's first direct connection is there or is not to be expected; at most `patience` ms. */
+  /** Wait until a peer's first direct connection is there or is not to be expected; at most `patience` ms, and once. */
   async settled (peer: string, patience: number): Promise<void> {
     if (this.#isSettled(peer)) return
     const waiting = this.#waiting.get(peer) ?? new Set()
     this.#waiting.set(peer, waiting)
     await new Promise<void>(resolve => {
-      const timer = setTimeout(settle, patience)
+      const timer = setTimeout(() => {
+        this.#unexpected.add(peer)
+        settle()
+      }, patience)
       function settle (): void {
         clearTimeout(timer)
         waiting.delete(settle)
@@ -103,7 +109,7 @@ export class Upgrades<L extends Link> {
   #isSettled (peer: string): boolean {
     const links = this.#directory.links(peer)
     const entry = this.#entries.get(peer)
-    return links.length === 0 || links.some(link => link.direct) || (entry !== undefined && (!entry.speaks || entry.failures > 0))
+    return links.length === 0 || links.some(link => link.direct) || this.#unexpected.has(peer) || (entry !== undefined && (!entry.speaks || entry.failures > 0))
   }
 
   #consider (peer: string): void {

@@ -112,7 +112,7 @@ MISDEEDS = {
     more_than_it_reserved: "Maximum length exceeded",
     more_than_the_model_holds: "Cannot allocate KV cache",
     a_growing_batch: "a batch of 2 in a session opened for a batch of 1",
-    a_future_position: "start_from_position is '7'; the session is at 0",
+    a_future_position: "start_from_position is 7, but the session is at 0",
     bytes_that_are_no_message: "",
     a_question_about_another_model: "another-model",
 }

@@ -31,7 +31,7 @@ from kwaainet.wire.messages import (
 )
 
 HIDDEN = serialize(positions(4, CONFIG.hidden_size, seed=9))
-PROMPTS = serialize(np.zeros((3, 1, 2, 64), np.float32))
+PROMPTS = serialize(np.zeros((2, 1, 2, 64), np.float32))  # for two blocks of three
 STEP = serialize(positions(1, CONFIG.hidden_size, seed=8))
 FIRST = {"session_id": "evil", "max_length": 32, "points": 0}
 
@@ -123,7 +123,7 @@ ANY_REQUEST = {
     "structure of one": (request(args_structure=(1,)), "must be a pair"),
     "structure of numbers": (request(args_structure=((1, 2), {})), "b'__T<number>' was expected"),
     "structure beyond": (request(args_structure=((b"__T9",), {})), "points at tensor 9 of 3"),
-    "deep prompts": (request(HIDDEN, PROMPTS, NO_ROWS), "deep prompts of shape [3, 1, 2, 64]"),
+    "deep prompts": (request(HIDDEN, PROMPTS, NO_ROWS), "deep prompts are 'float32' [2, 1, 2, 64]"),
     "adapter": (request(active_adapter="lora"), "adapter 'lora' is not served"),
     "seventeen tensors": (request(HIDDEN, *[NO_PROMPTS] * 17), "18 tensors in one request"),
     "reply compression": (request(output_compression=(77,)), "'77' is no known compression"),
@@ -164,7 +164,7 @@ OPENINGS = {
     "rolled back before it began": ({"start_from_position": 3}, "the session is at 0"),
 }
 STEPS: dict[str, tuple[bytes, str]] = {
-    "beyond": (request(STEP, start_from_position=5), "start_from_position is '5'; the session is at 4"),
+    "beyond": (request(STEP, start_from_position=5), "start_from_position is 5, but the session is at 4"),
     "before": (request(STEP, start_from_position=-1), "start_from_position is '-1'"),
     "position of text": (request(STEP, start_from_position="0"), "start_from_position is '0'"),
     "another batch": (request(serialize(np.zeros((2, 1, 64), np.float32))), "opened for a batch of 1"),
@@ -214,8 +214,10 @@ def test_other_calls_that_cannot_be_served(caller: RpcCaller) -> None:
     async def attack() -> None:
         assert "not served here" in await caller.refused("rpc_info", ExpertUID("other.0").encode())
         assert "not served here" in await caller.refused("rpc_push", request(uid="other.0"))
-        assert "no gradients" in await caller.refused("rpc_backward", request())
-        assert "no gradients" in await caller.refused_in_stream("rpc_backward_stream", request())
+        wrong = request(HIDDEN, STEP, NO_PROMPTS)
+        assert "gradient is float32 [1, 1, 64]" in await caller.refused("rpc_backward", wrong)
+        streamed = await caller.refused_in_stream("rpc_backward_stream", wrong, end=True)
+        assert "gradient is float32 [1, 1, 64]" in streamed
         assert "before its first message" in await empty_stream(caller)
         with pytest.raises(HandshakeError, match="rpc_steal"):
             await caller.raw("rpc_steal")

@@ -7,8 +7,9 @@ sans-IO and deterministic; times are seconds of any clock that only goes forward
 * Prompts go in chunks, one a turn; while others decode, a chunk is about as much work as their last
   round, and rounds and chunks alternate: neither gets less than about half of the time.
 * Turns go round by peer, and by session within a peer: who has many sessions gets no more turns than
-  who has one. So a step waits for no more than one chunk and ``ceil(steps before it / MAX_ROWS)``
-  rounds, where "before it" are, of each other peer, at most as many as its own peer's line up to it.
+  who has one. While a step waits, no other peer has more turns than its own, and no other session of
+  its peer more than one: of P peers and with k sessions of its own peer, at most P k steps go first,
+  and at most one chunk between two rounds.
 * Sessions in lock-step stay so: when a step waits and others that went with it are due back within a
   fraction of what a round takes, ``hold`` says to wait for them. Their clients send the next step when
   they have the last, some milliseconds later; a round without them would cost them all a second one.

@@ -150,37 +150,40 @@ def test_a_peer_with_many_sessions_gets_no_more_turns_than_one_with_one() -> Non
     assert max(turns.values()) - min(turns.values()) <= 2
 
 
-@given(st.integers(0, 2**32), st.integers(1, 8), st.integers(1, 90))
-def test_nobody_waits_for_more_than_its_share_of_turns(seed: int, peers: int, count: int) -> None:
-    """A step waits for at most one chunk more than rounds, and for no more rounds than the lines explain."""
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_while_one_waits_every_peer_has_at_most_its_turns(seed: int, sizes: list[int]) -> None:
+    """``sizes`` are each peer's sessions; they come back at once or late, and prompts are among them."""
     dice = random.Random(seed)
     scheduler: Scheduler[Job] = Scheduler()
-    waiting: dict[Job, int] = {}  # and the turns each has waited
-
-    def arrive(session: int) -> None:
-        rows = dice.choice([1, 1, 1, 2, MAX_ROWS])
-        tokens = 1 if dice.random() < 0.7 else dice.randint(2, 300)
-        job = Job(session, peer(session % peers), rows, tokens)
-        waiting[job] = 0
-        scheduler.add(job, 0.0)
-
-    for session in range(count):
-        arrive(session)
-    bound = 2 * (count + 1)  # if every round had room for one step only, and a chunk came between each two
-    for _ in range(300):
+    waiting: dict[Job, tuple[int, int]] = {}  # rounds and chunks before each
+    away = [(of, number) for of, size in enumerate(sizes) for number in range(size)]
+    peers = len(sizes)
+    for _ in range(120):
+        for session in [session for session in away if dice.random() < 0.8]:
+            away.remove(session)
+            tokens = dice.randint(2, 300) if dice.random() < 0.1 else 1
+            job = Job(session, peer(session[0]), 1, tokens)
+            waiting[job] = (0, 0)
+            scheduler.add(job, 0.0)
         work = scheduler.next(0.0)
-        assert work is not None
-        assert work.rows <= MAX_ROWS or len(work.jobs) == 1
-        for job in waiting:
-            waiting[job] += 1
+        if work is None:
+            continue
+        for job, (rounds, chunks) in waiting.items():
+            waiting[job] = (rounds + work.is_round, chunks + (not work.is_round))
         scheduler.done(work, 0.0)
         for job in work.jobs:
-            assert waiting.pop(job) <= bound * (1 + peers)
+            rounds, chunks = waiting.pop(job)
+            own = sizes[int(job.session[0])]  # type: ignore[index]
+            if work.is_round:
+                assert rounds <= -(-peers * own // MAX_ROWS) + 1
+                assert chunks <= rounds
+            else:
+                assert chunks <= peers * own
             if job.tokens:
-                waiting[job] = 0
+                waiting[job] = (0, 0)
                 scheduler.add(job, 0.0)
             else:
-                arrive(int(str(job.session)))
+                away.append(job.session)  # type: ignore[arg-type]
 
 
 # --- holding --------------------------------------------------------------------------------------

@@ -122,9 +122,15 @@ class TabClient implements Client {
     this.#tell('closed')
     const running = this.#running
     if (running !== null) {
-      const stopped = new Promise<void>(resolve => { running.stopped = resolve })
+      const stopped = new Promise<void>(resolve => {
+        const timer = setTimeout(resolve, wasReady ? STOP_PATIENCE : 0)
+        running.stopped = () => {
+          clearTimeout(timer)
+          resolve()
+        }
+      })
       running.client.post({ type: 'stop-client' })
-      if (wasReady) await Promise.race([stopped, new Promise(resolve => setTimeout(resolve, STOP_PATIENCE))])
+      await stopped
     }
     this.#end(new CompletionError('UsageError', 'the client was closed'))
   }

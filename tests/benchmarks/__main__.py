@@ -16,7 +16,19 @@ from pathlib import Path
 
 from interop.running import ROOT, Failed
 
-from . import direct, gateway, generation, kills, leaving, relaying, sessions, steps, tab_chain, visits
+from . import (
+    direct,
+    endpoint,
+    gateway,
+    generation,
+    kills,
+    leaving,
+    relaying,
+    sessions,
+    steps,
+    tab_chain,
+    visits,
+)
 from .report import Result, Row, markdown, save
 
 RESULTS = ROOT / ".cache" / "benchmarks"
@@ -29,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "steps": steps.measure,
     "sessions": sessions.measure,
     "relaying": relaying.measure,
+    "openai": endpoint.measure,
     "leaving": leaving.measure,
     "gateway": gateway.measure,
     "kills": kills.measure,

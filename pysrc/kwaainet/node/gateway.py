@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -119,7 +120,7 @@ class Gateway:
         )
         self._handler = TransformerConnectionHandler(self._node, model, self._span, training)
         self._announced: Announcement | None = None
-        self._told_at = 0.0
+        self._told_at = -math.inf
         self._holders: set[PeerId] = set()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -203,6 +204,8 @@ class Gateway:
                 await self._announcer.announce(before.with_state(ServerState.OFFLINE))
                 self._announced = None
             if announcement is not None:
+                # ours from now on: it is taken down again even if we are stopped while it is stored
+                self._announced, self._told_at = announcement, -math.inf
                 await self._announcer.announce(announcement)
         except (KwaaiNetError, TimeoutError) as error:
             log.warning("announcing blocks %s failed: %s", _span(announcement), error)

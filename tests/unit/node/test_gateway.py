@@ -38,6 +38,7 @@ class Board:
         self.peer, self.records = peer, records
         self.said: list[Announcement] = []
         self.failures: list[Exception] = []
+        self.seconds = 0.0
 
     async def announce(self, announcement: Announcement) -> None:
         if self.failures:
@@ -45,6 +46,7 @@ class Board:
         self.said.append(announcement)
         for block in range(announcement.span.start, announcement.span.end):
             self.records[block][self.peer] = announcement.server
+        await asyncio.sleep(self.seconds)  # at others
 
     def farewell(self) -> bytes:
         return b""
@@ -215,6 +217,18 @@ def test_an_announcement_that_failed_is_made_again() -> None:
         await swarm.looked()
         await swarm.looked()
         assert swarm.board.words == ["ONLINE 0:5"]
+
+    play(scene)
+
+
+def test_who_is_stopped_while_announcing_takes_it_down_again() -> None:
+    async def scene(swarm: Swarm) -> None:
+        swarm.board.seconds = 10.0
+        await swarm.serve("0:5")
+        await swarm.looked()
+        assert swarm.board.words == ["ONLINE 0:5"]
+        await swarm.gateway.stop()
+        assert swarm.board.words == ["ONLINE 0:5", "OFFLINE 0:5"]
 
     play(scene)
 

@@ -35,7 +35,9 @@ def test_a_gateway_announces_what_a_server_holds_until_it_stops(
                         await asyncio.sleep(0.05)
             async with asyncio.timeout(30):
                 printed += capsys.readouterr().out
-                assert any(json.loads(line).get("peer_id") == str(found[True]) for line in printed.splitlines())
+                assert any(
+                    json.loads(line).get("peer_id") == str(found[True]) for line in printed.splitlines()
+                )
                 running[1].cancel()
                 await asyncio.wait(running[1:])
                 while True in await servers():

@@ -24,7 +24,7 @@ from .report import Result, Row
 
 PREFIX = "talking-llama"
 SPANS = ("0:1", "1:3")
-TOKENS = 64
+TOKENS = 48
 QUESTION = "What is it?"
 WAYS = {"auto": "WebRTC", "off": "circuit"}
 
@@ -48,9 +48,12 @@ async def _chat(urls: dict[str, str], rounds: int) -> dict[str, list[float]]:
     async with AsyncExitStack() as stack:
         browsers = [await stack.enter_async_context(await Browser.launch()) for _ in SPANS]
         pages: dict[str, ChatPage] = {}
-        for way, url in urls.items():
-            for browser, span in zip(browsers, SPANS, strict=True):
-                await (await open_tab(browser, url, backend="wasm", blocks=span, webrtc=way)).contribute()
+        servers = [
+            await open_tab(browser, url, backend="wasm", blocks=span, webrtc=way)
+            for way, url in urls.items()
+            for browser, span in zip(browsers, SPANS, strict=True)
+        ]
+        await asyncio.gather(*(server.contribute() for server in servers))
         for (way, url), push in product(urls.items(), ("on", "off")):
             query = {"webrtc": way, "push": push, "max_tokens": str(TOKENS)}
             pages[f"{WAYS[way]}, push {push}"] = await ChatPage.of(await open_tab(browsers[0], url, **query))

@@ -25,6 +25,7 @@ async function run(args) {
     "--import-mode=importlib",
     "--strict-markers",
     "--rootdir=/repo",
+    "--override-ini=pythonpath=tests", // as in pyproject.toml, which is not there
     "-p",
     "no:cacheprovider",
     "-W",

@@ -188,7 +188,7 @@ def test_places_that_cannot_be_had(swarm: Swarm, tmp_path: Path) -> None:
         "identity_folder": (["relay", *FREE, "--identity-path", tmp_path], USAGE, "cannot be read"),
         "identity_shared": (["relay", *FREE, "--identity-path", readable], USAGE, "chmod 600"),
         "identity_garbage": (["relay", *FREE, "--identity-path", garbage], FAILED, "garbage"),
-        "prefix": (["relay", *FREE, "--prefix", "a.b"], FAILED, "delimits block uids"),
+        "prefix": (["relay", *FREE, "--prefix", "a.b"], FAILED, "cannot name a model"),
         "export_there": (["model", "export", swarm.model, swarm.model], USAGE, "holds a model already"),
         "export_nowhere": (["model", "export", swarm.model, "/proc/out"], USAGE, "cannot write /proc/out"),
     }
@@ -206,7 +206,7 @@ def test_swarms_that_cannot_be_reached(swarm: Swarm, tmp_path: Path) -> None:
         "someone_else": ([*hi, someone], FAILED, "answered"),
         "no_address": ([*hi, "localhost:4001"], FAILED, "localhost:4001"),
         "wrong_prefix": ([*hi, swarm.tcp, "--prefix", "other-hf"], FAILED, "other-hf|no server"),
-        "bad_prefix": ([*hi, swarm.tcp, "--prefix", "a.b"], FAILED, "delimits block uids"),
+        "bad_prefix": ([*hi, swarm.tcp, "--prefix", "a.b"], FAILED, "cannot name a model"),
         "too_long": ([*hi, swarm.tcp, "--prefix", PREFIX, "--max-new-tokens", "1000"], USAGE, "128"),
         "blocks": (["serve", *model, "--blocks", "2:9", "--initial-peers", swarm.tcp], USAGE, "has 0:3"),
     }

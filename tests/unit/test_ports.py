@@ -21,13 +21,13 @@ METHODS = [
     if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
 ]
 # What may take time: the rest must answer at once, because sans-IO code calls it.
-BLOCKING = {ports.Stream, ports.Host, ports.Engine, ports.BlobStore, ports.RangeSource}
+BLOCKING = {ports.Stream, ports.Host, ports.Engine, ports.Gradients, ports.BlobStore, ports.RangeSource}
 IMMEDIATE = {"peer_id", "addresses", "remote_peer", "backend", "handle_unary", "handle_stream"}
 
 
 def test_these_are_the_ports() -> None:
     names = {port.__name__ for port in PORTS}
-    assert names == {"Stream", "Host", "Engine", "BlobStore", "RangeSource", "Aead", "Crypto"}
+    assert names == {"Stream", "Host", "Engine", "Gradients", "BlobStore", "RangeSource", "Aead", "Crypto"}
 
 
 @pytest.mark.parametrize("port", PORTS)

@@ -20,6 +20,7 @@ from ..types import Progress
 from . import chat_messages, messages
 from .bridge import JsFiles, JsPort, on_message, reporter
 from .chat import Chat, ChatModel
+from .event_loop import allow_the_past
 from .host import BrowserHost
 from .store import BrowserSource, BrowserStore
 from .worker import relay_of
@@ -34,6 +35,7 @@ async def main(bridge: Any, config: Any, manifest_text: str, text: str) -> None:
     Raises ``ConfigError``, ``ModelFileError``, ``UnsupportedModel`` and what loading raises.
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    allow_the_past(asyncio.get_running_loop())
     asked = cast(chat_messages.ClientConfig, config.to_py())
     tell = cast(Any, reporter(bridge))
     host = await BrowserHost.create(JsPort(bridge))

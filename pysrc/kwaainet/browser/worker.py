@@ -24,6 +24,7 @@ from ..types import PeerId, Progress
 from . import messages
 from .bridge import JsFiles, JsPort, on_stop, reporter
 from .engine import BrowserEngine
+from .event_loop import allow_the_past
 from .gradients import BrowserGradients
 from .host import BrowserHost
 from .store import BrowserSource, BrowserStore
@@ -42,6 +43,7 @@ WATCH_PERIOD = 1.0  # seconds between looks at what the page should know of a se
 async def main(bridge: Any, config: Any, manifest: str) -> None:
     """Serve until the page says stop. ``config`` is a ``messages.NodeConfig`` as a JavaScript object."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    allow_the_past(asyncio.get_running_loop())
     asked = cast(messages.NodeConfig, config.to_py())
     tab = await Tab.create(bridge, asked, manifest)
     on_stop(bridge, tab.leave)

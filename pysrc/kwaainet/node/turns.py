@@ -112,11 +112,11 @@ class Turns:
 
     async def _more(self, seconds: float) -> None:
         self._added.clear()
+        adding = asyncio.ensure_future(self._added.wait())
         try:
-            async with asyncio.timeout(seconds):
-                await self._added.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait([adding], timeout=seconds)
+        finally:
+            adding.cancel()
 
     async def _carry_out(self, work: Work[Request]) -> None:
         try:

@@ -19,7 +19,7 @@ from ..formats import gguf, gguf_llama, huggingface, safetensors
 from ..formats.config import EMBED, LM_HEAD, NORM, LlamaConfig
 from ..formats.json_text import parse_object
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
-from ..formats.weights import decode
+from ..formats.weights import Weight
 from ..inference.head import LanguageHead
 from ..inference.text import TextSettings
 from ..inference.tokenizer import Tokenizer
@@ -86,7 +86,8 @@ class Model:
     def read_tensor(self, name: str) -> Floats:
         """One tensor, float32 in Hugging Face's layout. Blocks while it reads."""
         entry = self.manifest.tensors[name]
-        return decode(entry, self.source.read_now(entry.file, entry.offset, entry.length), self.config)
+        data = self.source.read_now(entry.file, entry.offset, entry.length)
+        return Weight.stored(entry, data).floats(self.config)
 
     def load_head(self) -> LanguageHead:
         """What a client computes itself: embedding, final norm and head (the embedding if tied)."""

@@ -1,7 +1,7 @@
 """Loads a span into an engine, or a client's head: tensors from the blob store or by range from the source.
 
 Rule of the file: bytes are believed only if they have the hash the manifest states; what was
-fetched once is kept; one block's weights at a time are held decoded, beside a few blocks' bytes.
+fetched once is kept; one block at a time is packed, beside a few blocks' bytes.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import IntegrityError
 from ..formats.config import EMBED, LM_HEAD, NORM
 from ..formats.manifest import Assembly, ModelManifest, Read, TensorEntry, fetch_plan
-from ..formats.weights import decode
+from ..formats.weights import Weight, floats_of
 from ..inference.head import LanguageHead
 from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
 from ..ports import BlobStore, Engine, Floats, RangeSource, Report
@@ -64,9 +64,10 @@ async def load_span(
         for index in range(blocks.start, blocks.end):
             while len(ahead) < BLOCKS_AHEAD and index + len(ahead) < blocks.end:
                 ahead.append(asyncio.ensure_future(loader.block(index + len(ahead))))
-            raw = await ahead[0]
+            weights = loader.weights(index, await ahead[0])
             ahead.popleft()
-            for name, packed in loader.pack(index, index - blocks.start, raw):
+            decoded = floats_of(weights, manifest.config)
+            for name, packed in pack_block(manifest.config, index - blocks.start, decoded):
                 await engine.add_tensor(name, packed)
     finally:
         await _stop(ahead)
@@ -83,7 +84,7 @@ async def load_block(
     entries = manifest.block(index)
     total = sum(entry.length for entry in entries.values())
     loader = _Loader(manifest, source, store, lambda progress: None, len(entries), LoadStats(total))
-    return loader.decode(index, await loader.block(index))
+    return floats_of(loader.weights(index, await loader.block(index)), manifest.config)
 
 
 async def load_head(
@@ -103,10 +104,8 @@ async def load_head(
     entries = {name: manifest.tensors[name] for name in names}
     stats = LoadStats(sum(entry.length for entry in entries.values()))
     raw = await _Loader(manifest, source, store, report, parallel, stats).tensors(entries, "language head")
-    embedding = decode(entries[EMBED], raw.pop(EMBED), config)
-    norm = decode(entries[NORM], raw.pop(NORM), config)
-    lm_head = embedding if LM_HEAD not in raw else decode(entries[LM_HEAD], raw.pop(LM_HEAD), config)
-    return LanguageHead(embedding, norm, lm_head, config.rms_norm_eps)
+    found = {name: Weight.stored(entry, raw.pop(name)).floats(config) for name, entry in entries.items()}
+    return LanguageHead(found[EMBED], found[NORM], found.get(LM_HEAD, found[EMBED]), config.rms_norm_eps)
 
 
 class _Loader:
@@ -171,14 +170,10 @@ class _Loader:
             return error
         return None
 
-    def pack(self, index: int, position: int, raw: dict[str, bytes]) -> Iterator[tuple[str, Floats]]:
-        """The engine's tensors of a block, decoded; ``raw`` is emptied on the way."""
-        return pack_block(self._manifest.config, position, self.decode(index, raw))
-
-    def decode(self, index: int, raw: dict[str, bytes]) -> dict[str, Floats]:
-        """A block's weights; ``raw`` is emptied on the way."""
-        entries, config = self._manifest.block(index), self._manifest.config
-        return {suffix: decode(entries[suffix], raw.pop(suffix), config) for suffix in list(raw)}
+    def weights(self, index: int, raw: Mapping[str, bytes]) -> dict[str, Weight]:
+        """A block's weights, as the file holds them, by Hugging Face suffix."""
+        entries = self._manifest.block(index)
+        return {suffix: Weight.stored(entries[suffix], data) for suffix, data in raw.items()}
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -14,7 +14,7 @@ import pytest
 from kwaainet.errors import InputError, ModelFileError, UnsupportedModel
 from kwaainet.formats.config import LlamaConfig
 from kwaainet.formats.manifest import Assembly, ModelManifest, fetch_plan
-from kwaainet.formats.weights import decode
+from kwaainet.formats.weights import Weight
 from kwaainet.native.model import default_name, open_model
 from kwaainet.types import BlockRange, Progress
 
@@ -86,7 +86,8 @@ def test_what_a_node_fetches_has_the_hashes_of_the_manifest(
         got.update(assembly.receive(read, model.source.read_now(read.file, read.offset, read.length)))
     assert got.keys() == span.keys()
     name = "model.layers.1.self_attn.q_proj.weight"
-    np.testing.assert_array_equal(decode(span[name], got[name], model.config), model.read_tensor(name))
+    weight = Weight.stored(span[name], got[name])
+    np.testing.assert_array_equal(weight.floats(model.config), model.read_tensor(name))
 
 
 def test_progress_counts_every_byte(tmp_path: Path, write_gguf: Write, tiny_weights: Weights) -> None:

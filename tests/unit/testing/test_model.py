@@ -1,5 +1,5 @@
 from kwaainet.formats.manifest import verify
-from kwaainet.formats.weights import decode
+from kwaainet.formats.weights import Weight
 from kwaainet.testing.model import FILE, TINY, random_model
 
 
@@ -7,7 +7,7 @@ def test_the_manifest_describes_the_file() -> None:
     manifest, files = random_model()
     for name, entry in manifest.tensors.items():
         data = verify(name, entry, files[FILE][entry.offset : entry.offset + entry.length])
-        assert decode(entry, data, TINY).shape == TINY.tensor_shapes()[name]
+        assert Weight.stored(entry, data).floats(TINY).shape == TINY.tensor_shapes()[name]
 
 
 def test_the_seed_decides() -> None:

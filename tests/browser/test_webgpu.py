@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,6 @@ def stage(origin: dict[str, Any]) -> Iterator[Stage]:
         yield Stage(runner, browser, tab, runner.run(client.__aenter__()), online)
         runner.run(client.__aexit__(None, None, None))
         runner.run(browser.close())
-
-
-async def after(first: Awaitable[Any], second: Awaitable[Any]) -> None:
-    await first
-    await second
 
 
 def close_to(found: np.ndarray, wanted: np.ndarray) -> bool:
@@ -109,8 +104,13 @@ def test_a_lost_device_is_built_anew(stage: Stage, small_model: Path) -> None:
         step = asyncio.create_task(session.step(hidden))
         with contextlib.suppress(LocalError):  # the process may be gone before it can answer
             await stage.browser.command("Browser.crashGpuProcess")
+
+        async def one_of_two_steps() -> None:
+            await step
+            await session.step(hidden[:, :1])  # the crash may have come too late for the first
+
         with pytest.raises(RpcError, match="the device this session was computed on was lost"):
-            await after(step, session.step(hidden[:, :1]))  # the crash may come too late for the first
+            await one_of_two_steps()
         await stage.tab.until("joining", since=before)
         again = await stage.tab.until("online", since=before)
         assert (again["backend"], again["peer_id"]) == ("webgpu", server)

@@ -124,6 +124,8 @@ def _state(record: Record | None, server: str) -> ServerState | None:
 class Session:
     """One inference session, spoken message by message."""
 
+    session_id = "a-session"
+
     def __init__(self, stream: Stream, uid: str, max_length: int) -> None:
         self.stream, self._uid, self._max_length = stream, uid, max_length
         self._steps = 0
@@ -133,7 +135,7 @@ class Session:
         go into the metadata."""
         self._steps += 1
         metadata = {
-            "session_id": "a-session",
+            "session_id": self.session_id,
             "step_id": f"step-{self._steps}",
             "max_length": self._max_length,
             "args_structure": _ARGUMENTS,
@@ -144,6 +146,10 @@ class Session:
             uid=self._uid, tensors=tuple(map(serialize, arrays)), metadata=msgpack.dumps(metadata)
         )
         await self.stream.send(request.encode())
+        return await self.answer()
+
+    async def answer(self) -> Floats:
+        """The next answer, also of a step that a server pushed."""
         answer = await asyncio.wait_for(self.stream.receive(), PATIENCE)
         assert answer is not None, "the server ended the session without an answer"
         [tensor] = ExpertResponse.decode(answer).tensors

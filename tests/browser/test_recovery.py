@@ -16,7 +16,7 @@ from browser.tabs import eventually, open_tab
 from interop.running import KWAAINET, Running, relay, started
 
 from kwaainet.native.chromium import Browser
-from kwaainet.types import ServerState
+from kwaainet.types import BlockRange, ServerState
 
 
 class FixedRelay:
@@ -172,15 +172,33 @@ def test_a_damaged_model_file_is_not_served(small_model: Path, tmp_path: Path) -
         asyncio.run(main(ready))
 
 
-def test_tabs_that_may_choose_share_the_blocks_among_them(origin: dict[str, Any]) -> None:
+def test_tabs_that_may_choose_share_the_blocks_and_push_steps_to_each_other(
+    origin: dict[str, Any], small_model: Path
+) -> None:
     """The second one reads through the relay what the first has taken."""
+    spans = BlockRange(0, len(ALL) - 1), BlockRange(len(ALL) - 1, len(ALL))
 
     async def main() -> None:
-        async with await Browser.launch() as one, await Browser.launch() as other:
-            first = await open_tab(one, origin["http"], backend="wasm", blocks=f"auto:{len(ALL) - 1}")
-            assert (await first.contribute())["blocks"] == [0, len(ALL) - 1]
-            second = await open_tab(other, origin["http"], backend="wasm", blocks="auto:1")
-            assert (await second.contribute())["blocks"] == [len(ALL) - 1, len(ALL)]
-            await asyncio.gather(first.stop(), second.stop())
+        async with (
+            await Browser.launch() as one,
+            await Browser.launch() as other,
+            joined(origin["tcp"]) as peer,
+        ):
+            tabs, sessions, servers = [], [], []
+            for browser, span in zip((one, other), spans, strict=True):
+                tab = await open_tab(browser, origin["http"], backend="wasm", blocks=f"auto:{len(span)}")
+                online = await tab.contribute()
+                assert online["blocks"] == [span.start, span.end]
+                tabs.append(tab)
+                servers.append(online["peer_id"])
+                sessions.append(await peer.session(online["peer_id"], span=span))
+                await sessions[-1].step(hidden_states(1, 0))
+            hidden = hidden_states(1, 4)
+            onward = (servers[1], sessions[1].session_id, spans[1].start, spans[1].end)
+            middle = await sessions[0].step(hidden, next_servers=[onward])
+            pushed = await sessions[1].answer()  # we never sent it the step
+            assert np.abs(middle - await expected(small_model, hidden, spans[0])).max() < 1e-3
+            assert np.abs(pushed - await expected(small_model, hidden)).max() < 1e-3
+            await asyncio.gather(*(tab.stop() for tab in tabs))
 
     asyncio.run(main())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,13 +187,17 @@ def test_a_session_says_what_does_not_fit() -> None:
     run(main())
 
 
-def step_seconds(spans: Sequence[str], **options: object) -> float:
-    """Seconds of a single token's step, all on the way."""
+def step_ways(latency: float, ping: float | None = None, **options: object) -> float:
+    """What a token through three spans takes, in ways of ``latency`` seconds. The middle server says that
+    its ``ping`` to the last is that."""
 
     async def main() -> float:
         swarm = Swarm()
-        swarm.network.latency = 0.1
-        await swarm.serve(*spans)
+        swarm.network.latency = latency
+        _, middle, last = await swarm.serve("0:2", "2:4", "4:5")
+        if ping is not None:
+            for record in swarm.records[2:4]:
+                record[middle.peer] = replace(record[middle.peer], next_pings={str(last.peer): ping})
         async with swarm.client(**options).session(64) as session:
             first, *tokens = inputs(9)
             await session.step(first)
@@ -199,16 +205,27 @@ def step_seconds(spans: Sequence[str], **options: object) -> float:
             started = now()
             for hidden in tokens[1:]:
                 await session.step(hidden)
-            return (now() - started) / 8
+            return (now() - started) / 8 / latency
 
     return run(main())
 
 
-def test_a_chain_of_k_servers_costs_k_plus_one_ways() -> None:
-    assert 0.09 * 6 < step_seconds(["0:2", "2:4", "4:5"], push=False) < 0.11 * 6
-    assert 0.09 * 4 < step_seconds(["0:2", "2:4", "4:5"]) < 0.12 * 4
+@pytest.mark.parametrize("push", ["on", "auto"])
+def test_a_chain_of_k_servers_costs_k_plus_one_ways(push: str) -> None:
+    assert step_ways(0.1, push=push) == pytest.approx(4, rel=0.2)
+    assert step_ways(0.1, push="off") == pytest.approx(6, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("latency", "ping", "ways"),
+    [(0.002, None, 6), (0.1, 0.45, 5), (0.1, math.inf, 5), (0.1, 0.2, 4), (0.002, 0.004, 6)],
+)
+def test_servers_push_only_where_the_way_that_is_saved_pays(
+    latency: float, ping: float | None, ways: int
+) -> None:
+    assert step_ways(latency, ping, push="auto") == pytest.approx(ways, rel=0.1)
 
 
 def test_losses_in_a_chain_that_pushes() -> None:
     for seed in range(6):
-        after_each_loss(["0:2", "0:2", "2:4", "2:4", "4:5", "4:5"], Server.kill, seed=seed)
+        after_each_loss(["0:2", "0:2", "2:4", "2:4", "4:5", "4:5"], Server.kill, seed, push="on")

@@ -90,7 +90,7 @@ test('nothing loads before it is wanted, and then once', async () => {
   assert.equal(network.posted[0].identity, 'new')
   assert.deepEqual(network.posted[0].relays, ORIGIN.relay)
   assert.equal(worker.posted[0].config.model.text.url, 'http://relay/t')
-  assert.equal(worker.posted[0].config.push, true)
+  assert.equal(worker.posted[0].config.push, 'auto')
   assert.deepEqual(events, [{ event: 'state', state: 'loading' }, { event: 'state', state: 'ready' }])
 })
 

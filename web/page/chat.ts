@@ -8,6 +8,7 @@ const STAGES: Record<string, string> = { python: 'Python', fetched: 'the first a
 const MAX_TOKENS = 256
 
 const query = new URLSearchParams(location.search)
+const push = query.get('push')
 const form = element<HTMLFormElement>('chat-form')
 const input = element<HTMLTextAreaElement>('chat-input')
 const send = element<HTMLButtonElement>('chat-send')
@@ -20,7 +21,7 @@ let underWay: AbortController | null = null
 const client = createClient({
   origin: location.origin,
   ...(query.get('webrtc') === 'off' ? { webrtc: 'off' } : {}),
-  push: query.get('push') !== 'off',
+  ...(push === 'on' || push === 'off' ? { push } : {}),
   onEvent: event => {
     show(event)
     dispatchEvent(new CustomEvent('kwaainet-chat', { detail: event }))

@@ -19,8 +19,9 @@ export interface ClientOptions {
   iceServers?: IceServer[]
   /** 'off': always through the relay. */
   webrtc?: 'auto' | 'off'
-  /** false: every step comes back here between two servers. */
-  push?: boolean
+  /** Whether servers pass a step on to the next one themselves ('on'), or it comes back here between them ('off');
+   * 'auto', which is the default: as it is sooner. */
+  push?: 'auto' | 'on' | 'off'
   onEvent?: (event: ClientEvent) => void
 }
 
@@ -156,7 +157,7 @@ class TabClient implements Client {
 
   async #load (): Promise<void> {
     this.#tell('loading')
-    const { origin, iceServers, webrtc, push = true } = this.#options
+    const { origin, iceServers, webrtc, push = 'auto' } = this.#options
     const given = iceServers === undefined ? null : readIceServers(iceServers, 'the option iceServers')
     const described = await askOrigin(origin)
     this.#model = described.model.prefix

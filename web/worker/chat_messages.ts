@@ -2,12 +2,12 @@
 
 import type { Cancel, Failed, LoadProgress, Model, NetworkGone, Stopped } from './messages.ts'
 
-/** What the client is to know. ``push``: servers pass a step on to the next one themselves. */
+/** What the client is to know. ``push``: servers pass a step on to the next one themselves; ``auto``: where that is sooner. */
 export interface ClientConfig {
   origin: string
   relays: string[]
   model: Model
-  push: boolean
+  push: "auto" | "on" | "off"
 }
 
 /** Boot Pyodide and the client. */

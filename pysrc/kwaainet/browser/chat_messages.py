@@ -11,12 +11,13 @@ from .messages import Cancel, Failed, LoadProgress, Model, NetworkGone, Port, St
 
 
 class ClientConfig(TypedDict):
-    """What the client is to know. ``push``: servers pass a step on to the next one themselves."""
+    """What the client is to know. ``push``: servers pass a step on to the next one themselves; ``auto``:
+    where that is sooner."""
 
     origin: str
     relays: list[str]
     model: Model
-    push: bool
+    push: Literal["auto", "on", "off"]
 
 
 class StartClient(TypedDict):

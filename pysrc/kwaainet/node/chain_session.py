@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,6 +30,10 @@ from .step_watch import StepWatch
 from .swarm_view import SwarmView
 
 log = logging.getLogger(__name__)
+
+# seconds that a way must be shorter for a push: it is one more call, which took 14 ms (WebRTC) to 23 ms
+# (circuit) a token between tabs of one machine, where ways take no time
+PUSH_PAYS = 0.015
 
 
 class ChainSession:
@@ -129,8 +134,7 @@ class ChainSession:
 
     async def _run(self, step: Step, hidden: Floats) -> Floats:
         """The last hop's answer, which may come before those of hops that are on the way."""
-        if self._options.push:
-            self._expect_pushes(step, hidden.shape)
+        self._expect_pushes(step, hidden.shape)
         early = self._hops[-1].awaits(step)
         if early is None:
             return await self._drive(step, hidden)
@@ -197,10 +201,17 @@ class ChainSession:
 
     def _expect_pushes(self, step: Step, shape: tuple[int, ...]) -> None:
         """Servers may push the step to the hops that know their session and stand where it starts."""
-        for live in self._hops[1:]:
+        for before, live in pairwise(self._hops):
             if not live.machine.opened or live.failure is not None or live.position != step.position:
                 break
-            live.expect(shape, step)
+            if self._pushes(before, live):
+                live.expect(shape, step)
+
+    def _pushes(self, before: LiveHop, live: LiveHop) -> bool:
+        """Whether ``before`` is to push to ``live``."""
+        if self._options.push != "auto":
+            return self._options.push == "on"
+        return self._view.push_saves(before.hop.peer, live.hop.peer) > PUSH_PAYS
 
     def _next_servers(self, index: int, step: Step) -> list[NextServer]:
         """To whom the output of this hop may be pushed."""

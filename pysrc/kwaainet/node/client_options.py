@@ -20,14 +20,14 @@ class ClientOptions:
     """``routing``: Petals' ``min_latency`` (one user's speed) or ``max_throughput`` (spread the load).
 
     ``blocks``: the part of the model to run, all of it unless said. ``usable``: servers that may be hops.
-    ``push``: let servers pass a step on to the next hop themselves. ``spare``: keep a second server ready
-    for each hop. Times in seconds.
+    ``push``: let servers pass a step on to the next hop themselves; ``auto``: where that is sooner.
+    ``spare``: keep a second server ready for each hop. Times in seconds.
     """
 
     routing: Literal["min_latency", "max_throughput"] = "min_latency"
     blocks: BlockRange | None = None
     usable: Callable[[PeerId], bool] = _anybody
-    push: bool = True
+    push: Literal["auto", "on", "off"] = "auto"
     spare: bool = False
     step_timeout: float = 300.0  # one step with all its fail-overs: Petals' step timeout
     patience: float = 10.0  # to wait for blocks to be held again by somebody, within a step
@@ -38,6 +38,8 @@ class ClientOptions:
     def __post_init__(self) -> None:
         if self.routing not in ("min_latency", "max_throughput"):
             raise ConfigError(f"routing is {self.routing!r}; min_latency or max_throughput is expected")
+        if self.push not in ("auto", "on", "off"):
+            raise ConfigError(f"push is {self.push!r}; auto, on or off is expected")
         for name in ("step_timeout", "refresh_period", "replay_tokens", "history_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; a positive number is expected")

@@ -18,7 +18,7 @@ from ..swarm.coverage import is_gateway
 from ..swarm.deadlines import StepDeadlines
 from ..swarm.health import MAX_PEERS, PeerHealth, Reason
 from ..swarm.round_trips import RoundTrips
-from ..swarm.routing import Candidate, Hop, max_throughput, min_latency
+from ..swarm.routing import UNKNOWN_ROUND_TRIP, Candidate, Hop, max_throughput, min_latency
 from ..swarm.server_info import ServerInfo, Span, compute_spans
 from ..types import BlockRange, PeerId
 from ..wire.messages import PingRequest
@@ -92,6 +92,18 @@ class SwarmView:
         """Whether the server understands ``start_from_position``: Petals does after 2.2, ours all do."""
         version = next((span.info.version for span in self.spans if span.peer == peer), None)
         return version is not None and not version.startswith(("1.", "2.0.", "2.1.", "2.2."))
+
+    def push_saves(self, one: PeerId, other: PeerId) -> float:
+        """Seconds by which the way from ``one`` to ``other`` is shorter than by way of us; below 0 if longer.
+
+        Where ``one`` announces no ping to ``other``, they are taken to be as far apart as they are from us.
+        """
+        now = self._now()
+        trips = [self.round_trips.get(peer, now) for peer in (one, other)]
+        through_us = sum(UNKNOWN_ROUND_TRIP if trip is None else trip for trip in trips) / 2
+        span = next((span for span in self.spans if span.peer == one), None)
+        pings = (span.info.next_pings if span is not None else None) or {}
+        return through_us - pings.get(str(other), through_us) / 2
 
     def announced_seconds(self, hop: Hop) -> float:
         """What one token through ``hop`` takes by the server's own words."""

@@ -80,7 +80,7 @@ def config(javascript: SimpleNamespace, relay: str) -> Any:
     model = {"prefix": "tiny", "num_blocks": 5, "manifest": "", "files": "http://relay/model/"}
     relays = [f"/ip4/127.0.0.1/tcp/1/ws/p2p/{relay}"]
     return javascript.Object(
-        {"origin": "http://relay", "relays": relays, "model": model, "push": True}.items()
+        {"origin": "http://relay", "relays": relays, "model": model, "push": "auto"}.items()
     )
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -8,6 +9,8 @@ from kwaainet.errors import HandshakeError, RequestError, Unreachable
 from kwaainet.node.client_options import ClientOptions
 from kwaainet.node.swarm_view import FIRST_LOOK, PING, PING_TIMEOUT, SwarmView
 from kwaainet.swarm.health import Reason
+from kwaainet.swarm.round_trips import RoundTrips
+from kwaainet.swarm.routing import UNKNOWN_ROUND_TRIP
 from kwaainet.swarm.server_info import ServerInfo
 from kwaainet.testing.clock import now, run
 from kwaainet.testing.host import MemoryHost, MemoryNetwork
@@ -187,6 +190,23 @@ def test_who_asks_for_a_look_is_told_why_it_failed() -> None:
             await swarm.route()
         await swarm.serve()
         assert len(await swarm.route()) == 1
+
+    swarming(test)
+
+
+def test_a_push_saves_the_way_to_us_and_back_less_the_direct_one() -> None:
+    async def test(swarm: Swarm) -> None:
+        one, other = [(await swarm.serve()).peer_id for _ in range(2)]
+        assert swarm.view.push_saves(one, other) == pytest.approx(UNKNOWN_ROUND_TRIP / 2)
+        for ping, saved in ((None, 0.04), (0.02, 0.07), (0.5, -0.17), (math.inf, -math.inf)):
+            pings = None if ping is None else {str(other): ping}
+            swarm.records[0][one] = replace(swarm.records[0][one], next_pings=pings)
+            await swarm.view.renew()
+            await asyncio.sleep(1.0)  # for the pings of that look
+            swarm.view.round_trips = RoundTrips()
+            swarm.view.round_trips.add(one, 0.1, now())
+            swarm.view.round_trips.add(other, 0.06, now())
+            assert swarm.view.push_saves(one, other) == pytest.approx(saved)
 
     swarming(test)
 

@@ -1,12 +1,13 @@
 """How tensors' numbers are stored in model files, and how they become float32.
 
-Follows ggml's block formats (``ggml-quants.c``; the ``gguf`` package's ``quants.py`` is the test
+Follows ggml's types (``ggml.h``, ``ggml-common.h``; the ``gguf`` package's ``quants.py`` is the test
 oracle). Rule of the file: whole tensors at numpy's speed, chunk by chunk straight into the result,
 because a tab has neither the memory nor the time for temporaries.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,20 @@ from numpy.typing import NDArray
 
 from ..errors import ModelFileError
 from ..ports import Floats
+from .k_quants import K_DECODERS
+from .legacy_quants import DECODERS
 
-_CHUNK = 1 << 11  # blocks handled at once: the quarter MiB of result they make stays in a core's cache
+_CHUNK = 1 << 16  # numbers made at once: their quarter MiB stays in a core's cache
+_PLAIN = {
+    "F32": "<f4",
+    "F16": "<f2",
+    "F64": "<f8",
+    "I8": "i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+}
+_BLOCKS: dict[str, Callable[[NDArray[Any], Floats], None]] = {**DECODERS, **K_DECODERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +41,19 @@ class StorageType:
 
 
 STORAGE_TYPES = {
-    "F32": StorageType(1, 4),
-    "F16": StorageType(1, 2),
+    **{name: StorageType(1, np.dtype(form).itemsize) for name, form in _PLAIN.items()},
     "BF16": StorageType(1, 2),
     "Q4_0": StorageType(32, 18),
     "Q4_1": StorageType(32, 20),
+    "Q5_0": StorageType(32, 22),
+    "Q5_1": StorageType(32, 24),
     "Q8_0": StorageType(32, 34),
+    "Q2_K": StorageType(256, 84),
+    "Q3_K": StorageType(256, 110),
+    "Q4_K": StorageType(256, 144),
+    "Q5_K": StorageType(256, 176),
+    "Q6_K": StorageType(256, 210),
 }
-
-# The scale d (and minimum m) of a block, then its 32 quants; 4-bit ones hold element i in the low
-# and element i + 16 in the high half of byte i.
-_Q4_0 = np.dtype([("d", "<f2"), ("q", "u1", 16)])
-_Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", 16)])
-_Q8_0 = np.dtype([("d", "<f2"), ("q", "i1", 32)])
 
 
 def byte_length(dtype: str, count: int) -> int:
@@ -57,49 +70,28 @@ def byte_length(dtype: str, count: int) -> int:
 def dequantize(dtype: str, data: bytes | bytearray | memoryview, count: int) -> Floats:
     """``count`` numbers as float32 [count]; for F32 a view of ``data``, else a new array.
 
-    Raises ``ModelFileError`` if ``data`` is not exactly as long as ``count`` numbers are.
+    What float32 cannot hold becomes the nearest it can (F64, I32, I64) or infinite. Raises
+    ``ModelFileError`` if ``data`` is not exactly as long as ``count`` numbers are.
     """
     expected = byte_length(dtype, count)
     if len(data) != expected:
         raise ModelFileError(f"{count} numbers of {dtype} take {expected} bytes, but {len(data)} were given")
-    match dtype:
-        case "F32":
-            return np.frombuffer(data, "<f4")
-        case "F16":
-            return np.frombuffer(data, "<f2").astype(np.float32)
-        case "BF16":  # the upper half of a float32
+    with np.errstate(over="ignore", invalid="ignore"):  # scales may be infinite or no numbers
+        if dtype == "BF16":  # the upper half of a float32
             wide = np.frombuffer(data, "<u2").astype(np.uint32)
             wide <<= np.uint32(16)
             return wide.view(np.float32)
-        case "Q8_0":
-            return _eight_bits(np.frombuffer(data, _Q8_0))
-        case "Q4_0":
-            return _four_bits(np.frombuffer(data, _Q4_0), None)
-        case _:
-            blocks = np.frombuffer(data, _Q4_1)
-            return _four_bits(blocks, blocks["m"])
+        if dtype in _PLAIN:
+            return np.frombuffer(data, _PLAIN[dtype]).astype(np.float32, copy=False)
+        return _in_chunks(_BLOCKS[dtype], np.frombuffer(data, np.uint8), STORAGE_TYPES[dtype])
 
 
-def _eight_bits(blocks: NDArray[Any]) -> Floats:
-    result = np.empty((len(blocks), 32), np.float32)
-    for start in range(0, len(blocks), _CHUNK):
-        chunk = blocks[start : start + _CHUNK]
-        np.multiply(chunk["q"], chunk["d"][:, None].astype(np.float32), out=result[start : start + _CHUNK])
-    return result.reshape(-1)
-
-
-def _four_bits(blocks: NDArray[Any], minima: NDArray[Any] | None) -> Floats:
-    """``q * d + m`` with the block's minimum, or ``(q - 8) * d`` where there is none (Q4_0)."""
-    result = np.empty((len(blocks), 32), np.float32)
-    for start in range(0, len(blocks), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        quants = blocks["q"][part]
-        out = result[part]
-        out[:, :16] = quants & 15
-        out[:, 16:] = quants >> 4
-        if minima is None:
-            out -= 8
-        out *= blocks["d"][part, None].astype(np.float32)
-        if minima is not None:
-            out += minima[part, None].astype(np.float32)
+def _in_chunks(
+    decode: Callable[[NDArray[Any], Floats], None], data: NDArray[Any], form: StorageType
+) -> Floats:
+    blocks = data.reshape(-1, form.size)
+    result = np.empty((len(blocks), form.block), np.float32)
+    step = _CHUNK // form.block
+    for start in range(0, len(blocks), step):
+        decode(blocks[start : start + step], result[start : start + step])
     return result.reshape(-1)

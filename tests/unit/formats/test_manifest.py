@@ -85,7 +85,7 @@ def _drop(value: dict[str, Any]) -> None:
         (_set("offset", True), "offset is True, which is not of type int"),
         (_set("length", 1 << 60), f"length is {1 << 60}"),
         (_set("sha256", "AB" * 32), "is not 64 lower-case hex digits"),
-        (_set("dtype", "Q4_K"), "Q4_K is unknown"),
+        (_set("dtype", "IQ2_XS"), "IQ2_XS is unknown"),
         (_set("shape", [64, -64]), "shape is"),
         (_set("shape", ["64", 64]), "not a list of integers"),
         (_set("permuted", 1), "permuted is 1"),

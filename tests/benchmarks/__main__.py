@@ -2,7 +2,8 @@
 
 Peers are measured in the same run, in turns; figures are medians. The table goes to standard output,
 what happens to standard error, every figure to .cache/benchmarks/NAME.json. The exit code is 1 if a
-benchmark could not be run; a missed goal is not an error.
+benchmark could not be run or the guard found a figure worse than its baseline; a missed goal is not an
+error.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from . import (
     endpoint,
     gateway,
     generation,
+    guard,
     kills,
     leaving,
     relaying,
@@ -48,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "direct": direct.measure,
     "tab_chain": tab_chain.measure,
     "killed_tabs": kills.measure_tabs,
+    "guard": guard.measure,
 }
 
 

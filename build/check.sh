@@ -14,6 +14,7 @@ check mypy
 check lint-imports
 check python build/layout.py
 check python build/messages.py --check
+check python build/kernels.py --check
 check npm run --silent types
 check npm run --silent layers
 if [ -n "$failed" ]; then

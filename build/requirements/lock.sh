@@ -10,6 +10,7 @@ lock() {
         --python-version "$3" $4
 }
 lock dev pyproject.toml 3.11 "--extra native --group dev"
+lock kernels build/requirements/kernels.in 3.11 ""
 lock pyodide build/requirements/pyodide.in 3.14 ""
 lock pyodide-pure build/requirements/pyodide-pure.in 3.14 ""
 lock pyodide-tests build/requirements/pyodide-tests.in 3.14 ""

@@ -99,13 +99,21 @@ STEPS = (
         salt=sys.version,
         slow="1.6 GB and some minutes the first time",
     ),
+    Step(
+        "zig",
+        "the compiler of web/kernels into .cache/zig",
+        python.make_zig,
+        lambda: (python.ZIG_LOCK,),
+        (places.ZIG / "ready",),
+        slow="a 100 MB download the first time",
+    ),
 )
 
 SETUP = ("python", "packages", "chromium", "model", "wheel", "pyodide", "web")
 GROUPS = {
     "setup": SETUP,
     "test": (*SETUP, "pyodide-tests", "peers"),
-    "check": ("python", "packages"),
+    "check": ("python", "packages", "zig"),
 }
 
 

@@ -23,6 +23,7 @@ NODE_MODULES = ROOT / "node_modules"
 CHROMIUM = CACHE / "chromium"
 MODELS = CACHE / "models"
 PEERS = CACHE / "peers"  # a virtual environment with the real hivemind and petals
+ZIG = CACHE / "zig"  # the compiler of web/kernels
 STAMPS = CACHE / "stamps"
 
 PYODIDE = DIST / "pyodide"  # what a tab loads

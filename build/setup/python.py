@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from fetch import install
-from places import NODE, NPM, PEERS, PYTHON, REQUIREMENTS, ROOT, VENV, shared_cache
+from places import NODE, NPM, PEERS, PYTHON, REQUIREMENTS, ROOT, VENV, ZIG, shared_cache
 from steps import SetupError, call, locked, say
 
 LOCK = REQUIREMENTS / "dev.txt"
+ZIG_LOCK = REQUIREMENTS / "kernels.txt"
 PEERS_FILES = (REQUIREMENTS / "peers.txt", REQUIREMENTS / "peers-petals.txt")
 
 NPM_LAUNCHER = """#!/bin/sh
@@ -58,17 +60,32 @@ def create(folder: Path) -> None:
 def make_peers() -> None:
     """The environment of the real peers, 1.6 GB, one for all clones of this user: .cache/peers is a link."""
     text = "".join(path.read_text() for path in PEERS_FILES) + sys.version + platform.platform()
-    folder = shared_cache() / f"peers-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    _share(PEERS, text, _install_peers)
+
+
+def make_zig() -> None:
+    """The compiler of the kernels, 500 MB, one for all clones of this user: .cache/zig is a link."""
+    _share(ZIG, ZIG_LOCK.read_text() + platform.platform(), _install_zig)
+
+
+def _share(link: Path, text: str, install: Callable[[Path], None]) -> None:
+    """A folder in the shared cache, made once for what ``text`` says, and the clone's link to it."""
+    folder = shared_cache() / f"{link.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     ready = folder / "ready"
     with locked(folder.with_suffix(".lock")):
-        if not (ready.is_file() and (folder / "bin" / "python").exists()):
-            _install_peers(folder)
+        if not ready.is_file():
+            install(folder)
             ready.touch()
-    if PEERS.exists() and not PEERS.is_symlink():
-        raise SetupError(f"{PEERS} is a folder, not the link the set-up makes; remove it")
-    PEERS.unlink(missing_ok=True)
-    PEERS.parent.mkdir(parents=True, exist_ok=True)
-    PEERS.symlink_to(folder)
+    if link.exists() and not link.is_symlink():
+        raise SetupError(f"{link} is a folder, not the link the set-up makes; remove it")
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(folder)
+
+
+def _install_zig(folder: Path) -> None:
+    call(PYTHON, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "--no-compile",
+         "--upgrade", "--target", folder, "--requirement", ZIG_LOCK)  # fmt: skip
 
 
 def _install_peers(folder: Path) -> None:

@@ -1,0 +1,223 @@
+// Spans on the processor: programs run by the project's own kernels (web/kernels), in one WebAssembly memory.
+// Rule of the file: addresses and sizes are put together here and nowhere else; each run is checked before it starts.
+//
+// Why not onnxruntime-web: on WebAssembly it has no matrix product for 4- and 8-bit weights that can be used (it expands
+// the whole matrix for every token), so that every token reads all weights as float32. Here they lie as the file has
+// them. Key and value caches grow in place; the blocks outside a run's part are not touched.
+
+import { EngineError, type Move, type Place, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
+import { Heap, type Kernels } from './kernel.ts'
+import { type Program, readProgram, type Step } from './program.ts'
+
+const BYTES = Float32Array.BYTES_PER_ELEMENT
+// The rest of the 4 GiB is for caches and activations.
+const MAX_WEIGHT_BYTES = 3 * 2 ** 30
+const MAX_SCRATCH_ROWS = 4096 // rows x tokens of one run
+const QUERIES = 16 // of web/kernels/attention.c
+const MATMUL_SCRATCH = 8192 // of web/kernels/matmul.c, and BYTES_A_COLUMN of the widest weight
+const BYTES_A_COLUMN = 5
+
+/** Where the caches of `rows` rows lie: for each block its keys, then its values, [rows, kv heads, capacity, head dim]. */
+export interface SimdSlab { rows: number, capacity: number, address: number }
+
+export class SimdRuntime implements Runtime<SimdSlab> {
+  /** The processor is what other backends are measured by. */
+  async verify (): Promise<void> {}
+
+  async build (graph: Uint8Array, tensors: Tensors, shape: Shape): Promise<SimdSpan> {
+    const size = [...tensors.values()].reduce((sum, data) => sum + data.byteLength, 0)
+    if (size > MAX_WEIGHT_BYTES) {
+      throw new EngineError('CapacityError', `the weights of ${shape.blocks} blocks take ${Math.ceil(size / 2 ** 20)} MiB; ` +
+        `the wasm backend holds ${MAX_WEIGHT_BYTES / 2 ** 20}: take fewer blocks`)
+    }
+    const program = readProgram(graph, tensors, shape)
+    const heap = await Heap.open()
+    const addresses = new Map<string, number>()
+    for (const name of program.weights.keys()) {
+      addresses.set(name, heap.copy(tensors.get(name) as Uint8Array))
+      tensors.delete(name) // one of them is held twice at a time
+    }
+    return new SimdSpan(heap, program, addresses, shape)
+  }
+}
+
+/** What one run works on: addresses of its buffers, and of what its steps have in common. */
+interface Run {
+  rows: number
+  tokens: number
+  count: number // rows x tokens
+  buffers: Map<string, number>
+  positions: number
+  lengths: number
+  scratch: number
+  capacity: number
+  /** Addresses of the block's caches, from the run's first row on. */
+  keys: number
+  values: number
+}
+
+export class SimdSpan implements Span<SimdSlab> {
+  readonly #heap: Heap
+  readonly #kernels: Kernels
+  readonly #program: Program
+  readonly #addresses: Map<string, number>
+  readonly #shape: Shape
+
+  constructor (heap: Heap, program: Program, addresses: Map<string, number>, shape: Shape) {
+    this.#heap = heap
+    this.#kernels = heap.kernels
+    this.#program = program
+    this.#addresses = addresses
+    this.#shape = shape
+  }
+
+  openSlab (rows: number, capacity: number): SimdSlab {
+    const address = this.#heap.allocate(2 * this.#shape.blocks * rows * this.#rowSize(capacity))
+    return { rows, capacity, address }
+  }
+
+  async run (slab: SimdSlab, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+    this.#check(slab, place, tokens, hidden)
+    const count = place.lengths.length * tokens
+    const address = this.#heap.allocate(this.#workspace(count, place.lengths.length, slab.capacity))
+    try {
+      const run = this.#lay(address, slab, place, tokens)
+      const x = run.buffers.get('x') as number
+      this.#heap.floats(x, hidden.length).set(hidden)
+      for (let block = place.first; block < place.end; block++) {
+        run.keys = this.#cache(slab, 2 * block) + place.firstRow * this.#rowSize(slab.capacity)
+        run.values = this.#cache(slab, 2 * block + 1) + place.firstRow * this.#rowSize(slab.capacity)
+        for (const step of this.#program.blocks[block] as Step[]) this.#step(step, run)
+      }
+      return this.#heap.floats(x, hidden.length).slice()
+    } finally {
+      this.#heap.release(address)
+    }
+  }
+
+  reorder (slab: SimdSlab, firstRow: number, rows: number[], length: number): void {
+    const copy = this.openSlab(rows.length, slab.capacity)
+    try {
+      this.copyRows(slab, copy, rows.map((from, to) => ({ source: firstRow + from, target: to, count: 1, length })))
+      this.copyRows(copy, slab, [{ source: 0, target: firstRow, count: rows.length, length }])
+    } finally {
+      this.closeSlab(copy)
+    }
+  }
+
+  copyRows (from: SimdSlab, to: SimdSlab, moves: Move[]): void {
+    const { kvHeads, headDim } = this.#shape
+    const head = from.capacity * headDim * BYTES
+    for (let cache = 0; cache < 2 * this.#shape.blocks; cache++) {
+      for (const { source, target, count, length } of moves) {
+        for (let row = 0; row < count * kvHeads; row++) {
+          const [old, own] = [source * kvHeads + row, target * kvHeads + row]
+          this.#heap.move(this.#cache(from, cache) + old * head, this.#cache(to, cache) + own * head, length * headDim * BYTES)
+        }
+      }
+    }
+  }
+
+  closeSlab (slab: SimdSlab): void {
+    this.#heap.release(slab.address)
+  }
+
+  /** The memory goes with the last one who knows it. */
+  async release (): Promise<void> {}
+
+  /** Bytes of the memory that are in use. */
+  get size (): number {
+    return this.#heap.size
+  }
+
+  #check ({ rows, capacity }: SimdSlab, { firstRow, lengths, first, end }: Place, tokens: number, hidden: Float32Array): void {
+    const count = lengths.length * tokens
+    const last = Math.max(...lengths) + tokens
+    const fits = count > 0 && count <= MAX_SCRATCH_ROWS && hidden.length === count * this.#shape.hiddenSize &&
+      firstRow >= 0 && firstRow + lengths.length <= rows && Math.min(...lengths) >= 0 &&
+      last <= Math.min(capacity, this.#program.positions) && first >= 0 && end <= this.#shape.blocks
+    if (fits) return
+    throw new EngineError('EngineError', `a run of ${lengths.length} rows from ${firstRow} on by ${tokens} positions to ${last} ` +
+      `through blocks ${first} to ${end} with ${hidden.length} numbers does not fit a slab of ${rows} rows of ${capacity}`)
+  }
+
+  #rowSize (capacity: number): number {
+    return this.#shape.kvHeads * capacity * this.#shape.headDim * BYTES
+  }
+
+  #cache (slab: SimdSlab, index: number): number {
+    return slab.address + index * slab.rows * this.#rowSize(slab.capacity)
+  }
+
+  /** Bytes that a run needs beside the caches. */
+  #workspace (count: number, rows: number, capacity: number): number {
+    const widths = [...this.#program.buffers.values()].reduce((sum, width) => sum + aligned(width * count * BYTES), 0)
+    return widths + aligned(count * BYTES) + aligned(rows * BYTES) + this.#scratchSize(capacity)
+  }
+
+  #scratchSize (capacity: number): number {
+    const widest = Math.max(0, ...[...this.#program.weights.values()].map(({ columns }) => columns))
+    return Math.max(MATMUL_SCRATCH, BYTES_A_COLUMN * widest, QUERIES * (capacity + 8) * BYTES)
+  }
+
+  /** Share out the workspace at an address. */
+  #lay (address: number, slab: SimdSlab, { lengths }: Place, tokens: number): Run {
+    const count = lengths.length * tokens
+    const buffers = new Map<string, number>()
+    for (const [name, width] of this.#program.buffers) {
+      buffers.set(name, address)
+      address += aligned(width * count * BYTES)
+    }
+    const positions = address
+    this.#heap.integers(positions, count).set(lengths.flatMap(length => Array.from({ length: tokens }, (_, at) => length + at)))
+    const own = positions + aligned(count * BYTES)
+    this.#heap.integers(own, lengths.length).set(lengths)
+    const scratch = own + aligned(lengths.length * BYTES)
+    return { rows: lengths.length, tokens, count, buffers, positions, lengths: own, scratch, capacity: slab.capacity, keys: 0, values: 0 }
+  }
+
+  #step (step: Step, run: Run): void {
+    const at = (name: string): number => run.buffers.get(name) as number
+    const wide = (name: string): number => this.#program.buffers.get(name) as number
+    const of = ({ name }: { name: string }): number => this.#addresses.get(name) as number
+    const { count } = run
+    switch (step.op) {
+      case 'rms_norm': {
+        const { columns } = step.weight
+        this.#kernels.rms_norm(at(step.x), of(step.weight), at(step.y), count * wide(step.x) / columns, columns, step.epsilon)
+        break
+      }
+      case 'matmul': {
+        const { type, rows, columns } = step.weight
+        if (!step.add) this.#kernels.zero(at(step.y), count * rows)
+        this.#kernels.matmul(type, of(step.weight), rows, columns, at(step.x), count, at(step.y), run.scratch, 0, rows)
+        break
+      }
+      case 'bias':
+        this.#kernels.add_bias(at(step.y), of(step.bias), count, wide(step.y))
+        break
+      case 'rope': {
+        const { headDim } = this.#shape
+        const heads = wide(step.x) / headDim
+        this.#kernels.rope(at(step.x), of(step.cos), of(step.sin), run.positions, count, heads, headDim, 2 * step.cos.columns)
+        break
+      }
+      case 'attention': {
+        const { kvHeads, headDim } = this.#shape
+        this.#kernels.attention(
+          at(step.q), at(step.k), at(step.v), at(step.y), run.keys, run.values, run.lengths, run.tokens, wide(step.q) / headDim,
+          kvHeads, headDim, run.capacity, step.scale, step.window, step.softcap, run.scratch, 0, run.rows * kvHeads)
+        break
+      }
+      case 'gated':
+        this.#kernels.gated(at(step.gate), at(step.up), count * wide(step.gate), step.activation)
+        break
+      case 'add':
+        this.#kernels.add(at(step.x), at(step.y), count * wide(step.x))
+    }
+  }
+}
+
+function aligned (size: number): number {
+  return Math.ceil(size / 64) * 64
+}

@@ -1,0 +1,126 @@
+// The kernels of web/kernels in a memory of their own, and who has what of that memory.
+// Rule of the file: an address is given out once until it is given back; nothing is known of models.
+
+import { PLAIN, RELAXED } from './kernel_code.ts'
+import { EngineError } from './engine.ts'
+
+const PAGE = 2 ** 16
+const MAX_PAGES = 2 ** 16 // what 32-bit addresses reach
+const ALIGNMENT = 64 // a line of the processor's cache
+// The kernels' stack and constants lie below, and they may read some bytes past the end of what they are given.
+const FIRST = 2 * PAGE
+const MARGIN = 64
+
+/** What web/kernels exports; every argument that is no count or number is an address. */
+export interface Kernels {
+  zero: (x: number, count: number) => void
+  add: (x: number, y: number, count: number) => void
+  add_bias: (y: number, bias: number, rows: number, width: number) => void
+  add_weighted: (x: number, y: number, weights: number, rows: number, width: number) => void
+  rms_norm: (x: number, weight: number, y: number, rows: number, width: number, epsilon: number) => void
+  gated: (gate: number, up: number, count: number, kind: number) => void
+  rope: (x: number, cos: number, sin: number, positions: number, rows: number, heads: number, headDim: number, turned: number) => void
+  matmul: (
+    type: number, weights: number, outputs: number, columns: number, x: number, rows: number, y: number,
+    scratch: number, first: number, last: number
+  ) => void
+  attention: (
+    q: number, k: number, v: number, y: number, keys: number, values: number, lengths: number, tokens: number,
+    heads: number, kvHeads: number, headDim: number, capacity: number, scale: number, window: number, softcap: number,
+    scratch: number, first: number, last: number
+  ) => void
+  read_all: (bytes: number, count: number) => number
+}
+
+/** Bytes from `start` to before `end`. */
+interface Extent { start: number, end: number }
+
+export class Heap {
+  readonly kernels: Kernels
+  readonly #memory: WebAssembly.Memory
+  readonly #taken = new Map<number, number>() // how many bytes from which address on
+  #free: Extent[] = [{ start: FIRST, end: MAX_PAGES * PAGE }] // in order, never two that touch
+
+  private constructor (kernels: Kernels, memory: WebAssembly.Memory) {
+    this.kernels = kernels
+    this.#memory = memory
+  }
+
+  /** The best build that this machine can run; raises EngineError if it can run none. */
+  static async open (): Promise<Heap> {
+    const relaxed = bytes(RELAXED)
+    const code = WebAssembly.validate(relaxed) ? relaxed : bytes(PLAIN)
+    const memory = new WebAssembly.Memory({ initial: FIRST / PAGE, maximum: MAX_PAGES })
+    const { instance } = await WebAssembly.instantiate(code, { env: { memory } })
+    return new Heap(instance.exports as unknown as Kernels, memory)
+  }
+
+  /** Bytes in use. */
+  get size (): number {
+    return [...this.#taken.values()].reduce((sum, size) => sum + size, 0)
+  }
+
+  /** `size` bytes of whatever they held before; raises CapacityError. */
+  allocate (size: number): number {
+    const wanted = Math.ceil((size + MARGIN) / ALIGNMENT) * ALIGNMENT
+    const place = this.#free.findIndex(({ start, end }) => end - start >= wanted)
+    const found = this.#free[place]
+    if (found === undefined || !this.#reach(found.start + wanted)) {
+      throw new EngineError('CapacityError', `the wasm memory has no ${size} bytes left beside the ${this.size} in use`)
+    }
+    const address = found.start
+    found.start += wanted
+    if (found.start === found.end) this.#free.splice(place, 1)
+    this.#taken.set(address, wanted)
+    return address
+  }
+
+  /** Give back what was allocated at an address. */
+  release (address: number): void {
+    const size = this.#taken.get(address)
+    if (size === undefined) return
+    this.#taken.delete(address)
+    const all = [...this.#free, { start: address, end: address + size }].sort((a, b) => a.start - b.start)
+    this.#free = []
+    for (const extent of all) {
+      const last = this.#free.at(-1)
+      if (last?.end === extent.start) last.end = extent.end
+      else this.#free.push(extent)
+    }
+  }
+
+  copy (data: Uint8Array): number {
+    const address = this.allocate(data.byteLength)
+    new Uint8Array(this.#memory.buffer, address, data.byteLength).set(data)
+    return address
+  }
+
+  /** A view that is good until the next allocation: the memory may grow and leave it behind. */
+  floats (address: number, count: number): Float32Array {
+    return new Float32Array(this.#memory.buffer, address, count)
+  }
+
+  integers (address: number, count: number): Int32Array {
+    return new Int32Array(this.#memory.buffer, address, count)
+  }
+
+  /** Copy bytes within the memory. */
+  move (from: number, to: number, size: number): void {
+    new Uint8Array(this.#memory.buffer).copyWithin(to, from, from + size)
+  }
+
+  #reach (end: number): boolean {
+    const pages = Math.ceil(end / PAGE) - this.#memory.buffer.byteLength / PAGE
+    if (pages <= 0) return true
+    try {
+      this.#memory.grow(pages)
+      return true
+    } catch {
+      return false
+    }
+  }
+}
+
+function bytes (base64: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(atob(base64), letter => letter.charCodeAt(0))
+}

@@ -46,13 +46,14 @@ class ServedSpan:
         most = min(self.max_run_tokens, MAX_CHUNK)
         self._turns = Turns(engine, most, self._count, self._device_lost)
 
-    def suspend(self, why: str) -> None:
-        """Refuse requests with this text, and end the sessions there are."""
+    def suspend(self, why: str, ending: KwaaiNetError | None = None) -> None:
+        """Refuse requests with this text, and end the sessions there are with it or with ``ending``."""
+        ending = ending or Unavailable(why)
         turns, self._turns, self._pause = self._turns, None, why
         for cache in list(self._caches):
-            cache.end(DeviceLost(_LOST))
+            cache.end(ending)
         if turns is not None:
-            turns.fail_all(DeviceLost(_LOST))
+            turns.fail_all(ending)
 
     @asynccontextmanager
     async def open_cache(
@@ -104,7 +105,7 @@ class ServedSpan:
     def _device_lost(self, error: DeviceLost) -> None:
         """A run found the device gone; the first counts."""
         if self._turns is not None:
-            self.suspend("the server lost its device and is rebuilding; try later")
+            self.suspend("the server lost its device and is rebuilding; try later", DeviceLost(_LOST))
             self._on_device_lost(error)
 
     def _count(self, tokens: int) -> None:

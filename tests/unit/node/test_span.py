@@ -3,7 +3,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from kwaainet.errors import CapacityError, DeviceLost, EngineError, StreamReset
+from kwaainet.errors import CapacityError, DeviceLost, EngineError, StreamReset, Unavailable
 from kwaainet.node.admission import Admission
 from kwaainet.node.model import load_span
 from kwaainet.node.span import ServedSpan
@@ -168,6 +168,20 @@ def test_a_lost_device_ends_every_session_and_is_told_once() -> None:
                     await late
             await span.forward(states(1, 1), 0.0)
         assert span.admission.tokens_left == 200
+
+    run(main())
+
+
+def test_a_suspended_span_ends_its_sessions_with_the_words_given() -> None:
+    async def main() -> None:
+        span, _, _ = await serving()
+        async with span.open_cache(1, 10, 0.0) as cache:
+            running = asyncio.ensure_future(cache.run(states(1, 1)))
+            await asyncio.sleep(0)
+            span.suspend("it has moved")
+            for late in (running, cache.run(states(1, 1)), span.forward(states(1, 1), 0.0)):
+                with pytest.raises(Unavailable, match="server unavailable: it has moved"):
+                    await late
 
     run(main())
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import ModelFileError, UnsupportedModel
 from .config import LM_HEAD, LlamaConfig
 from .manifest import TensorEntry
-from .safetensors import StoredTensor
+from .stored import StoredTensor
 
 ARCHITECTURE = "LlamaForCausalLM"
 _BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # older exports keep it
@@ -79,6 +79,7 @@ def read_tensors(
     entries: dict[str, TensorEntry] = {}
     for name, tensor in tensors.items():
         if name in wanted:
+            tensor.check_weight(name)
             entries[name] = TensorEntry(file, tensor.offset, tensor.length, "", tensor.dtype, tensor.shape)
         elif not _BUFFER.fullmatch(name) and name != LM_HEAD:  # a tied head may be stored, and is not used
             raise UnsupportedModel(

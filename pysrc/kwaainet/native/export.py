@@ -17,7 +17,8 @@ from ..formats.huggingface import write_config
 from ..formats.safetensors import header_bytes
 from ..ports import Report
 from ..types import Progress
-from .model import SINGLE, Model
+from .checkpoint import SINGLE
+from .model import Model
 from .text import TOKENIZER
 
 _PARTIAL = SINGLE + ".part"

@@ -1,4 +1,4 @@
-"""Opens a model on disk: a ``.gguf`` file, or a Hugging Face directory with SafeTensors.
+"""Opens a model on disk: a ``.gguf`` file, or a Hugging Face directory with SafeTensors or PyTorch files.
 
 Rule of the file: all of a model is checked when it is opened, down to every tensor's place and
 hash; nothing is cached beside the model.
@@ -7,15 +7,15 @@ hash; nothing is cached beside the model.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ..errors import InputError, ModelFileError, Truncated
-from ..formats import gguf, gguf_llama, huggingface, safetensors
+from ..errors import InputError, ModelFileError
+from ..formats import gguf, gguf_llama, huggingface
 from ..formats.config import EMBED, LM_HEAD, NORM, LlamaConfig
 from ..formats.json_text import parse_object
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
@@ -25,17 +25,15 @@ from ..inference.text import TextSettings
 from ..inference.tokenizer import Tokenizer
 from ..ports import Floats, Report
 from ..types import Progress
+from .checkpoint import find_shards, is_checkpoint, read_checkpoint
+from .reading import read_head, read_limited
 from .store import FileSource
 from .text import from_directory, from_gguf
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 MAX_CONFIG_BYTES = 4 << 20  # tokenizer_config.json lists every added token
-_FIRST_READ = 1 << 20  # bytes; a head of SafeTensors fits, one of GGUF takes a read or two more
 _HASHED_AT_ONCE = 4 << 20
 _QUANTIZATION = re.compile(r"[.-](I?Q\d\w*|F16|F32|BF16|FP16|FP32)$", re.IGNORECASE)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def open_model(path: Path | str, report: Report | None = None, *, name: str | No
         if path.is_dir():
             config, entries, files, text = _open_directory(path)
         elif path.is_file():
-            config, entries, files, text = _open_gguf(path)
+            config, entries, files, text = _open_file(path)
         else:
             raise InputError("no such file or directory")
         hashed = _hash(entries, files, report or (lambda progress: None))
@@ -129,68 +127,34 @@ def default_name(path: Path) -> str:
 _Opened = tuple[LlamaConfig, dict[str, TensorEntry], dict[str, Path], TextSettings]
 
 
-def _open_gguf(path: Path) -> _Opened:
-    if path.suffix == ".safetensors":
-        raise InputError("give the directory that holds this file and its config.json")
+def _open_file(path: Path) -> _Opened:
+    if is_checkpoint(path):
+        if not (path.parent / "config.json").is_file():
+            raise InputError("give the directory that holds this file and its config.json")
+        return _open_directory(path.parent, {path.name: []})
     file = check_file_name(path.name)
-    index = _read_head(path, gguf.parse)
+    index = read_head(path, gguf.parse)
     config = gguf_llama.read_config(index)
     return config, gguf_llama.read_tensors(index, file), {file: path}, from_gguf(index.metadata)
 
 
-def _open_directory(folder: Path) -> _Opened:
+def _open_directory(folder: Path, shards: Mapping[str, list[str]] | None = None) -> _Opened:
+    """A Hugging Face directory, or those of its files with the tensors that they must hold."""
     objects = {name: read_json(folder / name) for name in _JSON_FILES if (folder / name).is_file()}
     if "config.json" not in objects:
         raise ModelFileError("the directory has no config.json; a Hugging Face model directory is needed")
     config = huggingface.read_config(objects["config.json"])
-    shards = _shards(folder)
+    shards = find_shards(folder) if shards is None else shards
     entries: dict[str, TensorEntry] = {}
     for file, names in shards.items():
-        try:
-            stored = _read_head(folder / check_file_name(file), safetensors.parse)
-        except OSError as error:
-            raise ModelFileError(f"{file}: {error.strerror}") from None
-        except InputError as error:
-            raise type(error)(f"{file}: {error}") from None
-        if missing := set(names) - stored.keys():
-            raise ModelFileError(f"{file} lacks the tensor {min(missing):.80} that {INDEX} puts there")
+        stored = read_checkpoint(folder / check_file_name(file), names)
         entries.update(huggingface.read_tensors(stored, file, config))
     return config, entries, {file: folder / file for file in shards}, from_directory(folder, objects)
 
 
-def _shards(folder: Path) -> dict[str, list[str]]:
-    """File name -> tensors that it must hold, as far as an index says so."""
-    if (folder / SINGLE).is_file():
-        return {SINGLE: []}
-    if not (folder / INDEX).is_file():
-        raise ModelFileError(f"the directory has neither {SINGLE} nor {INDEX}")
-    return safetensors.parse_index(_limited(folder / INDEX, safetensors.MAX_INDEX_BYTES))
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a small JSON file; ``ModelFileError`` names the file."""
-    return parse_object(_limited(path, MAX_CONFIG_BYTES), path.name)
-
-
-def _limited(path: Path, cap: int) -> bytes:
-    if path.stat().st_size > cap:
-        raise ModelFileError(f"{path.name} is larger than the {cap} bytes allowed")
-    return path.read_bytes()
-
-
-def _read_head(path: Path, parse: Callable[[bytes, int], _T]) -> _T:
-    """Feed ``parse`` ever more of the file until it has the whole head."""
-    size, wanted = path.stat().st_size, _FIRST_READ
-    with path.open("rb") as file:
-        data = b""
-        while True:
-            data += file.read(wanted - len(data))
-            try:
-                return parse(data, size)
-            except Truncated as more:
-                if more.needed > size or len(data) < min(wanted, size):
-                    raise ModelFileError(f"truncated: the file ends at byte {size} inside its head") from None
-                wanted = min(max(more.needed, 2 * wanted), size)
+    return parse_object(read_limited(path, MAX_CONFIG_BYTES), path.name)
 
 
 def _hash(

@@ -10,7 +10,7 @@ import pytest
 from kwaainet.errors import ModelFileError, UnsupportedModel
 from kwaainet.formats.config import LlamaConfig
 from kwaainet.formats.huggingface import read_config, read_tensors, write_config
-from kwaainet.formats.safetensors import StoredTensor
+from kwaainet.formats.stored import StoredTensor
 
 NEEDED = {
     "model_type": "llama",

@@ -1,1 +1,1 @@
-"""Model files as named tensors, read by byte range: GGUF and SafeTensors."""
+"""Model files as named tensors, read by byte range: GGUF, SafeTensors and PyTorch."""

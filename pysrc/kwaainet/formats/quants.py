@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import ModelFileError
 from ..ports import Floats
+from .float8 import NUMBERS
 from .k_quants import K_DECODERS
 from .legacy_quants import DECODERS
 
@@ -42,6 +43,7 @@ class StorageType:
 
 STORAGE_TYPES = {
     **{name: StorageType(1, np.dtype(form).itemsize) for name, form in _PLAIN.items()},
+    **{name: StorageType(1, 1) for name in NUMBERS},
     "BF16": StorageType(1, 2),
     "Q4_0": StorageType(32, 18),
     "Q4_1": StorageType(32, 20),
@@ -81,6 +83,8 @@ def dequantize(dtype: str, data: bytes | bytearray | memoryview, count: int) -> 
             wide = np.frombuffer(data, "<u2").astype(np.uint32)
             wide <<= np.uint32(16)
             return wide.view(np.float32)
+        if dtype in NUMBERS:
+            return NUMBERS[dtype][np.frombuffer(data, np.uint8)]
         if dtype in _PLAIN:
             return np.frombuffer(data, _PLAIN[dtype]).astype(np.float32, copy=False)
         return _in_chunks(_BLOCKS[dtype], np.frombuffer(data, np.uint8), STORAGE_TYPES[dtype])

@@ -12,7 +12,6 @@ from typing import TypeAlias, TypeVar
 
 from ..errors import ModelFileError, UnsupportedModel
 from .json_text import parse_object
-from .quants import STORAGE_TYPES
 
 MAX_TENSORS = 1 << 16
 MAX_DIMENSIONS = 8
@@ -26,8 +25,7 @@ ELEMENT_BITS = {
     **{"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64},
     **{"C64": 64, "C128": 128},
 }
-_FLOATS = ("F64", "F32", "BF16", "F16", "F8_E5M2", "F8_E4M3")
-WEIGHT_TYPES = tuple(name for name in _FLOATS if name in STORAGE_TYPES)
+WEIGHT_TYPES = ("F64", "F32", "BF16", "F16", "F8_E5M2", "F8_E4M3")  # those that ``quants`` decodes
 
 _T = TypeVar("_T")
 

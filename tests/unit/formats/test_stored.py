@@ -7,7 +7,8 @@ import json
 import pytest
 
 from kwaainet.errors import ModelFileError, UnsupportedModel
-from kwaainet.formats.stored import MAX_SHARDS, parse_index, stored_length
+from kwaainet.formats.quants import byte_length
+from kwaainet.formats.stored import MAX_SHARDS, WEIGHT_TYPES, parse_index, stored_length
 
 
 def test_an_index_groups_tensors_by_file() -> None:
@@ -32,3 +33,8 @@ def test_lengths_are_whole_bytes() -> None:
         stored_length("F6_E3M2", 3)
     with pytest.raises(UnsupportedModel, match="type F7 is unknown"):
         stored_length("F7", 8)
+
+
+def test_what_may_be_a_weight_can_be_decoded() -> None:
+    for dtype in WEIGHT_TYPES:
+        assert byte_length(dtype, 6) == stored_length(dtype, 6)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from unit.formats.torch_files import legacy_file, tensor, zip_file
 
 from kwaainet.errors import InputError, ModelFileError, UnsupportedModel
 from kwaainet.formats.config import LlamaConfig
@@ -119,6 +120,32 @@ def test_the_name_can_be_given(tmp_path: Path, write_gguf: Write, tiny_weights: 
         open_model(path, name="a.b")
 
 
+def test_pytorch_files_beside_a_config(
+    tmp_path: Path, write_directory: Write, tiny_weights: Weights, tiny_config: LlamaConfig
+) -> None:
+    folder = write_directory(tmp_path / "m", tiny_weights)
+    (folder / "model.safetensors").unlink()
+    tensors = {name: tensor(array) for name, array in tiny_weights.items()}
+    names = list(tensors)
+    index = {"weight_map": dict.fromkeys(names[::2], "even.bin") | dict.fromkeys(names[1::2], "odd.bin")}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / "even.bin").write_bytes(zip_file({name: tensors[name] for name in names[::2]}))
+    (folder / "odd.bin").write_bytes(legacy_file({name: tensors[name] for name in names[1::2]}))
+    (folder / "whole.pth").write_bytes(zip_file({"state_dict": tensors}))
+    for path in (folder, folder / "whole.pth"):
+        model = open_model(path)
+        assert model.config == tiny_config
+        for name, array in tiny_weights.items():
+            np.testing.assert_array_equal(model.read_tensor(name), array, err_msg=name)
+    (folder / "even.bin").write_bytes(zip_file({}))
+    with pytest.raises(ModelFileError, match=r"even\.bin lacks the tensor .* that the index puts there"):
+        open_model(folder)
+    turned = np.asfortranarray(tiny_weights[names[0]])
+    (folder / "whole.pth").write_bytes(zip_file(tensors | {names[0]: tensor(turned)}))
+    with pytest.raises(UnsupportedModel, match=f"tensor {names[0]} is a view with strides"):
+        open_model(folder / "whole.pth")
+
+
 # --- broken files -------------------------------------------------------------------------------
 
 
@@ -180,7 +207,7 @@ def test_directories_with_parts_missing(
     with pytest.raises(ModelFileError, match=r"'../secret.safetensors' cannot be a model's file"):
         open_model(path)
     index.write_text(json.dumps({"weight_map": {"x": first.name}}))
-    with pytest.raises(ModelFileError, match="lacks the tensor x that"):
+    with pytest.raises(ModelFileError, match="lacks the tensor x that the index"):
         open_model(path)
     index.unlink()
     with pytest.raises(ModelFileError, match="neither"):

@@ -3,6 +3,8 @@
 PYTHON ?= $(shell sh build/python.sh)
 SETUP = $(or $(PYTHON),false) build/setup
 ARGS ?=
+# Two modules at a time, in order: most tests wait for other processes. The browser's come first, the units last.
+ALL = --numprocesses 2 --dist loadscope --no-loadscope-reorder
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
@@ -21,7 +23,7 @@ run:  ## relay, page and one contributing tab that answers a prompt; flags: make
 test:  ## every suite, against the real peers too; some tests only: make test ARGS="tests/unit -k wire"
 	@$(SETUP) test
 	@$(if $(ARGS),,PATH="$(CURDIR)/$(BIN):$$PATH" npm test --silent)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(or $(ARGS),$(ALL))
 
 bench:  ## the benchmarks of README's table; some only: make bench ARGS="relaying steps --rounds 3"
 	@$(SETUP) test

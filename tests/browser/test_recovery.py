@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from browser.peers import ALL, PREFIX, expected, hidden_states, joined
 from browser.tabs import eventually, open_tab
-from interop.running import KWAAINET, Running, relay, started
+from interop.running import KWAAINET, Running, free_port, relay, started
 
 from kwaainet.native.chromium import Browser
 from kwaainet.types import BlockRange, ServerState
@@ -24,7 +23,7 @@ class FixedRelay:
 
     def __init__(self, folder: Path, model: Path) -> None:
         self._folder, self._starts = folder, 0
-        http, tcp, ws = free_ports(3)
+        http, tcp, ws = (free_port() for _ in range(3))
         self.url = f"http://127.0.0.1:{http}/"
         self._command = [KWAAINET, "relay", "-v", "--http", f"127.0.0.1:{http}"]
         self._command += ["--listen", f"/ip4/127.0.0.1/tcp/{tcp}", "--listen", f"/ip4/127.0.0.1/tcp/{ws}/ws"]
@@ -33,14 +32,6 @@ class FixedRelay:
     def started(self) -> AbstractContextManager[Running]:
         self._starts += 1
         return started(self._command, self._folder, f"relay-{self._starts}")
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture
@@ -99,8 +90,7 @@ def test_no_origin_is_said_and_can_be_tried_again(fixed_relay: FixedRelay) -> No
 
 
 def test_a_relay_that_cannot_be_dialled_is_named(small_model: Path, tmp_path: Path) -> None:
-    [closed] = free_ports(1)
-    address = f"/ip4/127.0.0.1/tcp/{closed}/ws"
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}/ws"
 
     async def main(url: str) -> None:
         async with await Browser.launch() as browser:

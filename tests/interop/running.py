@@ -7,6 +7,7 @@ would hold a reader for ever.
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ KWAAINET = Path(sys.executable).parent / "kwaainet"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 START_TIMEOUT = 120.0  # seconds; a tab needs 5 on a quiet machine
 POLL = 0.05
+FIXED = (20_000, 32_000)  # below those that Linux hands out
 
 
 class Failed(Exception):
@@ -186,7 +188,8 @@ def ask(folder: Path, script: str, spec: Mapping[str, Any], timeout: float = 300
 
 
 def free_port() -> int:
-    """A TCP port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody has now, and that is given to nobody who asks for any."""
+    while True:
+        port = random.randrange(*FIXED)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

@@ -27,7 +27,7 @@ def test_prompts_are_trained_through_native_servers(odd: Case, tmp_path: Path) -
     """Two of them, so that gradients go from one to the other."""
     with relay(tmp_path) as origin:
         command = [KWAAINET, "serve", "--model", odd.served, "--prefix", odd.prefix, "--threads", "1"]
-        command += ["--initial-peers", origin["tcp"], "--blocks"]
+        command += ["--drain", "0", "--initial-peers", origin["tcp"], "--blocks"]
         with (
             started([*command, "0:3"], tmp_path, "first") as first,
             started([*command, "3:5"], tmp_path, "second") as second,

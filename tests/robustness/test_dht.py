@@ -192,7 +192,7 @@ def test_who_does_not_answer_pings_takes_no_places_of_others(swarm: Swarm) -> No
     silent.run(flood())
     began = time.monotonic()
     assert honest.ask(PROTOCOL, msgpack.dumps({**ANNOUNCEMENT, "prefix": "honest-hf"})) == b""
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 6
     silent.run(asyncio.wait(calls))
     assert not any(call.exception() for call in calls)
     silent.close()

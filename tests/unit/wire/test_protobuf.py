@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -225,7 +225,7 @@ def test_numbers_outside_their_kind_are_ours_to_avoid() -> None:
 
 def test_large_payloads_cost_little_beside_a_copy() -> None:
     payload = bytes(32 << 20)
-    started = perf_counter()
+    started = process_time()
     encoded = Tree(b"", view=payload).encode()
     assert len(Tree.decode(encoded).view) == len(payload)
-    assert perf_counter() - started < 2
+    assert process_time() - started < 2

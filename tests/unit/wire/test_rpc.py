@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -354,12 +354,12 @@ def test_arbitrary_bytes_raise_only_our_errors(make: Callable[[], Machine], piec
 def test_large_bodies_in_small_pieces_take_linear_time() -> None:
     def seconds(size: int) -> float:
         machine, body = StreamAnswerer(), memoryview(bytes(size))
-        started = perf_counter()
+        started = process_time()
         machine.receive_data(b"\0" + size.to_bytes(8, "big"))
         for start in range(0, size, 4096):
             machine.receive_data(body[start : start + 4096])
         assert events(machine) == [Message(bytes(size))]
-        return perf_counter() - started
+        return process_time() - started
 
     small, large = min(seconds(1 << 20) for _ in range(3)), min(seconds(16 << 20) for _ in range(3))
     assert large < 16 * small * 8, "sixteen times the bytes took over 128 times as long"
@@ -367,7 +367,7 @@ def test_large_bodies_in_small_pieces_take_linear_time() -> None:
 
 def test_many_small_frames_in_one_piece_take_linear_time() -> None:
     machine = StreamAnswerer()
-    started = perf_counter()
+    started = process_time()
     machine.receive_data(golden("frame_message") * 100_000)
     assert len(events(machine)) == 100_000
-    assert perf_counter() - started < 10
+    assert process_time() - started < 10

@@ -86,7 +86,7 @@ class Host(Protocol):
 
 
 class Engine(Protocol):
-    """Runs one span graph (see ``inference.llama``) and holds its KV caches.
+    """Runs one span graph (see ``inference.graph``) and holds its KV caches.
 
     Calls are queued inside: one run at a time. A cache is an int handle; its batch and maximum
     length are fixed when opened.
@@ -97,7 +97,7 @@ class Engine(Protocol):
         """``cpu``, ``wasm`` or ``webgpu``."""
 
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
-        """Hand over one of the span's tensors (``llama.tensor_shapes``); the engine keeps its own copy."""
+        """Hand over one of the span's tensors (``writer.SpanWriter``); the engine keeps its own copy."""
 
     async def build(self, graph: bytes, shape: SpanShape) -> None:
         """Build the session from the graph and the tensors added, and self-test it.

@@ -104,13 +104,22 @@ class ServerState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SpanShape:
-    """What an engine must know of a span beside its graph: sizes are counts of elements."""
+    """What an engine must know of a span beside its graph: sizes are counts of elements.
+
+    ``switches`` name, after a block's number and a dot, tensors of one dimension that each run gets as
+    inputs: zeros in their place skip the block.
+    """
 
     blocks: int
     hidden_size: int
     kv_heads: int
     head_dim: int
     max_positions: int
+    switches: tuple[str, ...] = ("input_norm", "post_norm")
+
+    def switches_of(self, block: int) -> list[str]:
+        """The full names of a block's switches."""
+        return [f"{block}.{name}" for name in self.switches]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from kwaainet.compression.codec import deserialize, serialize
 from kwaainet.dht.record import Dictionary, Record
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 from kwaainet.formats.huggingface import write_config
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.native.host import NativeHost
@@ -41,7 +41,7 @@ from kwaainet.wire import msgpack
 from kwaainet.wire.messages import ExpertRequest, ExpertResponse
 
 PREFIX = "small-llama"
-SMALL = LlamaConfig(
+SMALL = ModelConfig(
     num_hidden_layers=3,
     hidden_size=192,
     intermediate_size=500,

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 from kwaainet.inference.tokenizer import _ALPHABET
 
 PREFIX = "small-hf"
 TOKENS = ["<|start|>", "<|end|>", *_ALPHABET]
-CONFIG = LlamaConfig(
+CONFIG = ModelConfig(
     num_hidden_layers=3,
     hidden_size=64,
     intermediate_size=88,

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from kwaainet.errors import EngineError
 from kwaainet.inference.cache import CacheTable
 from kwaainet.inference.head import LanguageHead
-from kwaainet.inference.llama import norm_names
 from kwaainet.inference.sampling import Sampling, choose
 from kwaainet.node.model import load_span
 from kwaainet.ports import Floats
@@ -66,7 +65,7 @@ class HistoryEngine:
         self._norms[name] = array
 
     async def build(self, graph: bytes, shape: SpanShape) -> None:
-        means = [self._norms[norm_names(index)[0]].mean() for index in range(shape.blocks)]
+        means = [self._norms[shape.switches_of(index)[0]].mean() for index in range(shape.blocks)]
         self._salts = [np.float32(min(2.0, max(1.4, 1.7 + 2 * (float(mean) - 1)))) for mean in means]
         self._norms = {}
         self._caches = CacheTable(shape)

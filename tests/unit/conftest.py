@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 from kwaainet.inference.tokenizer import _ALPHABET
 
 Weights = dict[str, NDArray[np.float32]]
@@ -36,9 +36,9 @@ GGUF_NAMES = {
 
 
 @pytest.fixture(scope="session")
-def tiny_config() -> LlamaConfig:
+def tiny_config() -> ModelConfig:
     """Grouped-query heads, a separate head, a vocabulary of the size of ``TOKENS``."""
-    return LlamaConfig(
+    return ModelConfig(
         num_hidden_layers=2,
         hidden_size=64,
         intermediate_size=96,
@@ -56,7 +56,7 @@ def tiny_config() -> LlamaConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(tiny_config: LlamaConfig) -> Weights:
+def tiny_weights(tiny_config: ModelConfig) -> Weights:
     generator = np.random.default_rng(7)
     return {
         name: generator.standard_normal(shape, dtype=np.float32)
@@ -65,7 +65,7 @@ def tiny_weights(tiny_config: LlamaConfig) -> Weights:
 
 
 @pytest.fixture(scope="session")
-def tiny_metadata(tiny_config: LlamaConfig) -> dict[str, Any]:
+def tiny_metadata(tiny_config: ModelConfig) -> dict[str, Any]:
     """What the GGUF writer is told, by key."""
     return {
         "llama.block_count": tiny_config.num_hidden_layers,
@@ -100,7 +100,7 @@ def _gguf_name(name: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def write_gguf(tiny_config: LlamaConfig, tiny_metadata: dict[str, Any]) -> Callable[..., Path]:
+def write_gguf(tiny_config: ModelConfig, tiny_metadata: dict[str, Any]) -> Callable[..., Path]:
     """``write_gguf(path, weights, dtype, architecture, metadata={…})``; metadata ``None`` drops a key."""
     import gguf  # here, for there is none inside Pyodide, where most of these tests run too
 
@@ -161,7 +161,7 @@ def tiny_tokenizer_json() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def write_directory(tiny_config: LlamaConfig, tiny_tokenizer_json: dict[str, Any]) -> Callable[..., Path]:
+def write_directory(tiny_config: ModelConfig, tiny_tokenizer_json: dict[str, Any]) -> Callable[..., Path]:
     """``write_directory(folder, weights, shards=1, config={…})``: a Hugging Face directory."""
     import safetensors.numpy  # here, for there is none inside Pyodide
 

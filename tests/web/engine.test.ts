@@ -11,7 +11,13 @@ const VECTOR = JSON.parse(readFileSync(new URL('../vectors/llama_block.json', im
 }
 const ORT = new URL('../../node_modules/onnxruntime-web/dist/', import.meta.url).href
 const WIDTH = VECTOR.config.hidden_size
-const SHAPE: Shape = { blocks: 1, hiddenSize: WIDTH, kvHeads: VECTOR.config.num_key_value_heads, headDim: VECTOR.config.head_dim }
+const SHAPE: Shape = {
+  blocks: 1,
+  hiddenSize: WIDTH,
+  kvHeads: VECTOR.config.num_key_value_heads,
+  headDim: VECTOR.config.head_dim,
+  switches: ['input_norm', 'post_norm']
+}
 const HIDDEN = floats(VECTOR.hidden)
 const EXPECTED = floats(VECTOR.expected)
 
@@ -115,13 +121,15 @@ test('weights of a norm of another size are refused', async () => {
   const engine = await createEngine({ backend: 'wasm', ortUrl: ORT })
   await addTensors(engine)
   await engine.addTensor('0.post_norm', new Uint8Array(8))
-  await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /0\.post_norm has 8 bytes/))
+  await engine.build(bytes(VECTOR.graph), SHAPE)
+  const slab = await engine.openSlab(1, 16)
+  await assert.rejects(engine.run(slab, row(0), VECTOR.tokens, HIDDEN), refused('EngineError', /0\.post_norm/))
 })
 
 test('what is not there is refused by name', async () => {
   const engine = await createEngine({ backend: 'wasm', ortUrl: ORT })
   await assert.rejects(engine.openSlab(1, 1), refused('EngineError', /build it first/))
-  await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /0\.input_norm has no bytes/))
+  await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /0\.input_norm was not added/))
   await addTensors(engine, name => name.endsWith('_norm'))
   await assert.rejects(engine.build(bytes(VECTOR.graph), SHAPE), refused('EngineError', /onnxruntime: .+/))
   await fill(engine)

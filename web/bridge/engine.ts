@@ -6,8 +6,8 @@ import { describe } from './faults.ts'
 
 export type EngineBackend = 'wasm' | 'webgpu'
 
-/** What must be known of a span beside its graph. */
-export interface Shape { blocks: number, hiddenSize: number, kvHeads: number, headDim: number }
+/** What must be known of a span beside its graph. `switches` are those tensors of a block that zeros skip it by. */
+export interface Shape { blocks: number, hiddenSize: number, kvHeads: number, headDim: number, switches: string[] }
 
 /** External data of a graph by name, little-endian. */
 export type Tensors = Map<string, Uint8Array>
@@ -49,23 +49,23 @@ export function cacheNames (shape: Shape, time: 'past' | 'present'): string[] {
   return Array.from({ length: 2 * shape.blocks }, (_, index) => `${time}_${index % 2 === 0 ? 'k' : 'v'}.${index >> 1}`)
 }
 
-/** The weights of each block's two norms, in order: inputs of the graph, where zeros skip a block. Raises EngineError. */
-export function normTensors (shape: Shape, tensors: Tensors): Array<[name: string, data: Uint8Array]> {
-  return normNames(shape).map(name => {
+/** Each block's switches, in order: float vectors that are inputs of the graph. Raises EngineError. */
+export function switchTensors (shape: Shape, tensors: Tensors): Array<[name: string, data: Uint8Array]> {
+  return switchNames(shape).map(name => {
     const data = tensors.get(name)
-    const size = shape.hiddenSize * Float32Array.BYTES_PER_ELEMENT
-    if (data?.byteLength === size) return [name, data]
-    throw new EngineError('EngineError', `the tensor ${name} has ${data?.byteLength ?? 'no'} bytes; the span needs ${size}`)
+    if (data !== undefined) return [name, data]
+    throw new EngineError('EngineError', `the tensor ${name} was not added; the span needs it`)
   })
 }
 
-export function normNames ({ blocks }: Shape): string[] {
-  return Array.from({ length: 2 * blocks }, (_, index) => `${index >> 1}.${index % 2 === 0 ? 'input' : 'post'}_norm`)
+export function switchNames ({ blocks, switches }: Shape): string[] {
+  return Array.from({ length: blocks }, (_, block) => switches.map(name => `${block}.${name}`)).flat()
 }
 
-/** For each of the two norms of each block: its weights, or `zeros` where the block is to be skipped. */
-export function normsOf<T> (norms: readonly T[], zeros: T, { first, end }: Place): T[] {
-  return norms.map((norm, index) => index >= 2 * first && index < 2 * end ? norm : zeros)
+/** For each switch of each block: what `on` has for it, or what `off` has where the block is to be skipped. */
+export function switchesFor<T> (shape: Shape, on: readonly T[], off: readonly T[], { first, end }: Place): T[] {
+  const count = shape.switches.length
+  return on.map((item, index) => index >= count * first && index < count * end ? item : off[index] as T)
 }
 
 export type EngineErrorName = 'EngineError' | 'CapacityError' | 'DeviceLost'

@@ -8,8 +8,8 @@
 // they are not a public interface, so the version is pinned and tests/browser/test_ports.py runs every one of them.
 
 import {
-  cacheNames, EngineError, normNames, normsOf, normTensors, type Move, type Place, type Runtime, type Shape, type Span,
-  type Tensors
+  cacheNames, EngineError, switchesFor, switchNames, switchTensors, type Move, type Place, type Runtime, type Shape,
+  type Span, type Tensors
 } from './engine.ts'
 
 export const FLOAT = 1 // TensorProto.DataType
@@ -76,8 +76,8 @@ export class WasmRuntime implements Runtime<WasmSlab> {
       throw new EngineError('CapacityError', `the weights of ${shape.blocks} blocks take ${Math.ceil(size / 2 ** 20)} MiB; ` +
         `the wasm backend holds ${MAX_WEIGHT_BYTES / 2 ** 20}: take fewer blocks`)
     }
-    const norms = normTensors(shape, tensors)
-    return new WasmSpan(this.#heap, await createSession(this.#heap, graph, tensors), shape, norms.map(([, data]) => data))
+    const switches = switchTensors(shape, tensors)
+    return new WasmSpan(this.#heap, await createSession(this.#heap, graph, tensors), shape, switches.map(([, data]) => data))
   }
 }
 
@@ -109,24 +109,28 @@ export async function createSession (heap: Heap, graph: Uint8Array, tensors: Ten
   }
 }
 
+/** Floats in the heap. */
+interface Vector { address: number, size: number }
+
 class WasmSpan implements Span<WasmSlab> {
   readonly #heap: Heap
   readonly #session: number
   readonly #shape: Shape
   readonly #inputNames: number
   readonly #outputNames: number
-  readonly #norms: number[]
-  readonly #zeros: number
+  readonly #on: Vector[]
+  readonly #off: Vector[]
 
-  constructor (heap: Heap, session: number, shape: Shape, norms: Uint8Array[]) {
+  constructor (heap: Heap, session: number, shape: Shape, switches: Uint8Array[]) {
     this.#heap = heap
     this.#session = session
     this.#shape = shape
-    const inputs = ['x', 'seqlens_k', 'total_seq', ...cacheNames(shape, 'past'), ...normNames(shape)]
+    const inputs = ['x', 'seqlens_k', 'total_seq', ...cacheNames(shape, 'past'), ...switchNames(shape)]
     this.#inputNames = heap.pointers(inputs.map(name => heap.text(name)))
     this.#outputNames = heap.pointers(['y', ...cacheNames(shape, 'present')].map(name => heap.text(name)))
-    this.#norms = norms.map(data => heap.copy(data))
-    this.#zeros = heap.copy(new Uint8Array(shape.hiddenSize * Float32Array.BYTES_PER_ELEMENT))
+    this.#on = switches.map(data => ({ address: heap.copy(data), size: data.byteLength / Float32Array.BYTES_PER_ELEMENT }))
+    const zeros = heap.copy(new Uint8Array(Math.max(...switches.map(data => data.byteLength))))
+    this.#off = this.#on.map(({ size }) => ({ address: zeros, size }))
   }
 
   openSlab (rows: number, capacity: number): WasmSlab {
@@ -151,10 +155,10 @@ class WasmSpan implements Span<WasmSlab> {
       const y = use.memory(heap.allocate(hidden.byteLength))
       const lengths = use.memory(heap.pointers([...totals.map(total => total - 1), Math.max(...totals)]))
       const caches = this.#cacheTensors(use, slab, place)
-      const norms = normsOf(this.#norms, this.#zeros, place).map(address => use.tensor(FLOAT, address, [this.#shape.hiddenSize]))
+      const switches = switchesFor(this.#shape, this.#on, this.#off, place).map(({ address, size }) => use.tensor(FLOAT, address, [size]))
       const inputs = [
         use.tensor(FLOAT, x, dims), use.tensor(INT32, lengths, [rows]), use.tensor(INT32, lengths + rows * POINTER, []),
-        ...caches, ...norms
+        ...caches, ...switches
       ]
       const outputs = use.memory(heap.pointers([use.tensor(FLOAT, y, dims), ...caches]))
       const code = await heap.module._OrtRun(
@@ -203,9 +207,9 @@ class WasmSpan implements Span<WasmSlab> {
 
   async release (): Promise<void> {
     const count = 2 * this.#shape.blocks
-    this.#heap.freePointers(this.#inputNames, 2 * count + 3)
+    this.#heap.freePointers(this.#inputNames, count + this.#on.length + 3)
     this.#heap.freePointers(this.#outputNames, count + 1)
-    for (const address of [...this.#norms, this.#zeros]) this.#heap.module._free(address)
+    for (const { address } of [...this.#on, ...this.#off.slice(0, 1)]) this.#heap.module._free(address)
     this.#heap.module._OrtReleaseSession(this.#session)
   }
 

@@ -6,8 +6,8 @@
 
 import type { InferenceSession, Tensor } from 'onnxruntime-web'
 import {
-  cacheNames, EngineError, normNames, normsOf, normTensors, type Move, type Place, type Probe, type Runtime, type Shape,
-  type Span, type Tensors
+  cacheNames, EngineError, switchesFor, switchNames, switchTensors, type Move, type Place, type Probe, type Runtime,
+  type Shape, type Span, type Tensors
 } from './engine.ts'
 import { Gpu } from './gpu.ts'
 
@@ -63,16 +63,18 @@ export class GpuRuntime implements Runtime<GpuSlab> {
 
   async build (graph: Uint8Array, tensors: Tensors, shape: Shape): Promise<GpuSpan> {
     const gpu = await this.#device()
-    const norms = normTensors(shape, tensors)
+    const switches = switchTensors(shape, tensors)
     const preferredOutputLocation = Object.fromEntries(cacheNames(shape, 'present').map(name => [name, 'gpu-buffer' as const]))
     const session = await gpu.guard(async () => await this.#ort.InferenceSession.create(graph, {
       executionProviders: [{ name: 'webgpu', device: gpu.device }],
       externalData: files(tensors),
       preferredOutputLocation
     }))
-    const [zeros, ...buffers] = await gpu.guard(async () => await gpu.allocate(norms.length + 1, shape.hiddenSize * BYTES))
-    norms.forEach(([, data], index) => { gpu.device.queue.writeBuffer(buffers[index] as GPUBuffer, 0, data as BufferSource) })
-    return new GpuSpan(this.#ort, gpu, session, shape, buffers, zeros as GPUBuffer)
+    const size = Math.max(...switches.map(([, data]) => data.byteLength))
+    const [zeros, ...buffers] = await gpu.guard(async () => await gpu.allocate(switches.length + 1, size))
+    const on = switches.map(([, data], index) => ({ buffer: buffers[index] as GPUBuffer, size: data.byteLength / BYTES }))
+    switches.forEach(([, data], index) => { gpu.device.queue.writeBuffer(buffers[index] as GPUBuffer, 0, data as BufferSource) })
+    return new GpuSpan(this.#ort, gpu, session, shape, on, zeros as GPUBuffer)
   }
 
   async #device (): Promise<Gpu> {
@@ -104,30 +106,33 @@ export class GpuRuntime implements Runtime<GpuSlab> {
     const session = await InferenceSession.create(graph, { executionProviders: ['wasm'], externalData: files(tensors) })
     const empty = new Tensor('float32', new Float32Array(0), [1, shape.kvHeads, 0, shape.headDim])
     const pasts = Object.fromEntries(cacheNames(shape, 'past').map(name => [name, empty]))
-    const norms = Object.fromEntries(normTensors(shape, tensors).map(([name, data]) =>
-      [name, new Tensor('float32', new Float32Array(data.slice().buffer), [shape.hiddenSize])]))
-    const feeds = { ...feed(this.#ort, [0], tokens + 1, hidden, shape), ...pasts, ...norms }
+    const switches = Object.fromEntries(switchTensors(shape, tensors).map(([name, data]) =>
+      [name, new Tensor('float32', new Float32Array(data.slice().buffer), [data.byteLength / BYTES])]))
+    const feeds = { ...feed(this.#ort, [0], tokens + 1, hidden, shape), ...pasts, ...switches }
     const { y } = await session.run(feeds)
     await session.release()
     return y?.data as Float32Array
   }
 }
 
+/** Floats at a buffer's start. */
+interface Vector { buffer: GPUBuffer, size: number }
+
 class GpuSpan implements Span<GpuSlab> {
   readonly #ort: Ort
   readonly #gpu: Gpu
   readonly #session: InferenceSession
   readonly #shape: Shape
-  readonly #norms: GPUBuffer[]
-  readonly #zeros: GPUBuffer
+  readonly #on: Vector[]
+  readonly #off: Vector[]
 
-  constructor (ort: Ort, gpu: Gpu, session: InferenceSession, shape: Shape, norms: GPUBuffer[], zeros: GPUBuffer) {
+  constructor (ort: Ort, gpu: Gpu, session: InferenceSession, shape: Shape, on: Vector[], zeros: GPUBuffer) {
     this.#ort = ort
     this.#gpu = gpu
     this.#session = session
     this.#shape = shape
-    this.#norms = norms
-    this.#zeros = zeros
+    this.#on = on
+    this.#off = on.map(({ size }) => ({ buffer: zeros, size }))
   }
 
   async openSlab (rows: number, capacity: number): Promise<GpuSlab> {
@@ -168,7 +173,7 @@ class GpuSpan implements Span<GpuSlab> {
   }
 
   async release (): Promise<void> {
-    for (const buffer of [...this.#norms, this.#zeros]) buffer.destroy()
+    for (const { buffer } of [...this.#on, ...this.#off.slice(0, 1)]) buffer.destroy()
     await this.#session.release().catch((error: unknown) => { if (!this.#gpu.lost) throw error })
   }
 
@@ -190,8 +195,8 @@ class GpuSpan implements Span<GpuSlab> {
   }
 
   async #runOn (buffers: GPUBuffer[], capacity: number, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
-    const { kvHeads, headDim, hiddenSize } = this.#shape
-    const norms = normsOf(this.#norms, this.#zeros, place)
+    const { kvHeads, headDim } = this.#shape
+    const switches = switchesFor(this.#shape, this.#on, this.#off, place)
     const feeds = feed(this.#ort, place.lengths, tokens, hidden, this.#shape)
     const fetches: Record<string, Tensor | null> = { y: null }
     const presents = cacheNames(this.#shape, 'present')
@@ -201,8 +206,9 @@ class GpuSpan implements Span<GpuSlab> {
       feeds[name] = tensor
       fetches[presents[index] as string] = tensor
     })
-    normNames(this.#shape).forEach((name, index) => {
-      feeds[name] = this.#ort.Tensor.fromGpuBuffer(norms[index] as GPUBuffer, { dataType: 'float32', dims: [hiddenSize] })
+    switchNames(this.#shape).forEach((name, index) => {
+      const { buffer, size } = switches[index] as Vector
+      feeds[name] = this.#ort.Tensor.fromGpuBuffer(buffer, { dataType: 'float32', dims: [size] })
     })
     const { y } = await this.#session.run(feeds, fetches)
     return y?.data as Float32Array

@@ -16,7 +16,7 @@ from random import Random
 from typing import cast
 
 from ..errors import CapacityError, ConfigError, InputError, KwaaiNetError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..inference.chat import render
 from ..inference.head import LanguageHead
 from ..inference.sampling import Sampling
@@ -39,7 +39,7 @@ Tell = Callable[[messages.ClientToPage], None]
 class ChatModel:
     """What of a model the chat's own side computes with."""
 
-    config: LlamaConfig
+    config: ModelConfig
     text: TextSettings
     head: LanguageHead
 

@@ -24,10 +24,10 @@ from pyodide.ffi import JsException, to_js
 
 from .. import errors
 from ..errors import CapacityError, DeviceLost, EngineError, LocalError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..inference.batching import check_steps, step_runs
 from ..inference.cache import Cache, CacheTable
-from ..inference.llama import build_graph, rope_tables, span_shape, tensor_shapes
+from ..inference.graph import OnnxWriter
 from ..inference.selftest import sample, self_test
 from ..inference.slabs import Change, Slab, Slabs
 from ..ports import Floats, StepResult
@@ -196,19 +196,20 @@ class BrowserEngine:
 
     async def _verify_device(self, shape: SpanShape) -> None:
         config = _probe_config(shape)
-        tensors = dict(rope_tables(config))
-        for name, dims in tensor_shapes(config, 1):
+        writer = OnnxWriter(config, BlockRange(0, 1))
+        tensors = dict(writer.constants())
+        for name, _, dims in writer.tensor_shapes():
             wave = np.sin(np.arange(np.prod(dims), dtype=np.float32) * np.float32(0.7)).reshape(dims)
             tensors.setdefault(name, np.float32(1) + wave if len(dims) == 1 else wave / np.float32(8))
         await self._add({name: _bytes(array) for name, array in tensors.items()})
         hidden = to_js(sample(PROBE_TOKENS + 1, config.hidden_size).reshape(-1))
-        probe = _js_shape(span_shape(config, 1))
-        await _crossing(self._engine.verify(to_js(build_graph(config, 1)), probe, PROBE_TOKENS, hidden))
+        probe = _js_shape(writer.shape)
+        await _crossing(self._engine.verify(to_js(writer.graph()), probe, PROBE_TOKENS, hidden))
 
 
-def _probe_config(shape: SpanShape) -> LlamaConfig:
+def _probe_config(shape: SpanShape) -> ModelConfig:
     """One small block whose attention is of the span's kind: the part that devices get wrong."""
-    return LlamaConfig(
+    return ModelConfig(
         num_hidden_layers=1,
         hidden_size=64,
         intermediate_size=64,
@@ -229,6 +230,7 @@ def _js_shape(shape: SpanShape) -> Any:
         "hiddenSize": shape.hidden_size,
         "kvHeads": shape.kv_heads,
         "headDim": shape.head_dim,
+        "switches": list(shape.switches),
     }
     return _plain(fields)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModel
-from .config import EMBED, LM_HEAD, NORM, LlamaConfig, block_name
+from .config import EMBED, LM_HEAD, NORM, ModelConfig, block_name
 from .gguf import GgufIndex
 from .manifest import TensorEntry
 
@@ -38,7 +38,7 @@ _REFUSED = {  # key -> the values that mean "absent"
 }
 
 
-def read_config(index: GgufIndex) -> LlamaConfig:
+def read_config(index: GgufIndex) -> ModelConfig:
     """The model's sizes. ``UnsupportedModel`` names another architecture or a feature not known
     here; ``ModelFileError`` names a key that is missing or has a wrong value."""
     architecture = index.metadata.get("general.architecture")
@@ -59,7 +59,7 @@ def read_config(index: GgufIndex) -> LlamaConfig:
         if get.integer(key, head_dim) != head_dim:
             raise UnsupportedModel(f"llama.{key} is not the heads' size {head_dim}, which is not supported")
     vocabulary = index.tensors["token_embd.weight"].shape[0]
-    return LlamaConfig(
+    return ModelConfig(
         num_hidden_layers=get.integer("block_count"),
         hidden_size=hidden,
         intermediate_size=get.integer("feed_forward_length"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModel
-from .config import LM_HEAD, LlamaConfig
+from .config import LM_HEAD, ModelConfig
 from .manifest import TensorEntry
 from .stored import StoredTensor
 
@@ -19,7 +19,7 @@ ARCHITECTURE = "LlamaForCausalLM"
 _BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # older exports keep it
 
 
-def read_config(value: Mapping[str, Any]) -> LlamaConfig:
+def read_config(value: Mapping[str, Any]) -> ModelConfig:
     """From the object in ``config.json``. ``UnsupportedModel`` names another model type or a
     feature not known here; ``ModelFileError`` a key that is missing or has a wrong value."""
     if value.get("model_type") != "llama":
@@ -37,7 +37,7 @@ def read_config(value: Mapping[str, Any]) -> LlamaConfig:
     heads, hidden = _integer(value, "num_attention_heads"), _integer(value, "hidden_size")
     if heads < 1 or (hidden % heads and not value.get("head_dim")):
         raise ModelFileError(f"config.json: hidden_size {hidden} does not divide among {heads} heads")
-    return LlamaConfig(
+    return ModelConfig(
         num_hidden_layers=_integer(value, "num_hidden_layers"),
         hidden_size=hidden,
         intermediate_size=_integer(value, "intermediate_size"),
@@ -54,7 +54,7 @@ def read_config(value: Mapping[str, Any]) -> LlamaConfig:
     )
 
 
-def write_config(config: LlamaConfig) -> dict[str, Any]:
+def write_config(config: ModelConfig) -> dict[str, Any]:
     """``config.json`` of a float32 copy with its own head, for old and new ``transformers`` alike."""
     fields = config.to_json() | {"tie_word_embeddings": False}
     return {
@@ -72,7 +72,7 @@ def write_config(config: LlamaConfig) -> dict[str, Any]:
 
 
 def read_tensors(
-    tensors: Mapping[str, StoredTensor], file: str, config: LlamaConfig
+    tensors: Mapping[str, StoredTensor], file: str, config: ModelConfig
 ) -> dict[str, TensorEntry]:
     """The model's tensors in ``file``, not hashed yet; others that matter are ``UnsupportedModel``."""
     wanted = config.tensor_shapes()

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import InputError, IntegrityError, ModelFileError
 from ..types import BlockRange
-from .config import LlamaConfig, block_name
+from .config import ModelConfig, block_name
 from .json_text import parse_object
 from .quants import byte_length
 
@@ -87,7 +87,7 @@ class ModelManifest:
     """
 
     name: str
-    config: LlamaConfig
+    config: ModelConfig
     tensors: Mapping[str, TensorEntry]
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ class ModelManifest:
         name, tensors = value.get("name"), value.get("tensors")
         if not isinstance(name, str) or not isinstance(tensors, dict):
             raise ModelFileError("model manifest: name must be a string and tensors an object")
-        config = LlamaConfig.from_json(value.get("config"))
+        config = ModelConfig.from_json(value.get("config"))
         return cls(name, config, {key: _entry_from_json(key, item) for key, item in tensors.items()})
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import ModelFileError
 from ..ports import Floats
-from .config import LlamaConfig
+from .config import ModelConfig
 from .manifest import TensorEntry
 from .quants import STORAGE_TYPES, byte_length, dequantize
 
@@ -59,7 +59,7 @@ class Weight:
         """Whether no block of numbers is shared by two rows, so that ``rows`` can be had."""
         return self.shape[-1] % STORAGE_TYPES[self.dtype].block == 0
 
-    def floats(self, config: LlamaConfig) -> Floats:
+    def floats(self, config: ModelConfig) -> Floats:
         """The numbers, float32 of ``shape``; for unpermuted F32 a view of ``data``.
 
         Raises ``ModelFileError`` for permuted rows that are not whole heads of ``config``.
@@ -68,7 +68,7 @@ class Weight:
         columns = prod(self.shape[1:])
         return self._in_order(flat.reshape(-1, columns), config).reshape(self.shape)
 
-    def rows(self, config: LlamaConfig) -> NDArray[np.uint8]:
+    def rows(self, config: ModelConfig) -> NDArray[np.uint8]:
         """The stored bytes [out, bytes of a row], not dequantized; a view of ``data`` unless permuted.
 
         Raises as ``floats`` does, and for rows that share blocks.
@@ -77,7 +77,7 @@ class Weight:
         width = byte_length(self.dtype, columns)
         return self._in_order(np.frombuffer(self.data, np.uint8).reshape(-1, width), config)
 
-    def _in_order(self, rows: NDArray[Number], config: LlamaConfig) -> NDArray[Number]:
+    def _in_order(self, rows: NDArray[Number], config: ModelConfig) -> NDArray[Number]:
         if not self.permuted:
             return rows
         count, width = rows.shape
@@ -88,7 +88,7 @@ class Weight:
         return heads.swapaxes(1, 2).reshape(count, width)
 
 
-def floats_of(weights: Mapping[str, Weight], config: LlamaConfig) -> dict[str, Floats]:
+def floats_of(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Floats]:
     """All of them as float32; raises as ``Weight.floats`` does."""
     return {name: weight.floats(config) for name, weight in weights.items()}
 

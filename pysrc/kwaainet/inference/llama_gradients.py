@@ -18,38 +18,39 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..ports import Floats
-from .llama import rope_tables
+from ..types import BlockRange
 from .onnx import MICROSOFT, Attribute, ElementType, model, node, value
+from .rope import rope_tables
 
 MASKED = -1e30  # a score that softmax makes zero, and that stays finite whatever is added to it
 LARGE_ACTIVATIONS = 6  # of the size of the attention's weights that live at once; measured, rounded up
 
 
-def tables(config: LlamaConfig, tokens: int) -> dict[str, Floats]:
+def tables(config: ModelConfig, tokens: int) -> dict[str, Floats]:
     """``cos``, ``sin`` and the causal ``mask`` for so many positions, as the graphs' inputs."""
-    halves = dict(rope_tables(replace(config, max_position_embeddings=tokens)))
+    halves = dict(rope_tables(replace(config, max_position_embeddings=tokens), BlockRange(0, 1)))
     result = {name: np.concatenate([half, half], axis=1) for name, half in halves.items()}
     result["mask"] = np.triu(np.full((tokens, tokens), MASKED, np.float32), 1)
     return result
 
 
-def working_bytes(config: LlamaConfig, batch: int, tokens: int) -> int:
+def working_bytes(config: ModelConfig, batch: int, tokens: int) -> int:
     """About what one run of the gradient takes beside the weights."""
     attention = config.num_attention_heads * tokens * tokens
     wide = tokens * (6 * config.intermediate_size + 16 * config.hidden_size)
     return 4 * batch * (LARGE_ACTIVATIONS * attention + wide)
 
 
-def forward_graph(config: LlamaConfig) -> bytes:
+def forward_graph(config: ModelConfig) -> bytes:
     """``x`` -> ``y``."""
     graph = _Graph(config)
     graph.add("Identity", _forward(graph).y, output="y")
     return graph.model("y", ("x",))
 
 
-def backward_graph(config: LlamaConfig) -> bytes:
+def backward_graph(config: ModelConfig) -> bytes:
     """``x`` and the gradient ``dy`` of the block's output -> the gradient ``dx`` of its input."""
     graph = _Graph(config)
     at = _forward(graph)
@@ -71,7 +72,7 @@ _GATE, _UP, _DOWN = (f"mlp.{name}_proj.weight" for name in ("gate", "up", "down"
 class _Graph:
     """Collects nodes; values are known by the names of their results."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self._nodes: list[bytes] = []
         self._constants: dict[tuple[int, ...] | float, str] = {}

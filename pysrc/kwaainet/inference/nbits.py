@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..formats.weights import Weight
 from ..ports import Floats
 
@@ -49,7 +49,7 @@ class Blocks:
         return (numbers * self.scales[..., None]).reshape(len(numbers), -1)
 
 
-def repack(weight: Weight, config: LlamaConfig) -> Blocks:
+def repack(weight: Weight, config: ModelConfig) -> Blocks:
     """The same numbers. Raises ``InputError`` for a type that ``BITS`` has not."""
     rows = weight.rows(config)
     match weight.dtype:

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from ..errors import CapacityError, EngineError
 from ..inference.batching import StepRun, check_steps, step_runs
 from ..inference.cache import Cache, CacheTable, Piece
-from ..inference.llama import norm_names
 from ..inference.selftest import self_test
 from ..inference.slabs import Change, Slab, Slabs
 from ..ports import Floats, StepResult
@@ -44,7 +43,7 @@ class _Run:
     """What one run is bound to: arrays of the rows it is for, and their lengths before it."""
 
     arrays: Arrays
-    norms: Arrays
+    switches: Arrays
     lengths: Sequence[int]
     x: Floats
 
@@ -57,7 +56,7 @@ class NativeEngine:
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads
         self._tensors: dict[str, Any] = {}
-        self._norms: Arrays = {}
+        self._switches: Arrays = {}
         self._session: Any = None
         self._caches: CacheTable[Slab[Arrays]] | None = None
         self._slabs: Slabs[Arrays] = Slabs(0)
@@ -71,7 +70,7 @@ class NativeEngine:
     async def build(self, graph: bytes, shape: SpanShape) -> None:
         """See ``ports.Engine``."""
         tensors, self._tensors = self._tensors, {}
-        self._norms = _take_norms(tensors, shape)
+        self._switches = _take_switches(tensors, shape)
         self._session = await self._in_worker(_create_session, graph, tensors, self._threads)
         self._caches, self._slabs = CacheTable(shape), Slabs(shape.max_positions)
         try:
@@ -150,7 +149,7 @@ class NativeEngine:
 
     async def close(self) -> None:
         """See ``ports.Engine``."""
-        self._tensors, self._norms, self._session, self._caches = {}, {}, None, None
+        self._tensors, self._switches, self._session, self._caches = {}, {}, None, None
         self._slabs = Slabs(0)
         self._worker.shutdown(wait=False)
         self._worker = ThreadPoolExecutor(1, "engine")
@@ -176,20 +175,19 @@ class NativeEngine:
     def _piece_run(self, cache: Cache[Slab[Arrays]], piece: Piece, x: Floats) -> _Run:
         first, end = cache.first_row + piece.first_row, cache.first_row + piece.end_row
         arrays = {name: array[first:end] for name, array in cache.storage.memory.items()}
-        return _Run(arrays, self._norms_of(cache.blocks), [cache.length + piece.first] * len(x), x)
+        return _Run(arrays, self._switches_for(cache.blocks), [cache.length + piece.first] * len(x), x)
 
     def _step_run(self, run: StepRun[Arrays], hidden: Sequence[Floats]) -> _Run:
         arrays = {name: array[run.first_row : run.end_row] for name, array in run.slab.memory.items()}
-        return _Run(arrays, self._norms_of(run.blocks), run.lengths, run.gather(hidden))
+        return _Run(arrays, self._switches_for(run.blocks), run.lengths, run.gather(hidden))
 
-    def _norms_of(self, blocks: BlockRange) -> Arrays:
-        """The weights of the norms for runs through ``blocks``: zeros for those that these skip."""
+    def _switches_for(self, blocks: BlockRange) -> Arrays:
+        """The switches for runs through ``blocks``: zeros for those of blocks that these skip."""
         shape = self._built().shape
-        skipped = np.zeros(shape.hidden_size, np.float32)
         return {
-            name: self._norms[name] if index in blocks else skipped
+            name: self._switches[name] if index in blocks else np.zeros_like(self._switches[name])
             for index in range(shape.blocks)
-            for name in norm_names(index)
+            for name in shape.switches_of(index)
         }
 
     async def _compute(self, run: _Run) -> Floats:
@@ -204,9 +202,9 @@ class NativeEngine:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
 
 
-def _take_norms(tensors: dict[str, Any], shape: SpanShape) -> dict[str, Floats]:
-    """Move the weights of the norms, which are inputs of the graph, out of ``tensors``."""
-    names = [name for index in range(shape.blocks) for name in norm_names(index)]
+def _take_switches(tensors: dict[str, Any], shape: SpanShape) -> dict[str, Floats]:
+    """Move the switches, which are inputs of the graph, out of ``tensors``."""
+    names = [name for index in range(shape.blocks) for name in shape.switches_of(index)]
     if missing := [name for name in names if name not in tensors]:
         raise EngineError(f"the tensor {missing[0]} was not added; the span needs it")
     values = [tensors.pop(name) for name in names]
@@ -233,7 +231,7 @@ def _run(session: Any, options: Any, run: _Run) -> Floats:
         "x": run.x,
         "seqlens_k": totals - np.int32(1),
         "total_seq": np.array(totals.max(), np.int32),
-        **run.norms,
+        **run.switches,
     }
     outputs: dict[str, NDArray[Any]] = {"y": y}
     for name, array in run.arrays.items():

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import InputError, ModelFileError
 from ..formats import gguf, gguf_llama, huggingface
-from ..formats.config import EMBED, LM_HEAD, NORM, LlamaConfig
+from ..formats.config import EMBED, LM_HEAD, NORM, ModelConfig
 from ..formats.json_text import parse_object
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
 from ..formats.weights import Weight
@@ -51,7 +51,7 @@ class Model:
         return self.manifest.name
 
     @property
-    def config(self) -> LlamaConfig:
+    def config(self) -> ModelConfig:
         return self.manifest.config
 
     @cached_property
@@ -124,7 +124,7 @@ def default_name(path: Path) -> str:
     return words if words.endswith("-hf") else f"{words or 'model'}-hf"
 
 
-_Opened = tuple[LlamaConfig, dict[str, TensorEntry], dict[str, Path], TextSettings]
+_Opened = tuple[ModelConfig, dict[str, TensorEntry], dict[str, Path], TextSettings]
 
 
 def _open_file(path: Path) -> _Opened:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError, InputError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..swarm.announcement import MAX_TTL, MIN_TTL
 from ..swarm.blocks import check_prefix
 from ..types import BlockRange
@@ -87,20 +87,20 @@ class NodeConfig:
         """Seconds a record lives after it was announced."""
         return self.update_period * self.expiration_factor
 
-    def check_model(self, model: LlamaConfig) -> None:
+    def check_model(self, model: ModelConfig) -> None:
         """``ConfigError`` if the model has not the blocks to be served."""
         if self.blocks.end > model.num_hidden_layers:
             raise ConfigError(
                 f"blocks {self.blocks} were asked for; the model has 0:{model.num_hidden_layers}"
             )
 
-    def max_length(self, model: LlamaConfig) -> int:
+    def max_length(self, model: ModelConfig) -> int:
         """Tokens of one session: as configured, else Petals' default, never above the model's."""
         grouped = model.num_key_value_heads < model.num_attention_heads
         asked = self.inference_max_length or (8192 if grouped else 2048)
         return min(asked, model.max_position_embeddings, self.total_tokens(model))
 
-    def total_tokens(self, model: LlamaConfig) -> int:
+    def total_tokens(self, model: ModelConfig) -> int:
         """Tokens of cache for all sessions together."""
         grouped = model.num_key_value_heads < model.num_attention_heads
         return self.cache_tokens or (16384 if grouped else 4096)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from .. import __version__
 from ..errors import ConfigError, KwaaiNetError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..inference.history import Budget
 from ..ports import Clock, Host
 from ..swarm.announcement import Announcement
@@ -82,7 +82,7 @@ class Gateway:
     def __init__(
         self,
         config: GatewayConfig,
-        model: LlamaConfig,
+        model: ModelConfig,
         *,
         host: Host,
         read_servers: ReadServers,

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 
 from ..errors import CapacityError, EngineError, RequestError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..inference.llama_gradients import backward_graph, forward_graph, tables, working_bytes
 from ..ports import Floats, Gradients
 from ..types import BlockRange
@@ -40,7 +40,7 @@ class SpanGradients:
     def __init__(
         self,
         gradients: Gradients,
-        config: LlamaConfig,
+        config: ModelConfig,
         load: LoadBlock,
         max_run_tokens: int,
         budget: int = BUDGET,

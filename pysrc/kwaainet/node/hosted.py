@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__
 from ..errors import DeviceLost, KwaaiNetError
 from ..formats.manifest import ModelManifest
-from ..inference.llama import span_shape
+from ..inference.writer import span_shape
 from ..ports import BlobStore, Clock, Engine, Floats, Gradients, RangeSource, Report
 from ..swarm.announcement import Announcement
 from ..swarm.placement import View
@@ -287,7 +287,7 @@ class HostedSpan:
             self._report,
             parallel=self._config.fetch_parallel,
         )
-        shape = span_shape(model.manifest.config, len(blocks))
+        shape = span_shape(model.manifest.config, blocks)
         rates = await measure(model.engine, shape, self._around.now)
         self._status = replace(self._status, loaded=loaded, backend=model.engine.backend)
         self._metered = MeteredEngine(model.engine, len(blocks), rates, self._around.now)

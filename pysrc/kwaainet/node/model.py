@@ -17,8 +17,8 @@ from ..errors import IntegrityError
 from ..formats.config import EMBED, LM_HEAD, NORM
 from ..formats.manifest import Assembly, ModelManifest, Read, TensorEntry, fetch_plan
 from ..formats.weights import Weight, floats_of
+from ..inference.graph import OnnxWriter
 from ..inference.head import LanguageHead
-from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
 from ..ports import BlobStore, Engine, Floats, RangeSource, Report
 from ..types import BlockRange, Progress
 
@@ -57,7 +57,8 @@ async def load_span(
     """
     total = sum(entry.length for entry in manifest.span(blocks).values())
     loader = _Loader(manifest, source, store, report, parallel, LoadStats(total))
-    for name, table in rope_tables(manifest.config):
+    writer = OnnxWriter(manifest.config, blocks)
+    for name, table in writer.constants():
         await engine.add_tensor(name, table)
     ahead: deque[asyncio.Future[dict[str, bytes]]] = deque()
     try:
@@ -66,13 +67,12 @@ async def load_span(
                 ahead.append(asyncio.ensure_future(loader.block(index + len(ahead))))
             weights = loader.weights(index, await ahead[0])
             ahead.popleft()
-            decoded = floats_of(weights, manifest.config)
-            for name, packed in pack_block(manifest.config, index - blocks.start, decoded):
+            for name, packed in writer.pack_block(index, weights):
                 await engine.add_tensor(name, packed)
     finally:
         await _stop(ahead)
     report(Progress(BUILD, 0, 1))
-    await engine.build(build_graph(manifest.config, len(blocks)), span_shape(manifest.config, len(blocks)))
+    await engine.build(writer.graph(), writer.shape)
     report(Progress(BUILD, 1, 1))
     return loader.stats
 

@@ -14,7 +14,7 @@ from typing import Any
 from .. import __version__
 from ..compression.codec import TensorJoiner, split_for_streaming
 from ..errors import LimitExceeded, RequestError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..inference import tensors
 from ..inference.push import check_id
 from ..inference.session import InferenceSession
@@ -58,7 +58,7 @@ class TransformerConnectionHandler:
     def __init__(
         self,
         config: NodeConfig,
-        model: LlamaConfig,
+        model: ModelConfig,
         span: Runner,
         gradients: Training | None = None,
     ) -> None:

@@ -1,7 +1,7 @@
 """The Engine port in numpy: reads the span's graph and computes it operator by operator, float32.
 
 Follows the ONNX operator documents and onnxruntime's ContribOperators.md. Rule of the file: exact
-before fast, and independent of the adapters: it knows the operators of ``inference.llama`` and no
+before fast, and independent of the adapters: it knows the operators of ``inference.graph`` and no
 execution provider, so that it can tell which of two engines is wrong.
 """
 
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ..errors import EngineError
 from ..inference.batching import check_steps
 from ..inference.cache import CacheTable
-from ..inference.llama import norm_names
 from ..inference.selftest import self_test
 from ..ports import Floats, StepResult
 from ..types import BlockRange, SpanShape
@@ -57,9 +56,10 @@ class NumpyEngine:
         """See ``ports.Engine``."""
         weights, self._tensors = self._tensors, {}
         self._nodes, wanted = read_graph(graph)
-        norms = [name for index in range(shape.blocks) for name in norm_names(index)]
-        wanted |= dict.fromkeys(norms, (shape.hidden_size,))
-        if wanted != {name: array.shape for name, array in weights.items()}:
+        switches = {name for index in range(shape.blocks) for name in shape.switches_of(index)}
+        if not switches <= weights.keys() or wanted != {
+            name: array.shape for name, array in weights.items() if name not in switches
+        }:
             raise EngineError("the tensors added are not those the graph asks for, or of other shapes")
         self._weights = weights
         self._caches = CacheTable(shape)
@@ -85,9 +85,9 @@ class NumpyEngine:
             for name, array in entry.storage.items()
         }
         skipped = [index for index in range(caches.shape.blocks) if index not in entry.blocks]
-        zeros = np.zeros(caches.shape.hidden_size, np.float32)
-        norms = {name: zeros for index in skipped for name in norm_names(index)}
-        values = {"x": hidden, **past, **self._weights, **norms}
+        switches = [name for index in skipped for name in caches.shape.switches_of(index)]
+        zeros = {name: np.zeros_like(self._weights[name]) for name in switches}
+        values = {"x": hidden, **past, **self._weights, **zeros}
         for node in self._nodes:
             inputs = [values.get(name) for name in node.inputs]
             results = OPERATORS[node.operator](inputs, node.attributes)

@@ -15,8 +15,9 @@ from typing import TypeAlias
 import numpy as np
 
 from ..errors import CapacityError, EngineError
+from ..formats.weights import weights_of
 from ..inference.cache import MAX_TOKENS
-from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
+from ..inference.graph import OnnxWriter
 from ..ports import Engine, Floats
 from ..types import BlockRange
 from . import engine_steps
@@ -220,30 +221,30 @@ async def a_closed_engine_can_be_filled_again(engine: Engine, reference: Engine)
 
 async def missing_tensors_are_refused(engine: Engine, reference: Engine) -> None:
     await engine.close()
-    for name, table in rope_tables(CONFIG):
+    writer = OnnxWriter(CONFIG, BlockRange(0, 2))
+    for name, table in writer.constants():
         await engine.add_tensor(name, table)
-    await refused(EngineError, engine.build(build_graph(CONFIG, 2), span_shape(CONFIG, 2)))
+    await refused(EngineError, engine.build(writer.graph(), writer.shape))
 
 
 async def missing_norms_are_refused(engine: Engine, reference: Engine) -> None:
     """These are inputs of the graph and no initializers: nobody but the engine misses them."""
     await engine.close()
-    tensors = [*rope_tables(CONFIG), *pack_block(CONFIG, 0, random_weights(CONFIG, 0))]
-    for name, tensor in tensors:
+    writer = OnnxWriter(CONFIG, BlockRange(0, 1))
+    for name, tensor in [*writer.constants(), *writer.pack_block(0, weights_of(random_weights(CONFIG, 0)))]:
         if name != "0.post_norm":
             await engine.add_tensor(name, tensor)
-    await refused(EngineError, engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1)))
+    await refused(EngineError, engine.build(writer.graph(), writer.shape))
 
 
 async def broken_weights_are_refused(engine: Engine, reference: Engine) -> None:
     await engine.close()
     weights = random_weights(CONFIG, 0)
     weights["mlp.down_proj.weight"][3, 3] = np.nan
-    for name, table in rope_tables(CONFIG):
-        await engine.add_tensor(name, table)
-    for name, tensor in pack_block(CONFIG, 0, weights):
+    writer = OnnxWriter(CONFIG, BlockRange(0, 1))
+    for name, tensor in [*writer.constants(), *writer.pack_block(0, weights_of(weights))]:
         await engine.add_tensor(name, tensor)
-    await refused(EngineError, engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1)))
+    await refused(EngineError, engine.build(writer.graph(), writer.shape))
 
 
 CHECKS: dict[str, Check] = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..ports import Floats
 
 
@@ -22,7 +22,7 @@ class NumpyGradients:
     ``loaded`` are the blocks it holds; ``runs`` what it computed: (kind, block, batch).
     """
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._built = False
         self.loaded: dict[int, dict[str, Any]] = {}
@@ -70,7 +70,7 @@ class _Block:
     """One run: ``y``, and what ``back`` needs of it."""
 
     def __init__(
-        self, config: LlamaConfig, weights: Mapping[str, Any], tables: Mapping[str, Floats], x: Any
+        self, config: ModelConfig, weights: Mapping[str, Any], tables: Mapping[str, Floats], x: Any
     ) -> None:
         self._config, self._w, self._tables = config, weights, tables
         self._x = np.float64(x)

@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import EngineError
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..inference.llama_gradients import backward_graph, forward_graph, tables
 from ..ports import Floats, Gradients
 from .gradients import NumpyGradients
 from .model import TINY
 
-Make = Callable[[LlamaConfig], Gradients]
+Make = Callable[[ModelConfig], Gradients]
 TOLERANCE = 1e-5  # of the largest value
 
 SHAPES = {
@@ -29,7 +29,7 @@ SHAPES = {
 }
 
 
-def weights(config: LlamaConfig, seed: int) -> dict[str, Floats]:
+def weights(config: ModelConfig, seed: int) -> dict[str, Floats]:
     """Random ones, scaled so that a block neither fades nor explodes."""
     random = np.random.default_rng(seed)
     found = {}
@@ -40,7 +40,7 @@ def weights(config: LlamaConfig, seed: int) -> dict[str, Floats]:
     return found
 
 
-def states(config: LlamaConfig, batch: int, tokens: int, seed: int = 1) -> Floats:
+def states(config: ModelConfig, batch: int, tokens: int, seed: int = 1) -> Floats:
     """Random hidden states or gradients."""
     random = np.random.default_rng(seed)
     return random.standard_normal((batch, tokens, config.hidden_size), np.float32)
@@ -53,7 +53,7 @@ def difference(got: Floats, expected: Floats) -> float:
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
-async def _built(make: Make, config: LlamaConfig, blocks: int = 1) -> tuple[Gradients, NumpyGradients]:
+async def _built(make: Make, config: ModelConfig, blocks: int = 1) -> tuple[Gradients, NumpyGradients]:
     """The adapter and the reference, with the same weights."""
     ours, reference = make(config), NumpyGradients(config)
     for one in (ours, reference):
@@ -64,7 +64,7 @@ async def _built(make: Make, config: LlamaConfig, blocks: int = 1) -> tuple[Grad
 
 
 async def _compare(
-    ours: Gradients, reference: Gradients, config: LlamaConfig, batch: int, tokens: int
+    ours: Gradients, reference: Gradients, config: ModelConfig, batch: int, tokens: int
 ) -> None:
     x, dy, at = states(config, batch, tokens), states(config, batch, tokens, 2), tables(config, tokens)
     forward = [await one.forward(0, x, at) for one in (ours, reference)]
@@ -73,7 +73,7 @@ async def _compare(
         assert difference(got, expected) < TOLERANCE, (batch, tokens, difference(got, expected))
 
 
-def _agrees(config: LlamaConfig) -> Callable[[Make], Awaitable[None]]:
+def _agrees(config: ModelConfig) -> Callable[[Make], Awaitable[None]]:
     async def agrees(make: Make) -> None:
         ours, reference = await _built(make, config)
         for batch, tokens in ((1, 1), (2, 7), (3, 2), (1, 40)):

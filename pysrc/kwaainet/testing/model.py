@@ -9,11 +9,11 @@ from hashlib import sha256
 
 import numpy as np
 
-from ..formats.config import LlamaConfig
+from ..formats.config import ModelConfig
 from ..formats.manifest import ModelManifest, TensorEntry
 
 FILE = "model.bin"
-TINY = LlamaConfig(
+TINY = ModelConfig(
     num_hidden_layers=5,
     hidden_size=24,
     intermediate_size=40,
@@ -28,7 +28,7 @@ TINY = LlamaConfig(
 )
 
 
-def random_model(config: LlamaConfig = TINY, seed: int = 0) -> tuple[ModelManifest, dict[str, bytes]]:
+def random_model(config: ModelConfig = TINY, seed: int = 0) -> tuple[ModelManifest, dict[str, bytes]]:
     """(manifest, files): float32 weights, scaled so that a block neither fades nor explodes."""
     random = np.random.default_rng(seed)
     entries: dict[str, TensorEntry] = {}

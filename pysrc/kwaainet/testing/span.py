@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ..formats.config import LlamaConfig
-from ..inference.llama import build_graph, pack_block, rope_tables, span_shape
+from ..formats.config import ModelConfig
+from ..formats.weights import weights_of
+from ..inference.graph import OnnxWriter
 from ..ports import Engine, Floats
 from ..types import BlockRange
 
 TOLERANCE = 1e-4
 # Odd on purpose: grouped heads, a head_dim that is not hidden_size / heads, an inner size
 # that is no multiple of 8.
-CONFIG = LlamaConfig(
+CONFIG = ModelConfig(
     num_hidden_layers=3,
     hidden_size=200,
     intermediate_size=500,
@@ -33,7 +34,7 @@ CONFIG = LlamaConfig(
 )
 
 
-def random_weights(config: LlamaConfig, seed: int) -> dict[str, Floats]:
+def random_weights(config: ModelConfig, seed: int) -> dict[str, Floats]:
     """One block's weights by Hugging Face suffix; scaled so that a block neither fades nor explodes."""
     random = np.random.default_rng(seed)
     weights = {}
@@ -45,15 +46,16 @@ def random_weights(config: LlamaConfig, seed: int) -> dict[str, Floats]:
     return weights
 
 
-async def fill(engine: Engine, config: LlamaConfig = CONFIG, only: BlockRange | None = None) -> Engine:
+async def fill(engine: Engine, config: ModelConfig = CONFIG, only: BlockRange | None = None) -> Engine:
     """Build ``engine`` over ``config``'s blocks, or only some of them, with random weights."""
     blocks = only or BlockRange(0, config.num_hidden_layers)
-    for name, table in rope_tables(config):
+    writer = OnnxWriter(config, blocks)
+    for name, table in writer.constants():
         await engine.add_tensor(name, table)
-    for index in range(len(blocks)):
-        for name, tensor in pack_block(config, index, random_weights(config, blocks.start + index)):
+    for index in range(blocks.start, blocks.end):
+        for name, tensor in writer.pack_block(index, weights_of(random_weights(config, index))):
             await engine.add_tensor(name, tensor)
-    await engine.build(build_graph(config, len(blocks)), span_shape(config, len(blocks)))
+    await engine.build(writer.graph(), writer.shape)
     return engine
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kwaainet import errors
-from kwaainet.inference.llama import build_graph, rope_tables, span_shape
+from kwaainet.inference.graph import OnnxWriter
 from kwaainet.ports import Floats
 from kwaainet.testing import clock
 from kwaainet.testing.engine import NumpyEngine
@@ -62,17 +62,17 @@ class JsEngine:
     async def addTensor(self, name: str, data: TypedArray) -> None:
         self.tensors[name] = data.values.tobytes()
 
-    async def verify(self, graph: bytes, shape: dict[str, int], tokens: int, hidden: TypedArray) -> None:
+    async def verify(self, graph: bytes, shape: dict[str, Any], tokens: int, hidden: TypedArray) -> None:
         self._fail()
         assert len(hidden.values) == (tokens + 1) * shape["hiddenSize"]
         await self._load(graph, shape)
         self.verified.append({**shape, "tokens": tokens})
 
-    async def build(self, graph: bytes, shape: dict[str, int]) -> None:
+    async def build(self, graph: bytes, shape: dict[str, Any]) -> None:
         self._fail()
         await self._load(graph, shape)
 
-    async def _load(self, graph: bytes, shape: dict[str, int]) -> None:
+    async def _load(self, graph: bytes, shape: dict[str, Any]) -> None:
         from kwaainet.testing.engine import read_graph
 
         self.numpy = NumpyEngine()
@@ -80,7 +80,8 @@ class JsEngine:
         for name, data in self.tensors.items():
             await self.numpy.add_tensor(name, np.frombuffer(data, np.float32).reshape(wanted.get(name, -1)))
         self.tensors = {}
-        span = SpanShape(shape["blocks"], shape["hiddenSize"], shape["kvHeads"], shape["headDim"], 1 << 20)
+        sizes = (shape[name] for name in ("blocks", "hiddenSize", "kvHeads", "headDim"))
+        span = SpanShape(*sizes, 1 << 20, tuple(shape["switches"]))
         try:
             await self.numpy.build(graph, span)
         except errors.EngineError as error:
@@ -302,10 +303,11 @@ def test_a_run_of_steps_that_fails_leaves_their_caches_as_they_were(make: Any) -
 def test_tensors_are_copied_when_they_are_added(make: Any) -> None:
     async def run() -> None:
         engine = make(JsEngine())
-        for name, table in rope_tables(CONFIG):
+        writer = OnnxWriter(CONFIG, BlockRange(0, 1))
+        for name, table in writer.constants():
             await engine.add_tensor(name, table)
             table[:] = np.nan
         with pytest.raises(errors.EngineError, match="not those"):
-            await engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1))
+            await engine.build(writer.graph(), writer.shape)
 
     clock.run(run())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import CapacityError, EngineError
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 from kwaainet.testing import clock
 from kwaainet.testing.gradients import NumpyGradients
 from kwaainet.testing.gradients_compliance import CHECKS, check, states, tables, weights
@@ -46,7 +46,7 @@ def to_js(value: Any) -> Any:
 class JsGradients:
     """Blocks in numpy behind the names of the TypeScript half."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self.numpy = NumpyGradients(config)
         self.weights: dict[int, dict[str, Any]] = {}
         self.room = 1000
@@ -91,7 +91,7 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def make(browser: Any, made: list[JsGradients]) -> Any:
-    def gradients(config: LlamaConfig) -> Any:
+    def gradients(config: ModelConfig) -> Any:
         async def create() -> JsGradients:
             made.append(JsGradients(config))
             return made[-1]

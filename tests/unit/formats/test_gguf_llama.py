@@ -12,7 +12,7 @@ import pytest
 
 from kwaainet.errors import ModelFileError, UnsupportedModel
 from kwaainet.formats import gguf, gguf_llama
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def index(
     return make
 
 
-def test_config(index: Callable[..., gguf.GgufIndex], tiny_config: LlamaConfig) -> None:
+def test_config(index: Callable[..., gguf.GgufIndex], tiny_config: ModelConfig) -> None:
     assert gguf_llama.read_config(index()) == tiny_config  # 1e-5, not the float32 nearest to it
     tied = gguf_llama.read_config(index(drop="lm_head.weight"))
     assert tied == replace(tiny_config, tie_word_embeddings=True)
@@ -41,7 +41,7 @@ def test_keys_that_may_be_missing(index: Callable[..., gguf.GgufIndex]) -> None:
     assert config.num_key_value_heads == 2
 
 
-def test_tensors_have_canonical_names(index: Callable[..., gguf.GgufIndex], tiny_config: LlamaConfig) -> None:
+def test_tensors_have_canonical_names(index: Callable[..., gguf.GgufIndex], tiny_config: ModelConfig) -> None:
     entries = gguf_llama.read_tensors(index(), "m.gguf")
     assert {name: entry.shape for name, entry in entries.items()} == tiny_config.tensor_shapes()
     permuted = {name.split(".")[-2] for name, entry in entries.items() if entry.permuted}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kwaainet.errors import ModelFileError, UnsupportedModel
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 from kwaainet.formats.huggingface import read_config, read_tensors, write_config
 from kwaainet.formats.stored import StoredTensor
 
@@ -63,7 +63,7 @@ def test_a_new_config() -> None:
     )
 
 
-def test_what_we_write_we_read(tiny_config: LlamaConfig) -> None:
+def test_what_we_write_we_read(tiny_config: ModelConfig) -> None:
     written = write_config(replace(tiny_config, tie_word_embeddings=True))
     assert written["architectures"] == ["LlamaForCausalLM"]
     assert written["tie_word_embeddings"] is False
@@ -94,7 +94,7 @@ def test_what_is_not_supported_is_named(change: dict[str, Any], error: type[Exce
         read_config(LLAMA_2 | change)
 
 
-def test_only_the_models_own_tensors_are_taken(tiny_config: LlamaConfig) -> None:
+def test_only_the_models_own_tensors_are_taken(tiny_config: ModelConfig) -> None:
     norm = StoredTensor("F32", (64,), 100, 256)
     stored = {
         "model.norm.weight": norm,

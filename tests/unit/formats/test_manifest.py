@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwaainet.errors import InputError, IntegrityError, KwaaiNetError, ModelFileError
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 from kwaainet.formats.manifest import (
     MAX_JSON_BYTES,
     Assembly,
@@ -27,7 +27,7 @@ from kwaainet.types import BlockRange
 
 
 @pytest.fixture(scope="session")
-def manifest(tiny_config: LlamaConfig) -> ModelManifest:
+def manifest(tiny_config: ModelConfig) -> ModelManifest:
     offset, tensors = 100, {}
     for name, shape in tiny_config.tensor_shapes().items():
         length = 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import ModelFileError
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 from kwaainet.formats.manifest import TensorEntry
 from kwaainet.formats.quants import STORAGE_TYPES, dequantize
 from kwaainet.formats.weights import Weight, floats_of, weights_of
@@ -15,19 +15,19 @@ from kwaainet.formats.weights import Weight, floats_of, weights_of
 GGUF_ORDER = [row for pair in range(8) for row in (pair, pair + 8)]
 
 
-def test_plain_tensor_keeps_its_rows(tiny_config: LlamaConfig) -> None:
+def test_plain_tensor_keeps_its_rows(tiny_config: ModelConfig) -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     weight = Weight("F32", (3, 4), array.tobytes())
     np.testing.assert_array_equal(weight.floats(tiny_config), array)
     np.testing.assert_array_equal(weight.rows(tiny_config).view("<f4"), array)
 
 
-def test_norms_are_one_dimensional(tiny_config: LlamaConfig) -> None:
+def test_norms_are_one_dimensional(tiny_config: ModelConfig) -> None:
     array = np.arange(5, dtype=np.float32)
     np.testing.assert_array_equal(Weight("F32", (5,), array.tobytes()).floats(tiny_config), array)
 
 
-def test_permuted_rows_come_back_in_order(tiny_config: LlamaConfig) -> None:
+def test_permuted_rows_come_back_in_order(tiny_config: ModelConfig) -> None:
     head = np.arange(16, dtype=np.float32)[:, None] * np.ones(3, np.float32)
     both = np.concatenate([head, head + 100])
     stored = np.concatenate([head[GGUF_ORDER], head[GGUF_ORDER] + 100])
@@ -37,7 +37,7 @@ def test_permuted_rows_come_back_in_order(tiny_config: LlamaConfig) -> None:
 
 @pytest.mark.parametrize("dtype", STORAGE_TYPES)
 @pytest.mark.parametrize("permuted", [False, True])
-def test_rows_hold_what_the_floats_say(dtype: str, permuted: bool, tiny_config: LlamaConfig) -> None:
+def test_rows_hold_what_the_floats_say(dtype: str, permuted: bool, tiny_config: ModelConfig) -> None:
     storage = STORAGE_TYPES[dtype]
     columns = 2 * storage.block
     raw = np.random.default_rng(1).integers(0, 60, (32, 2 * storage.size), np.uint8)  # finite in any type
@@ -50,7 +50,7 @@ def test_rows_hold_what_the_floats_say(dtype: str, permuted: bool, tiny_config: 
     np.testing.assert_array_equal(rows[:9], raw[list(first)])
 
 
-def test_rows_that_share_blocks_are_known(tiny_config: LlamaConfig) -> None:
+def test_rows_that_share_blocks_are_known(tiny_config: ModelConfig) -> None:
     weight = Weight("Q8_0", (2, 16), bytes(34))
     assert not weight.has_whole_rows
     assert weight.floats(tiny_config).shape == (2, 16)
@@ -59,14 +59,14 @@ def test_rows_that_share_blocks_are_known(tiny_config: LlamaConfig) -> None:
     assert Weight("Q8_0", (1, 32), bytes(34)).has_whole_rows
 
 
-def test_rows_that_are_no_heads_and_data_of_another_length_are_refused(tiny_config: LlamaConfig) -> None:
+def test_rows_that_are_no_heads_and_data_of_another_length_are_refused(tiny_config: ModelConfig) -> None:
     with pytest.raises(ModelFileError, match="24 permuted rows are not whole heads of 16"):
         Weight("F32", (24, 2), bytes(4 * 48), permuted=True).floats(tiny_config)
     with pytest.raises(ModelFileError, match="12 numbers of F32 take 48 bytes, but 47 were given"):
         Weight("F32", (3, 4), bytes(47))
 
 
-def test_a_manifests_entry_and_arrays_become_weights(tiny_config: LlamaConfig) -> None:
+def test_a_manifests_entry_and_arrays_become_weights(tiny_config: ModelConfig) -> None:
     entry = TensorEntry("f", 0, 48, "", "F32", (3, 4), permuted=True)
     assert Weight.stored(entry, bytes(48)) == Weight("F32", (3, 4), bytes(48), permuted=True)
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(3, 2).T, "b": np.ones(4, np.float32)}

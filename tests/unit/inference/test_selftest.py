@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import EngineError
-from kwaainet.inference.llama import span_shape
 from kwaainet.inference.selftest import TOLERANCE, check_close, sample, self_test
+from kwaainet.inference.writer import span_shape
 from kwaainet.ports import Floats, StepResult
 from kwaainet.testing import clock
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CONFIG, fill
+from kwaainet.types import BlockRange
 
-SHAPE = span_shape(CONFIG, CONFIG.num_hidden_layers)
+SHAPE = span_shape(CONFIG, BlockRange(0, CONFIG.num_hidden_layers))
 
 
 class ForgetfulEngine(NumpyEngine):

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import CapacityError, EngineError
-from kwaainet.formats.config import LlamaConfig
-from kwaainet.inference.llama import build_graph, norm_names, pack_block, rope_tables, span_shape
+from kwaainet.formats.config import ModelConfig
+from kwaainet.formats.weights import weights_of
+from kwaainet.inference.graph import OnnxWriter
 from kwaainet.native import engine as module
 from kwaainet.native.engine import NativeEngine
 from kwaainet.testing.engine_compliance import CONFIG, fill, hidden_states, random_weights
+from kwaainet.types import BlockRange
 
 LONG = 300
+ONE_BLOCK = OnnxWriter(CONFIG, BlockRange(0, 1))
 
 
 def test_the_event_loop_stays_alive_during_a_run() -> None:
@@ -75,9 +78,9 @@ def test_runs_on_one_cache_follow_each_other() -> None:
 def test_what_is_no_graph_is_refused_in_onnxruntimes_words() -> None:
     async def run() -> None:
         engine = NativeEngine(threads=1)
-        for name in norm_names(0):
+        for name in ONE_BLOCK.shape.switches_of(0):
             await engine.add_tensor(name, np.ones(CONFIG.hidden_size, np.float32))
-        await engine.build(b"not a graph", span_shape(CONFIG, 1))
+        await engine.build(b"not a graph", ONE_BLOCK.shape)
 
     with pytest.raises(EngineError, match="onnxruntime cannot build the span: "):
         asyncio.run(run())
@@ -87,11 +90,13 @@ def test_what_is_no_graph_is_refused_in_onnxruntimes_words() -> None:
 def test_a_tensor_of_another_shape_is_refused(wrong: str) -> None:
     async def run() -> None:
         engine = NativeEngine(threads=1)
-        tensors = dict(rope_tables(CONFIG)) | dict(pack_block(CONFIG, 0, random_weights(CONFIG, 0)))
+        tensors = dict(ONE_BLOCK.constants()) | dict(
+            ONE_BLOCK.pack_block(0, weights_of(random_weights(CONFIG, 0)))
+        )
         tensors[wrong] = tensors[wrong][:-1]
         for name, tensor in tensors.items():
             await engine.add_tensor(name, tensor)
-        await engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1))
+        await engine.build(ONE_BLOCK.graph(), ONE_BLOCK.shape)
 
     with pytest.raises(EngineError, match="onnxruntime cannot"):
         asyncio.run(run())
@@ -113,7 +118,7 @@ def test_a_cache_that_no_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_single_position_model_passes_its_self_test() -> None:
     values = {field: getattr(CONFIG, field) for field in CONFIG.__slots__}
-    config = LlamaConfig(**{**values, "max_position_embeddings": 1})
+    config = ModelConfig(**{**values, "max_position_embeddings": 1})
 
     async def run() -> None:
         engine = NativeEngine(threads=1)

@@ -13,7 +13,7 @@ import pytest
 from unit.formats.torch_files import legacy_file, tensor, zip_file
 
 from kwaainet.errors import InputError, ModelFileError, UnsupportedModel
-from kwaainet.formats.config import LlamaConfig
+from kwaainet.formats.config import ModelConfig
 from kwaainet.formats.manifest import Assembly, ModelManifest, fetch_plan
 from kwaainet.formats.weights import Weight
 from kwaainet.native.model import default_name, open_model
@@ -24,7 +24,7 @@ Weights = Mapping[str, np.ndarray]
 
 
 def test_gguf_and_directory_are_the_same_model(
-    tmp_path: Path, write_gguf: Write, write_directory: Write, tiny_weights: Weights, tiny_config: LlamaConfig
+    tmp_path: Path, write_gguf: Write, write_directory: Write, tiny_weights: Weights, tiny_config: ModelConfig
 ) -> None:
     models = [
         open_model(write_gguf(tmp_path / "Tiny-1.5M.F32.gguf", tiny_weights)),
@@ -215,7 +215,7 @@ def test_directories_with_parts_missing(
 
 
 def test_tensors_that_do_not_fit_the_config(
-    tmp_path: Path, write_directory: Write, tiny_weights: Weights, tiny_config: LlamaConfig
+    tmp_path: Path, write_directory: Write, tiny_weights: Weights, tiny_config: ModelConfig
 ) -> None:
     partial = {name: array for name, array in tiny_weights.items() if name != "model.norm.weight"}
     with pytest.raises(ModelFileError, match=r"lacks 1 tensors, among them model\.norm\.weight"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import EngineError
-from kwaainet.inference.llama import span_shape
+from kwaainet.inference.writer import span_shape
 from kwaainet.node.metering import MeteredEngine
 from kwaainet.node.model import load_span
 from kwaainet.node.rates import measure
@@ -27,7 +27,7 @@ async def metered() -> tuple[FaultyEngine, MeteredEngine, int]:
     engine = FaultyEngine()
     await load_span(MANIFEST, SPAN, MemorySource(FILES), MemoryStore(), engine)
     engine.seconds_per_run = 0.5
-    rates = await measure(engine, span_shape(TINY, len(SPAN)), now)
+    rates = await measure(engine, span_shape(TINY, SPAN), now)
     engine.seconds_per_run = 1.0
     return engine, MeteredEngine(engine, len(SPAN), rates, now), await engine.open_cache(1, 96)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kwaainet.inference.llama import span_shape
+from kwaainet.inference.writer import span_shape
 from kwaainet.node.model import load_span
 from kwaainet.node.rates import Rates, measure, throughput
 from kwaainet.testing.clock import now, run
@@ -22,7 +22,7 @@ def test_rates_are_measured_on_the_engine() -> None:
         engine = FaultyEngine()
         await load_span(MANIFEST, SPAN, MemorySource(FILES), MemoryStore(), engine)
         engine.seconds_per_run = 0.5
-        rates = await measure(engine, span_shape(TINY, len(SPAN)), now)
+        rates = await measure(engine, span_shape(TINY, SPAN), now)
         assert rates.inference == pytest.approx(2 / 0.5)
         assert rates.forward == pytest.approx(2 * 64 / 0.5)
         assert engine.open_caches == set()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import EngineError
-from kwaainet.inference.llama import build_graph, span_shape
+from kwaainet.inference.graph import OnnxWriter
 from kwaainet.testing import clock
 from kwaainet.testing.engine import OPERATORS, NumpyEngine
 from kwaainet.testing.engine_compliance import CONFIG, fill, hidden_states
+from kwaainet.types import BlockRange
 
 RANDOM = np.random.default_rng(3)
 
@@ -89,7 +90,8 @@ def test_tensors_must_be_exactly_those_of_the_graph() -> None:
     async def run() -> None:
         engine = NumpyEngine()
         await engine.add_tensor("cos", np.zeros((2, 2), np.float32))
-        await engine.build(build_graph(CONFIG, 1), span_shape(CONFIG, 1))
+        writer = OnnxWriter(CONFIG, BlockRange(0, 1))
+        await engine.build(writer.graph(), writer.shape)
 
     with pytest.raises(EngineError, match="tensors added are not those"):
         clock.run(run())

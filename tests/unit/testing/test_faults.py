@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import DeviceLost, EngineError
-from kwaainet.inference.llama import span_shape
+from kwaainet.inference.writer import span_shape
 from kwaainet.node.model import load_span
 from kwaainet.testing.clock import now, run
 from kwaainet.testing.faults import FaultyEngine
@@ -56,7 +56,7 @@ def test_a_build_fails_as_told() -> None:
         engine = FaultyEngine()
         engine.build_failures.append(EngineError("told"))
         with pytest.raises(EngineError, match="told"):
-            await engine.build(b"", span_shape(TINY, 1))
+            await engine.build(b"", span_shape(TINY, BlockRange(0, 1)))
         assert engine.builds == 0
 
     run(main())

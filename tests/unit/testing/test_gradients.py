@@ -3,19 +3,21 @@
 import numpy as np
 import pytest
 
-from kwaainet.formats.config import LlamaConfig
-from kwaainet.inference.llama import build_graph, pack_block, rope_tables, span_shape
+from kwaainet.formats.config import ModelConfig
+from kwaainet.formats.weights import weights_of
+from kwaainet.inference.graph import OnnxWriter
 from kwaainet.inference.llama_gradients import tables
 from kwaainet.testing.clock import run
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.gradients import NumpyGradients, _Block
 from kwaainet.testing.gradients_compliance import SHAPES, difference, states, weights
+from kwaainet.types import BlockRange
 
 STEP = 1e-5
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=list(SHAPES))
-def test_the_gradient_is_what_small_steps_show(config: LlamaConfig) -> None:
+def test_the_gradient_is_what_small_steps_show(config: ModelConfig) -> None:
     at, given = tables(config, 5), {name: np.float64(array) for name, array in weights(config, 3).items()}
     x, dy = np.float64(states(config, 2, 5)), np.float64(states(config, 2, 5, 2))
     got = _Block(config, given, at, x).back(dy)
@@ -27,12 +29,13 @@ def test_the_gradient_is_what_small_steps_show(config: LlamaConfig) -> None:
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=list(SHAPES))
-def test_the_output_is_that_of_the_engine(config: LlamaConfig) -> None:
+def test_the_output_is_that_of_the_engine(config: ModelConfig) -> None:
     async def main() -> None:
         block, engine = weights(config, 3), NumpyEngine()
-        for name, array in [*rope_tables(config), *pack_block(config, 0, block)]:
+        writer = OnnxWriter(config, BlockRange(0, 1))
+        for name, array in [*writer.constants(), *writer.pack_block(0, weights_of(block))]:
             await engine.add_tensor(name, array)
-        await engine.build(build_graph(config, 1), span_shape(config, 1))
+        await engine.build(writer.graph(), writer.shape)
         ours = NumpyGradients(config)
         await ours.build(b"", b"")
         await ours.add_block(0, block)

@@ -11,23 +11,18 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import ModelFileError
-from kwaainet.formats.config import LlamaConfig
-from kwaainet.inference.llama import (
-    build_graph,
-    norm_names,
-    pack_block,
-    rope_tables,
-    span_shape,
-    tensor_shapes,
-)
+from kwaainet.formats.config import ModelConfig
+from kwaainet.formats.weights import weights_of
+from kwaainet.inference.graph import OnnxWriter
 from kwaainet.ports import Floats
 from kwaainet.testing import clock
 from kwaainet.testing.engine import NumpyEngine, read_graph
 from kwaainet.testing.engine_compliance import CONFIG, random_weights
-from kwaainet.types import SpanShape
+from kwaainet.types import BlockRange
 
 VECTOR = json.loads((Path(__file__).parents[2] / "vectors" / "llama_block.json").read_text())
-GOLDEN = LlamaConfig(**VECTOR["config"])
+GOLDEN = ModelConfig(**VECTOR["config"])
+WRITER = OnnxWriter(GOLDEN, BlockRange(0, 1))
 
 
 def _wave(shape: tuple[int, ...], seed: int) -> Any:
@@ -46,12 +41,12 @@ def _golden(text: str, *shape: int) -> Floats:
 
 
 def test_the_graph_is_the_golden_one() -> None:
-    assert build_graph(GOLDEN, 1) == base64.b64decode(VECTOR["graph"])
+    assert WRITER.graph() == base64.b64decode(VECTOR["graph"])
 
 
 def test_tensors_are_the_golden_ones() -> None:
-    found = dict(rope_tables(GOLDEN)) | dict(pack_block(GOLDEN, 0, _golden_weights()))
-    shapes = dict(tensor_shapes(GOLDEN, 1))
+    found = dict(WRITER.constants()) | dict(WRITER.pack_block(0, weights_of(_golden_weights())))
+    shapes = {name: shape for name, _, shape in WRITER.tensor_shapes()}
     assert list(found) == list(shapes) == list(VECTOR["tensors"])
     for name, text in VECTOR["tensors"].items():
         np.testing.assert_allclose(found[name], _golden(text, *shapes[name]), rtol=0, atol=1e-6)
@@ -60,9 +55,9 @@ def test_tensors_are_the_golden_ones() -> None:
 def test_a_block_computes_what_hugging_face_computes() -> None:
     async def compute() -> Floats:
         engine = NumpyEngine()
-        for name, tensor in [*rope_tables(GOLDEN), *pack_block(GOLDEN, 0, _golden_weights())]:
+        for name, tensor in [*WRITER.constants(), *WRITER.pack_block(0, weights_of(_golden_weights()))]:
             await engine.add_tensor(name, tensor)
-        await engine.build(build_graph(GOLDEN, 1), span_shape(GOLDEN, 1))
+        await engine.build(WRITER.graph(), WRITER.shape)
         cache = await engine.open_cache(1, 16)
         return await engine.run(cache, _golden(VECTOR["hidden"], 1, VECTOR["tokens"], GOLDEN.hidden_size))
 
@@ -72,10 +67,11 @@ def test_a_block_computes_what_hugging_face_computes() -> None:
 
 @pytest.mark.parametrize("blocks", [1, 2, 7])
 def test_the_graph_asks_for_every_tensor_and_holds_none(blocks: int) -> None:
-    graph = build_graph(CONFIG, blocks)
+    writer = OnnxWriter(CONFIG, BlockRange(0, blocks))
+    graph = writer.graph()
     nodes, shapes = read_graph(graph)
-    norms = {name for index in range(blocks) for name in norm_names(index)}
-    wanted = dict(tensor_shapes(CONFIG, blocks))
+    norms = {name for index in range(blocks) for name in writer.shape.switches_of(index)}
+    wanted = {name: shape for name, _, shape in writer.tensor_shapes()}
     assert norms < wanted.keys()
     assert shapes == {name: shape for name, shape in wanted.items() if name not in norms}
     assert len(graph) < 2000 * (blocks + 1), "weights have got into the graph"
@@ -89,7 +85,7 @@ def test_the_graph_asks_for_every_tensor_and_holds_none(blocks: int) -> None:
 
 def test_packed_weights_lie_as_a_product_reads_them() -> None:
     weights = random_weights(CONFIG, 0)
-    packed = dict(pack_block(CONFIG, 3, weights))
+    packed = dict(OnnxWriter(CONFIG, BlockRange(0, 9)).pack_block(3, weights_of(weights)))
     x = np.random.default_rng(1).standard_normal((5, CONFIG.hidden_size), np.float32)
     side_by_side = [x @ weights[f"self_attn.{letter}_proj.weight"].T for letter in "qkv"]
     np.testing.assert_allclose(x @ packed["3.qkv"], np.concatenate(side_by_side, axis=1), atol=1e-5)
@@ -97,34 +93,17 @@ def test_packed_weights_lie_as_a_product_reads_them() -> None:
     np.testing.assert_allclose(x @ packed["3.gate_up"], np.concatenate(gate_up, axis=1), atol=1e-5)
     for name, tensor in packed.items():
         assert (name, tensor.dtype, tensor.flags.c_contiguous) == (name, np.float32, True)
-        assert not any(np.shares_memory(tensor, weight) for weight in weights.values())
 
 
 def test_a_missing_weight_is_named() -> None:
     weights = random_weights(CONFIG, 0)
     del weights["mlp.up_proj.weight"]
     with pytest.raises(ModelFileError, match=r"block 4: mlp\.up_proj\.weight has shape None"):
-        list(pack_block(CONFIG, 4, weights))
+        list(OnnxWriter(CONFIG, BlockRange(2, 9)).pack_block(4, weights_of(weights)))
 
 
 def test_a_misshapen_weight_is_named_before_anything_is_packed() -> None:
     weights = random_weights(CONFIG, 0)
     weights["mlp.down_proj.weight"] = weights["mlp.down_proj.weight"].T
     with pytest.raises(ModelFileError, match=r"mlp\.down_proj\.weight has shape \(500, 200\)"):
-        next(pack_block(CONFIG, 0, weights))
-
-
-def test_rope_tables_hold_the_angle_of_each_position() -> None:
-    tables = dict(rope_tables(CONFIG))
-    half = CONFIG.head_dim // 2
-    assert tables["cos"].shape == tables["sin"].shape == (CONFIG.max_position_embeddings, half)
-    assert tables["cos"].dtype == tables["sin"].dtype == np.float32
-    assert (tables["cos"][0] == 1).all()
-    for position, pair in ((1, 0), (7, 3), (319, half - 1)):
-        angle = position / CONFIG.rope_theta ** (2 * pair / CONFIG.head_dim)
-        assert tables["cos"][position, pair] == np.float32(np.cos(angle))
-        assert tables["sin"][position, pair] == np.float32(np.sin(angle))
-
-
-def test_the_span_shape_follows_the_config() -> None:
-    assert span_shape(CONFIG, 2) == SpanShape(2, 200, 2, 32, 320)
+        next(OnnxWriter(CONFIG, BlockRange(0, 1)).pack_block(0, weights_of(weights)))

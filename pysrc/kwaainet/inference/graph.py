@@ -1,0 +1,204 @@
+"""The ONNX graph of a span of transformer blocks, and the tensors it needs.
+
+Follows Hugging Face's decoder layers (``LlamaDecoderLayer`` and those that differ from it in what
+``formats.config`` lists), written with onnxruntime's fused operators. Rule of the file: a block is one
+fixed sequence of stages; what only some models have is a stage that is there if its tensor is, or a
+row of a table.
+
+Inputs of the graph: ``x`` float [batch, tokens, hidden]; ``seqlens_k`` int32 [batch], each row's
+length after this run minus one; ``total_seq`` int32 scalar, the same without the minus one;
+``past_k.I``, ``past_v.I`` float [batch, kv_heads, past, head_dim] and the block's switches,
+``I.input_norm``, ``I.post_norm`` float [hidden] or others (``SpanShape``), for every block I of the span.
+Outputs: ``y`` like ``x``, ``present_k.I``, ``present_v.I``. When a past and its present are one
+buffer of a fixed number of positions, the attention writes the new positions in place.
+
+The switches are inputs, and not initializers like all other weights, so that a run can skip blocks: a
+block whose switches are given as zeros adds exactly zero to the residual stream. The whole span pays
+nothing for this; the skipped blocks take the time they always take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ..formats.config import ModelConfig
+from ..formats.weights import Weight
+from ..types import BlockRange, SpanShape
+from .onnx import MICROSOFT, Attribute, ElementType, external, model, node, value
+from .rope import rope_tables, table_names
+from .writer import Shape, Tensor, TensorShape, check_weights, is_norm, packed_parts, span_shape
+
+
+class OnnxWriter:
+    """``blocks`` of a model for onnxruntime, all weights float32 (see ``writer.SpanWriter``)."""
+
+    def __init__(self, config: ModelConfig, blocks: BlockRange) -> None:
+        self._config, self._blocks = config, blocks
+        self._parts = packed_parts(config)
+
+    @property
+    def shape(self) -> SpanShape:
+        """See ``writer.SpanWriter``."""
+        return span_shape(self._config, self._blocks)
+
+    def tensor_shapes(self) -> Iterator[TensorShape]:
+        """See ``writer.SpanWriter``: rotary tables first, then block by block."""
+        for name, shape in self._constant_shapes():
+            yield name, "float32", shape
+        for position in range(len(self._blocks)):
+            for name, shape in self._block_shapes():
+                yield f"{position}.{name}", "float32", shape
+
+    def constants(self) -> Iterator[Tensor]:
+        """See ``writer.SpanWriter``."""
+        yield from rope_tables(self._config, self._blocks)
+
+    def pack_block(self, index: int, weights: Mapping[str, Weight]) -> Iterator[Tensor]:
+        """See ``writer.SpanWriter``; matrices are transposed to [in, out], as MatMul reads them."""
+        check_weights(self._config, index, weights)
+        for name, shape in self._block_shapes():
+            packed = np.empty(shape, np.float32)
+            column = 0
+            for suffix in self._parts[name]:
+                part = weights[suffix].floats(self._config).T
+                packed[..., column : column + part.shape[-1]] = part
+                column += part.shape[-1]
+            if is_norm(name):
+                packed += np.float32(self._config.norm_offset)
+            yield f"{index - self._blocks.start}.{name}", packed
+
+    def graph(self) -> bytes:
+        """See ``writer.SpanWriter``."""
+        config, blocks = self._config, self._blocks
+        nodes: list[bytes] = []
+        stream, update = "x", ""  # the residual stream, and what is still to be added to it
+        for position in range(len(blocks)):
+            block = _Block(nodes, config, blocks.start + position, position, frozenset(self._parts))
+            stream, update = block.write(stream, update)
+        nodes.append(node("Add", [stream, update], ["y"]))
+        hidden: list[int | str] = ["batch", "tokens", config.hidden_size]
+        inputs = [
+            value("x", ElementType.FLOAT, hidden),
+            value("seqlens_k", ElementType.INT32, ["batch"]),
+            value("total_seq", ElementType.INT32, []),
+        ]
+        outputs = [value("y", ElementType.FLOAT, hidden)]
+        for position in range(len(blocks)):
+            for letter in "kv":
+                inputs.append(_cache(config, f"past_{letter}.{position}", "past"))
+                outputs.append(_cache(config, f"present_{letter}.{position}", "present"))
+        shapes = {name: shape for name, _, shape in self.tensor_shapes()}
+        for position in range(len(blocks)):
+            for name in self.shape.switches_of(position):
+                inputs.append(value(name, ElementType.FLOAT, shapes.pop(name)))
+        weights = [external(name, ElementType.FLOAT, shape) for name, shape in shapes.items()]
+        return model(nodes, weights, inputs, outputs)
+
+    def _constant_shapes(self) -> Iterator[tuple[str, Shape]]:
+        shape = self._config.max_position_embeddings, self._config.rotary_dim // 2
+        indices = range(self._blocks.start, self._blocks.end)
+        tables = dict.fromkeys(name for index in indices for name in table_names(self._config, index))
+        for name in sorted(tables, key=lambda table: table.endswith("_local")):
+            yield name, shape
+
+    def _block_shapes(self) -> Iterator[tuple[str, Shape]]:
+        weights = self._config.block_shapes()
+        for name, parts in self._parts.items():
+            first, *rest = weights[parts[0]]
+            out = sum(weights[part][0] for part in parts)
+            yield name, (*rest, out) if rest else (out if len(parts) > 1 else first,)
+
+
+def _cache(config: ModelConfig, name: str, positions: str) -> bytes:
+    dims: list[int | str] = ["batch", config.num_key_value_heads, positions, config.head_dim]
+    return value(name, ElementType.FLOAT, dims)
+
+
+# QuickGelu(x) is x * sigmoid(alpha * x): with alpha 1 it is SiLU in one kernel. FastGelu is GELU by tanh.
+_ACTIVATIONS: dict[str, tuple[str, dict[str, Attribute]]] = {
+    "silu": ("QuickGelu", {"alpha": 1.0}),
+    "gelu_pytorch_tanh": ("FastGelu", {}),
+}
+
+
+class _Block:
+    """Appends one block's nodes; values are known by the tensor they come from, with ``.y`` behind it."""
+
+    def __init__(
+        self, nodes: list[bytes], config: ModelConfig, index: int, position: int, tensors: frozenset[str]
+    ) -> None:
+        self._nodes, self._config, self._index, self._tensors = nodes, config, index, tensors
+        self._position = position
+        self._at = f"{position}."
+
+    def write(self, stream: str, update: str) -> tuple[str, str]:
+        """Returns the new stream and the update still to be added to it.
+
+        Adding the update is left to the next norm, which onnxruntime fuses with the addition.
+        """
+        stream = self._norm(stream, update, "input_norm")
+        attended = self._attention(self._product(f"{self._at}input_norm.y", "qkv"))
+        attended = self._product(attended, "o")
+        stream = self._norm(stream, attended, "post_norm")
+        return stream, self._mlp(f"{self._at}post_norm.y")
+
+    def _add(
+        self, operator: str, inputs: list[str], output: str, domain: str = "", **attributes: Attribute
+    ) -> str:
+        self._nodes.append(node(operator, inputs, [f"{self._at}{output}"], domain, **attributes))
+        return f"{self._at}{output}"
+
+    def _product(self, x: str, tensor: str) -> str:
+        return self._add("MatMul", [x, f"{self._at}{tensor}"], f"{tensor}.y")
+
+    def _norm(self, stream: str, update: str, tensor: str) -> str:
+        """RMS norm of stream + update as ``{tensor}.y``; returns the name of the sum."""
+        epsilon, name = float(self._config.rms_norm_eps), f"{self._at}{tensor}"
+        if not update:
+            self._add(
+                "SimplifiedLayerNormalization",
+                [stream, name],
+                f"{tensor}.y",
+                axis=-1,
+                epsilon=epsilon,
+                stash_type=1,
+            )
+            return stream
+        outputs = [f"{name}.y", "", "", f"{name}.sum"]
+        inputs = [stream, update, name]
+        self._nodes.append(
+            node("SkipSimplifiedLayerNormalization", inputs, outputs, MICROSOFT, epsilon=epsilon)
+        )
+        return f"{name}.sum"
+
+    def _attention(self, qkv: str) -> str:
+        """Rotary embedding, cache update and causal grouped-query attention of the packed q, k, v."""
+        config, position = self._config, self._position
+        past = [f"past_k.{position}", f"past_v.{position}"]
+        tables = table_names(config, self._index)
+        output = f"{self._at}attention.y"
+        self._nodes.append(
+            node(
+                "GroupQueryAttention",
+                [qkv, "", "", *past, "seqlens_k", "total_seq", *tables],
+                [output, f"present_k.{position}", f"present_v.{position}"],
+                MICROSOFT,
+                num_heads=config.num_attention_heads,
+                kv_num_heads=config.num_key_value_heads,
+                do_rotary=1,
+                rotary_interleaved=0,
+                scale=config.attention_scale,
+            )
+        )
+        return output
+
+    def _mlp(self, x: str) -> str:
+        at = self._at
+        product = self._product(x, "gate_up")
+        self._nodes.append(node("Split", [product], [f"{at}gate", f"{at}up"], axis=-1, num_outputs=2))
+        operator, attributes = _ACTIVATIONS[self._config.hidden_act]
+        active = self._add(operator, [f"{at}gate"], "silu", MICROSOFT, **attributes)
+        inner = self._add("Mul", [active, f"{at}up"], "inner")
+        return self._product(inner, "down")

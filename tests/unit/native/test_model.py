@@ -121,7 +121,7 @@ def test_the_name_can_be_given(tmp_path: Path, write_gguf: Write, tiny_weights: 
 
 
 def test_pytorch_files_beside_a_config(
-    tmp_path: Path, write_directory: Write, tiny_weights: Weights, tiny_config: LlamaConfig
+    tmp_path: Path, write_directory: Write, tiny_weights: Weights, tiny_config: ModelConfig
 ) -> None:
     folder = write_directory(tmp_path / "m", tiny_weights)
     (folder / "model.safetensors").unlink()

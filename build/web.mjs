@@ -1,5 +1,6 @@
 // Bundle web/ into web/dist: workers first, so that the page knows their versions.
-// Every address with ?v=HASH may be cached for ever; index.html is the one that may not.
+// Every address with a hash in it may be cached for ever (a browser then keeps compiled code, too): ?v=HASH, a
+// folder named by the hash of what it holds, a chunk-HASH. index.html is the one that may not.
 
 import { createHash } from 'node:crypto'
 import { mkdir, readdir, readFile, rm, writeFile, link, copyFile, stat } from 'node:fs/promises'
@@ -10,6 +11,7 @@ import { build } from 'esbuild'
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
 const DIST = join(ROOT, 'web', 'dist')
 const ASSETS = join(DIST, 'assets')
+const PYODIDE = join(ROOT, 'dist', 'pyodide')
 const ORT = join(ROOT, 'node_modules', 'onnxruntime-web', 'dist')
 const ORT_FILES = /^ort-wasm-simd-threaded\.(jspi\.|asyncify\.)?(mjs|wasm)$/
 
@@ -41,24 +43,32 @@ async function place (from, to) {
   await link(from, to).catch(async () => { await copyFile(from, to) })
 }
 
-async function placeOrt () {
-  const folder = join(DIST, 'ort')
-  await mkdir(folder, { recursive: true })
-  const names = (await readdir(ORT)).filter(name => ORT_FILES.test(name))
-  if (names.length === 0) throw new Error(`${ORT} holds no ort-wasm-simd-threaded files; run npm ci`)
-  for (const name of names) await place(join(ORT, name), join(folder, name))
+/** The files of `from` into a folder named by what they hold, the only one in web/dist/`name`; its address. */
+async function placeVersion (name, from, wanted) {
+  const names = (await readdir(from)).filter(file => wanted.test(file)).sort()
+  if (names.length === 0) throw new Error(`${from} holds nothing like ${wanted}; run: make setup`)
+  const digest = createHash('sha256')
+  for (const file of names) digest.update(`${file}\0`).update(await readFile(join(from, file)))
+  const version = digest.digest('hex').slice(0, 16)
+  await rm(join(DIST, name), { recursive: true, force: true })
+  await mkdir(join(DIST, name, version), { recursive: true })
+  for (const file of names) await place(join(from, file), join(DIST, name, version, file))
+  return `/${name}/${version}/`
 }
 
 await rm(ASSETS, { recursive: true, force: true })
 await mkdir(ASSETS, { recursive: true })
+const folders = {
+  ORT: JSON.stringify(await placeVersion('ort', ORT, ORT_FILES)),
+  PYODIDE: JSON.stringify(await placeVersion('pyodide', PYODIDE, /./))
+}
 const network = await bundle('web/worker/network.ts')
-const node = await bundle('web/worker/node.ts')
-const client = await bundle('web/worker/client.ts')
+const node = await bundle('web/worker/node.ts', folders)
+const client = await bundle('web/worker/client.ts', folders)
 const page = await bundle('web/page/page.ts', {
   NETWORK_WORKER: JSON.stringify(network), NODE_WORKER: JSON.stringify(node), CLIENT_WORKER: JSON.stringify(client)
 })
 const html = await readFile(join(ROOT, 'web', 'page', 'index.html'), 'utf8')
 await writeFile(join(DIST, 'index.html'), html.replace('/assets/page.js?v=PAGE_VERSION', page))
-await placeOrt()
 const sizes = await Promise.all((await readdir(ASSETS)).filter(name => name.endsWith('.js')).map(async name => `${name} ${Math.round((await stat(join(ASSETS, name))).size / 1024)} KiB`))
 console.log(`web/dist: ${sizes.join(', ')}`)

@@ -65,7 +65,7 @@ STEPS = (
         "pyodide",
         "Pyodide with numpy, msgpack, Jinja and the wheel into dist/pyodide",
         pyodide.build_distribution,
-        lambda: (pyodide.wheel(), pyodide.LOCK, pyodide.PURE_LOCK, *NPM_LOCK),
+        lambda: (pyodide.wheel(), pyodide.LOCK, pyodide.PURE_LOCK, pyodide.COMPILER, *NPM_LOCK),
         (places.PYODIDE / "pyodide-lock.json",),
         salt=pyodide.NUMPY_SHA256,
         slow="a 106 MB download the first time, of which 3 MB are kept",

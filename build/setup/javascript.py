@@ -6,8 +6,7 @@ import platform
 import shutil
 import sys
 
-from fetch import place
-from places import CHROMIUM, NODE, NPM, PYODIDE, ROOT, WEB
+from places import CHROMIUM, NODE, NPM, ROOT
 from steps import call, say
 
 
@@ -31,10 +30,5 @@ def unpack_chromium() -> None:
 
 
 def bundle_web() -> None:
-    """web/dist: the page, its workers and, at /pyodide/, the distribution they load."""
+    """web/dist: the page, its workers and what they load."""
     call(NODE, ROOT / "build" / "web.mjs")
-    served = WEB / "pyodide"
-    shutil.rmtree(served, ignore_errors=True)
-    served.mkdir()
-    for path in PYODIDE.iterdir():
-        place(path, served / path.name)

@@ -1,12 +1,14 @@
 """The wheel, and the Pyodide distributions that hold it.
 
 A distribution is a folder with wheels and a lock file of our own that names exactly those, by hash;
-Pyodide's loader checks them. The interpreter itself comes from the npm package, unchanged.
+Pyodide's loader checks them. The interpreter itself comes from the npm package, unchanged. What a tab loads
+holds byte code in place of Python's text, or each start would compile it again.
 Rule of the file: no wheel gets in whose hash is not written down in this repository.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -16,8 +18,19 @@ from email.parser import Parser
 from pathlib import Path
 
 from fetch import member, place, sha256_of, wheels_of
-from places import CACHE, DIST, NODE_MODULES, PYODIDE, PYODIDE_TESTS, PYTHON, REQUIREMENTS
-from steps import SetupError, call
+from places import (
+    CACHE,
+    DIST,
+    NODE,
+    NODE_MODULES,
+    PYODIDE,
+    PYODIDE_TESTS,
+    PYTHON,
+    REQUIREMENTS,
+    ROOT,
+    shared_cache,
+)
+from steps import SetupError, call, locked
 
 NUMPY = "numpy-2.4.3-cp314-cp314-pyemscripten_2026_0_wasm32.whl"
 NUMPY_SHA256 = "0cad9c1b91f0082e4f959bc0e0bf5835a2efbba6ab3b1e9d1fe6e7e564cca98e"
@@ -27,7 +40,10 @@ NUMPY_SOURCES = tuple(
     (f"open-webui=={version}", f"open_webui/frontend/pyodide/{NUMPY}") for version in ("0.12.4", "0.12.3")
 )
 
-INTERPRETER = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
+INTERPRETER = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm")
+LIBRARY = "python_stdlib.zip"
+COMPILED = CACHE / "compiled"
+COMPILER = ROOT / "build" / "compile.mjs"
 TARGET = ("--platform", "pyemscripten_2026_0_wasm32", "--python-version", "3.14",
           "--implementation", "cp", "--abi", "cp314")  # fmt: skip
 LOCK = REQUIREMENTS / "pyodide.txt"
@@ -58,8 +74,9 @@ def build_distribution() -> None:
     """dist/pyodide: the interpreter, numpy, msgpack, our wheel, and Jinja for the chat."""
     member(NUMPY_SOURCES, NUMPY_SHA256, CACHE / NUMPY)
     pure = [_without_binaries(path) for path in sorted(wheels_of(PURE_LOCK, *PURE_TARGET).glob("*.whl"))]
-    wheels = [CACHE / NUMPY, wheel(), *_wheels(LOCK), *pure]
-    _lay_out(PYODIDE, wheels, [NODE_MODULES / "pyodide" / name for name in INTERPRETER])
+    interpreter = [NODE_MODULES / "pyodide" / name for name in INTERPRETER]
+    libraries = [CACHE / NUMPY, *_wheels(LOCK), *pure, NODE_MODULES / "pyodide" / LIBRARY]
+    _lay_out(PYODIDE, [*_compiled_libraries(libraries), *_compiled(COMPILED, [wheel()])], interpreter)
 
 
 def build_tests_distribution() -> None:
@@ -70,6 +87,27 @@ def build_tests_distribution() -> None:
 
 def _wheels(lock: Path) -> list[Path]:
     return sorted(wheels_of(lock, *TARGET).glob("*.whl"))
+
+
+def _compiled_libraries(paths: list[Path]) -> list[Path]:
+    """``_compiled`` of what changes seldom, one for all clones of this user."""
+    total = hashlib.sha256(COMPILER.read_bytes() + (NODE_MODULES / "pyodide" / "package.json").read_bytes())
+    for path in paths:
+        total.update(f"{path.name} {sha256_of(path)}".encode())
+    folder = shared_cache() / "compiled" / total.hexdigest()[:16]
+    with locked(folder.with_suffix(".lock")):
+        return [folder / path.name for path in paths] if folder.is_dir() else _compiled(folder, paths)
+
+
+def _compiled(folder: Path, paths: list[Path]) -> list[Path]:
+    """The same files, now in ``folder``, with byte code for Python, made by the tab's own interpreter."""
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    call(NODE, COMPILER, NODE_MODULES / "pyodide", part, *paths)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return [folder / path.name for path in paths]
 
 
 def _without_binaries(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A wheel of another platform gives its Python to the tab, and nothing that another machine compiled."""
+"""What a tab loads: of other platforms' wheels the Python alone, and of all Python the byte code."""
 
 from __future__ import annotations
 
@@ -44,3 +44,16 @@ def test_only_the_python_of_a_compiled_wheel_is_kept(tmp_path: Path) -> None:
 def test_a_pure_wheel_is_taken_as_it_is(tmp_path: Path) -> None:
     wheel = tmp_path / "slow-1.0-py3-none-any.whl"
     assert strip(tmp_path, wheel) == wheel
+
+
+def test_a_tab_loads_byte_code_that_its_interpreter_takes_without_a_source() -> None:
+    folder = SETUP.parents[1] / "dist" / "pyodide"
+    archives = [*folder.glob("*.whl"), folder / "python_stdlib.zip"]
+    assert len(archives) == 6
+    for path in archives:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            assert not [name for name in names if name.endswith(".py") or "/tests/" in name], path
+            assert not [name for name in names if name.startswith("kwaainet/native/")]
+            module = archive.read(next(name for name in names if name.endswith(".pyc")))
+            assert int.from_bytes(module[4:8], "little") == 0b01, "bound to a hash that nobody checks"

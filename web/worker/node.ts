@@ -7,6 +7,8 @@ import type { JsGradients } from '../bridge/gradients.ts'
 import type { NodeConfig, NodeToPage, PageToNode, StartNode } from './messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
+declare const ORT: string // the path of onnxruntime-web's folder, with a version in it; set by build/web.mjs
+
 let stop: ((drain: number) => void) | null = null
 let stopAsked: number | null = null // the shortest time asked for before anybody could be told
 const inbox = new Inbox()
@@ -49,7 +51,7 @@ async function loadEngine (config: NodeConfig): Promise<JsEngine> {
 }
 
 function ortUrl ({ origin }: NodeConfig): string {
-  return new URL('/ort/', origin).href
+  return new URL(ORT, origin).href
 }
 
 async function start ({ config, network }: StartNode): Promise<void> {

@@ -6,21 +6,20 @@ import { describe } from '../bridge/faults.ts'
 import { type Blobs, fetchRange, openBlobs } from '../bridge/store.ts'
 import type { Failed, LoadProgress, NetworkGone, NetworkToNode, NodeToNetwork } from './messages.ts'
 
-const PACKAGE = 'kwaainet'
-const PYTHON_STEPS = 4 // of progress: the core is half of it, packages the rest
+declare const PYODIDE: string // its folder's path, with a version in it; set by build/web.mjs
 
-/** Pyodide with the wheel and `packages`. */
+const PACKAGE = 'kwaainet'
+
+/** Pyodide with the wheel and `packages`, which are fetched while the interpreter starts. */
 export async function bootPython (origin: string, packages: string[], report: (message: LoadProgress) => void): Promise<PyodideInterface> {
-  const step = (done: number): void => { report({ type: 'progress', stage: 'python', done, total: PYTHON_STEPS }) }
-  const folder = new URL('/pyodide/', origin).href
+  const step = (done: number): void => { report({ type: 'progress', stage: 'python', done, total: 1 }) }
   step(0)
-  const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
-  const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
-  step(2)
-  const problems: string[] = []
-  await python.loadPackage([PACKAGE, ...packages], { messageCallback: () => {}, errorCallback: problem => { problems.push(problem) } })
-  if (problems.length > 0) throw new Error(`the Python packages cannot be loaded: ${problems.join('; ')}`)
-  step(PYTHON_STEPS)
+  const indexURL = new URL(PYODIDE, origin).href
+  const { loadPyodide } = await import(`${indexURL}pyodide.mjs`) as typeof import('pyodide')
+  const python = await loadPyodide({ indexURL, convertNullToNone: true, packages: [PACKAGE, ...packages] })
+  const missing = [PACKAGE, ...packages].filter(name => python.loadedPackages[name] === undefined)
+  if (missing.length > 0) throw new Error(`the Python packages cannot be loaded: ${missing.join(', ')}`)
+  step(1)
   return python
 }
 

@@ -7,6 +7,7 @@ knows a model format or a wire; it hands out files and one JSON document.
 from __future__ import annotations
 
 import logging
+import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 MIME_TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
 IDLE_SECONDS = 60.0  # how long a connection may wait for a request, or take over the head of one
 IMMUTABLE = "public, max-age=31536000, immutable"
+VERSIONED = re.compile(
+    r"(^|/)([0-9a-f]{16}/|chunk-[0-9A-Z]{8}\.)"
+)  # addresses that build/web.mjs gives a hash
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",  # with the next line: SharedArrayBuffer, so threads,
     "Cross-Origin-Embedder-Policy": "require-corp",  # and a clock of 5 us instead of 100
@@ -149,7 +153,8 @@ class Origin:
             found = False
         if not found:
             raise web.HTTPNotFound(text="no such file\n")
-        headers = {"Cache-Control": IMMUTABLE if request.query_string else "no-cache"}
+        versioned = request.query_string or VERSIONED.search(name)
+        headers = {"Cache-Control": IMMUTABLE if versioned else "no-cache"}
         if path.suffix in MIME_TYPES:
             headers["Content-Type"] = MIME_TYPES[path.suffix]
         return web.FileResponse(path, headers=headers)

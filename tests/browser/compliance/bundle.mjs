@@ -1,15 +1,23 @@
 // Bundles the compliance page and its workers: node tests/browser/compliance/bundle.mjs FOLDER
 
-import { dirname } from 'node:path'
+import { readdir } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 
 const here = dirname(fileURLToPath(import.meta.url))
 
+/** The address of the one version of `name` that build/web.mjs has placed. */
+async function placed (name) {
+  const [version] = await readdir(join(here, '../../../web/dist', name))
+  return JSON.stringify(`/${name}/${version}/`)
+}
+
 await build({
   entryPoints: ['page', 'network', 'node', 'caller'].map(name => `${here}/${name}.ts`),
   outdir: process.argv[2],
   bundle: true,
+  define: { ORT: await placed('ort'), PYODIDE: await placed('pyodide') },
   splitting: true,
   format: 'esm',
   target: 'es2023',

@@ -5,6 +5,9 @@ import { createGradients } from '../../../web/bridge/gradients.ts'
 import { fetchRange, openBlobs } from '../../../web/bridge/store.ts'
 import type { NetworkToNode, NodeToNetwork } from '../../../web/worker/messages.ts'
 
+declare const ORT: string // both set by bundle.mjs
+declare const PYODIDE: string
+
 interface Request { suite: string, origin: string, backend: EngineBackend, threads: number, ports: MessagePort[] }
 
 /** What a BrowserHost is made of. */
@@ -31,10 +34,10 @@ async function run ({ suite, origin, backend, threads, ports }: Request): Promis
     readBlob: async (digest: string) => await blobs.read(digest),
     writeBlob: async (digest: string, data: Uint8Array<ArrayBuffer>) => await blobs.write(digest, data),
     fetchRange,
-    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}/ort/`, threads }),
-    createGradients: async () => await createGradients(`${origin}/ort/`, threads)
+    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}${ORT}`, threads }),
+    createGradients: async () => await createGradients(`${origin}${ORT}`, threads)
   }
-  const folder = `${origin}/pyodide/`
+  const folder = `${origin}${PYODIDE}`
   const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
   const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
   await python.loadPackage(['kwaainet'], { messageCallback: () => {} })

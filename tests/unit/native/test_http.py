@@ -24,6 +24,8 @@ def origin(tmp_path: Path) -> Origin:
     (assets / "sub").mkdir(parents=True)
     (assets / "index.html").write_text("<title>page</title>")
     (assets / "sub" / "a.mjs").write_text("export {}")
+    (assets / "0123456789abcdef").mkdir()
+    (assets / "0123456789abcdef" / "a.mjs").write_text("export {}")
     (tmp_path / "secret").write_text("no")
     (tmp_path / "m.gguf").write_bytes(bytes(range(256)))
     files = {"m.gguf": tmp_path / "m.gguf"}
@@ -144,6 +146,8 @@ def test_scripts_have_their_type_and_versioned_assets_are_immutable(origin: Orig
     async def check(session: aiohttp.ClientSession, address: str) -> None:
         async with session.get(address + "sub/a.mjs?v=1") as script:
             assert script.content_type == "text/javascript"
+            assert "immutable" in script.headers["Cache-Control"]
+        async with session.get(address + "0123456789abcdef/a.mjs") as script:
             assert "immutable" in script.headers["Cache-Control"]
         async with session.get(address + "sub/a.mjs") as script:
             assert script.headers["Cache-Control"] == "no-cache"

@@ -130,15 +130,18 @@ class _Loader:
 
     async def tensors(self, entries: Mapping[str, TensorEntry], what: str) -> dict[str, bytes]:
         """The bytes of ``entries`` by their names; an error calls all of them ``what``."""
-        found: dict[str, bytes] = {}
-        for name, entry in entries.items():
-            data = await self._store.get(entry.sha256)
-            if data is not None and len(data) == entry.length:
-                found[name] = data
-                self.stats.cached += entry.length
-                self._report(Progress(CACHED, self.stats.cached, self.stats.total))
+        kept = await _together(self._kept(entry) for entry in entries.values())
+        found = {name: data for name, data in zip(entries, kept, strict=True) if data is not None}
         missing = {name: entry for name, entry in entries.items() if name not in found}
         return found | await self._fetch(what, missing)
+
+    async def _kept(self, entry: TensorEntry) -> bytes | None:
+        data = await self._store.get(entry.sha256)
+        if data is None or len(data) != entry.length:
+            return None
+        self.stats.cached += entry.length
+        self._report(Progress(CACHED, self.stats.cached, self.stats.total))
+        return data
 
     async def _fetch(self, what: str, missing: Mapping[str, TensorEntry]) -> dict[str, bytes]:
         fetched: dict[str, bytes] = {}

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ports import Clock, Engine, Floats
+from ..ports import Clock, Engine
 from ..types import SpanShape
 
-MEASURED_STEPS = 8  # single tokens timed for inference_rps, after one to warm up
-MEASURED_TOKENS = 64  # tokens of the one run timed for forward_rps
+BUDGET = 0.2  # seconds for either figure, about: nobody is served meanwhile, and serving corrects them
+MEASURED_STEPS = 8  # single tokens timed for inference_rps at most, after one to warm up
+MEASURED_TOKENS = 64  # tokens of the one run timed for forward_rps at most,
+LEAST_TOKENS = 16  # and at least: of shorter runs most is overhead
 RELAY_PENALTY = 0.2  # Petals counts a relayed server's network at a fifth
 _SHORTEST = 1e-6  # seconds; keeps rates finite where the clock stands still
 
@@ -28,27 +30,26 @@ class Rates:
 
 
 async def measure(engine: Engine, shape: SpanShape, now: Clock) -> Rates:
-    """Time the engine quickly. Raises ``EngineError``."""
-    tokens = min(MEASURED_TOKENS, shape.max_positions)
-    token = np.zeros((1, 1, shape.hidden_size), np.float32)
-    prompt = np.zeros((1, tokens, shape.hidden_size), np.float32)
-    cache = await engine.open_cache(1, tokens)
+    """Time the engine quickly: a fast one by more runs than a slow one. Raises ``EngineError``."""
+    most = min(MEASURED_TOKENS, shape.max_positions)
+    cache = await engine.open_cache(1, most)
     try:
-        stepping = await _time(engine, cache, token, MEASURED_STEPS, now)
-        filling = await _time(engine, cache, prompt, 1, now)
+        await _time(engine, cache, 1, shape, now)  # warms up
+        stepping, steps = 0.0, 0
+        while steps < MEASURED_STEPS and stepping < BUDGET:
+            stepping, steps = stepping + await _time(engine, cache, 1, shape, now), steps + 1
+        tokens = min(most, max(LEAST_TOKENS, int(BUDGET * steps / stepping)))
+        filling = await _time(engine, cache, tokens, shape, now)
     finally:
         await engine.close_cache(cache)
-    return Rates(shape.blocks * MEASURED_STEPS / stepping, shape.blocks * tokens / filling)
+    return Rates(shape.blocks * steps / stepping, shape.blocks * tokens / filling)
 
 
-async def _time(engine: Engine, cache: int, hidden: Floats, runs: int, now: Clock) -> float:
-    """Seconds of so many runs from an empty cache, after one that warms up; never 0."""
+async def _time(engine: Engine, cache: int, tokens: int, shape: SpanShape, now: Clock) -> float:
+    """Seconds of one run of so many tokens from an empty cache; never 0."""
+    await engine.truncate(cache, 0)
     started = now()
-    for warm in range(-1, runs):
-        if warm == 0:
-            started = now()
-        await engine.truncate(cache, 0)
-        await engine.run(cache, hidden)
+    await engine.run(cache, np.zeros((1, tokens, shape.hidden_size), np.float32))
     return max(now() - started, _SHORTEST)
 
 

@@ -17,14 +17,19 @@ SPAN = BlockRange(1, 3)
 MANIFEST, FILES = random_model()
 
 
-def test_rates_are_measured_on_the_engine() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "tokens", "runs"), [(0.5, 16, 3), (0.06, 16, 6), (0.01, 20, 10), (0.001, 64, 10)]
+)
+def test_rates_are_measured_on_the_engine_and_soon(seconds: float, tokens: int, runs: int) -> None:
     async def main() -> None:
         engine = FaultyEngine()
         await load_span(MANIFEST, SPAN, MemorySource(FILES), MemoryStore(), engine)
-        engine.seconds_per_run = 0.5
+        engine.seconds_per_run = seconds
+        started = now()
         rates = await measure(engine, span_shape(TINY, SPAN), now)
-        assert rates.inference == pytest.approx(2 / 0.5)
-        assert rates.forward == pytest.approx(2 * 64 / 0.5)
+        assert rates.inference == pytest.approx(2 / seconds, rel=1e-3)
+        assert rates.forward == pytest.approx(2 * tokens / seconds, rel=1e-3)
+        assert now() - started == pytest.approx(runs * seconds, rel=1e-3)
         assert engine.open_caches == set()
 
     run(main())

@@ -2,7 +2,8 @@
 
 Interprets those opcodes of CPython's ``pickletools`` that ``torch.save`` writes (protocols 2 to 5).
 Rule of the file: a name in a pickle is only looked up in the table given; no step recurses, none takes
-more memory than its own bytes and one value, so what a pickle can cost is bounded by its two caps.
+more memory than its own bytes and one value, so what a pickle can cost is bounded by its caps. Nothing
+deep outlives its reading: dropping it would overflow the stack of a tab, and end the tab.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import ModelFileError, Truncated, UnsupportedModel
 
@@ -19,13 +20,22 @@ MAX_OPCODES = 1 << 20  # so many values, stack items, marks and memo entries the
 MAX_STRING_BYTES = 1 << 20
 MAX_INTEGER_BYTES = 32
 MAX_NAME_BYTES = 512  # of a module or a class
+MAX_DEPTH = 16  # of tuples in tuples; lists and dicts may nest as they like
 
+_T = TypeVar("_T")
 _KEYS = (str, int, float, type(None))  # nothing whose hash would walk a structure
+
+
+class _Tuple(tuple[Any, ...]):
+    """A tuple with tuples in it; one without has the depth 1."""
+
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A name that may be called: ``run`` gets the arguments of the pickle, unchecked."""
+    """A name that may be called: ``run`` gets the arguments of the pickle, unchecked, and returns
+    something flat or a new dict."""
 
     run: Callable[[tuple[Any, ...]], Any]
 
@@ -42,16 +52,22 @@ def unpickle(
     position: int,
     names: Mapping[str, Call | Constant],
     load: Callable[[Any], Any],
-) -> tuple[Any, int]:
-    """The value of the pickle that begins at ``position`` of ``data``, and where the pickle ends.
+    finish: Callable[[Any], _T],
+) -> tuple[_T, int]:
+    """What ``finish`` makes of the pickle that begins at ``position`` of ``data``, and where that ends.
 
     ``names`` maps ``module.name`` to what may be used; ``load`` answers persistent ids. Values are
     None, bool, int, float, str, bytes, tuple, list, dict, and what those two return. They may contain
-    themselves: whoever walks them bounds the walk. Raises ``UnsupportedModel`` naming a foreign
-    global or opcode, ``Truncated`` where ``data`` ends too early and ``ModelFileError`` for the rest.
+    themselves: ``finish`` bounds its walk, and copies what it keeps, for then they are emptied.
+    Raises ``UnsupportedModel`` naming a foreign global or opcode, ``Truncated`` where ``data`` ends
+    too early and ``ModelFileError`` for the rest.
     """
     machine = _Machine(data, position, names, load)
-    return machine.run(), machine.position
+    try:
+        return finish(machine.run()), machine.position
+    finally:
+        for container in machine.made:
+            container.clear()
 
 
 class _Machine:
@@ -67,6 +83,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []  # the stacks below each MARK
         self._memo: dict[int, Any] = {}
+        self.made: list[list[Any] | dict[Any, Any]] = []
 
     def run(self) -> Any:
         for _ in range(MAX_OPCODES):
@@ -110,6 +127,21 @@ class _Machine:
     def _push(self, value: Any) -> None:
         self._stack.append(value)
 
+    def _push_new(self, container: list[Any] | dict[Any, Any]) -> None:
+        self.made.append(container)
+        self._stack.append(container)
+
+    def _push_tuple(self, items: list[Any]) -> None:
+        depths = [getattr(item, "depth", 1) for item in items if isinstance(item, tuple)]
+        if not depths:
+            self._stack.append(tuple(items))
+            return
+        nested = _Tuple(items)
+        nested.depth = 1 + max(depths)
+        if nested.depth > MAX_DEPTH:
+            raise UnsupportedModel(f"pickle nests tuples deeper than {MAX_DEPTH}")
+        self._stack.append(nested)
+
     def _pop(self) -> Any:
         if not self._stack:
             raise ModelFileError(f"pickle takes from an empty stack at {self.position - 1}")
@@ -151,10 +183,12 @@ class _Machine:
     def tuple_of(self, count: int) -> None:
         if len(self._stack) < count:
             raise ModelFileError(f"pickle takes from an empty stack at {self.position - 1}")
-        self._stack[-count:] = [tuple(self._stack[-count:])]
+        items = self._stack[-count:]
+        del self._stack[-count:]
+        self._push_tuple(items)
 
     def build_dict(self) -> None:
-        self._push(_filled({}, self._since_mark()))
+        self._push_new(_filled({}, self._since_mark()))
 
     def append(self) -> None:
         value = self._pop()
@@ -200,7 +234,11 @@ class _Machine:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function, Call) or not isinstance(arguments, tuple):
             raise ModelFileError(f"pickle calls a {type(function).__name__} at {self.position - 1}")
-        self._push(function.run(arguments))
+        result = function.run(arguments)
+        if isinstance(result, dict):
+            self._push_new(result)
+        else:
+            self._push(result)
 
     def build(self) -> None:
         self._pop()  # attributes of a state dict, such as _metadata: nothing that weights are
@@ -222,9 +260,8 @@ def _filled(target: dict[Any, Any], pairs: list[Any]) -> dict[Any, Any]:
         raise ModelFileError("pickle sets a key without a value")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         if not isinstance(key, _KEYS):
-            raise UnsupportedModel(
-                f"pickle has a {type(key).__name__} for a key; text and numbers are supported"
-            )
+            kind = type(key).__name__.strip("_").lower()
+            raise UnsupportedModel(f"pickle has a {kind} for a key; text and numbers are supported")
         target[key] = value
     return target
 
@@ -254,16 +291,16 @@ _STEPS: dict[int, _Step] = {
     0x43: lambda m: m._push(m._string("B")),
     0x42: lambda m: m._push(m._string("I")),
     0x8E: lambda m: m._push(m._string("Q")),
-    0x7D: lambda m: m._push({}),
+    0x7D: lambda m: m._push_new({}),
     0x64: _Machine.build_dict,
     0x73: _Machine.set_item,
     0x75: _Machine.set_items,
-    0x5D: lambda m: m._push([]),
-    0x6C: lambda m: m._push(m._since_mark()),
+    0x5D: lambda m: m._push_new([]),
+    0x6C: lambda m: m._push_new(m._since_mark()),
     0x61: _Machine.append,
     0x65: _Machine.extend,
     0x29: lambda m: m._push(()),
-    0x74: lambda m: m._push(tuple(m._since_mark())),
+    0x74: lambda m: m._push_tuple(m._since_mark()),
     0x85: lambda m: m.tuple_of(1),
     0x86: lambda m: m.tuple_of(2),
     0x87: lambda m: m.tuple_of(3),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import ModelFileError, Truncated, UnsupportedModel
 from . import pickles
@@ -23,6 +23,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # keys that tr
 MAX_WRAPPERS = 4  # one inside the other
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _FIRST_READ = 1 << 18  # bytes of a legacy file, whose pickles of names come first
+
+_T = TypeVar("_T")
 
 _STORAGES = {
     **{"Double": "F64", "Float": "F32", "Half": "F16", "BFloat16": "BF16", "Long": "I64", "Int": "I32"},
@@ -94,7 +96,7 @@ def _read_zip(size: int) -> Reading[dict[str, StoredTensor]]:
         raise UnsupportedModel("the numbers are not little-endian; save the file on a common machine")
     reader = _Pickles()
     data = yield from _content(members[found[0]], size)
-    tensors = state_dict(reader.read(data, 0)[0])
+    tensors, _ = reader.read(data, 0, state_dict)
     places: dict[str, _Place] = {}
     for storage in {tensor.storage.key: tensor.storage for tensor in tensors.values()}.values():
         member = members.get(f"{root}data/{storage.key}")
@@ -142,18 +144,28 @@ def _read_stream(size: int) -> Reading[dict[str, StoredTensor]]:
 
 def _stream_head(prefix: bytes) -> tuple[dict[str, _Tensor], dict[str, _Storage], list[str], int]:
     reader = _Pickles()
-    magic, position = reader.read(prefix, 0)
-    version, position = reader.read(prefix, position)
-    system, position = reader.read(prefix, position)
-    if magic != _LEGACY_MAGIC or version != _LEGACY_VERSION or not isinstance(system, dict):
-        raise ModelFileError("not a PyTorch file: a pickle without PyTorch's magic number")
-    if system.get("little_endian") is not True:
+    _, position = reader.read(prefix, 0, lambda magic: _check_number(magic, _LEGACY_MAGIC))
+    _, position = reader.read(prefix, position, lambda version: _check_number(version, _LEGACY_VERSION))
+    _, position = reader.read(prefix, position, _check_system)
+    tensors, position = reader.read(prefix, position, state_dict)
+    keys, position = reader.read(prefix, position, _storage_keys)
+    return tensors, reader.storages, keys, position
+
+
+def _check_number(value: Any, expected: int) -> None:
+    if value != expected:
+        raise ModelFileError("not a PyTorch file: a pickle without PyTorch's magic number and version")
+
+
+def _check_system(value: Any) -> None:
+    if not isinstance(value, dict) or value.get("little_endian") is not True:
         raise UnsupportedModel("the numbers are not little-endian; save the file on a common machine")
-    root, position = reader.read(prefix, position)
-    keys, position = reader.read(prefix, position)
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+
+
+def _storage_keys(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
         raise ModelFileError("the file's list of storages is no list of names")
-    return state_dict(root), reader.storages, keys, position
+    return list(value)
 
 
 # --- what the pickles build -------------------------------------------------------------------------
@@ -165,8 +177,8 @@ class _Pickles:
     def __init__(self) -> None:
         self.storages: dict[str, _Storage] = {}
 
-    def read(self, data: bytes, position: int) -> tuple[Any, int]:
-        return unpickle(data, position, _NAMES, self._load)
+    def read(self, data: bytes, position: int, finish: Callable[[Any], _T]) -> tuple[_T, int]:
+        return unpickle(data, position, _NAMES, self._load, finish)
 
     def _load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from contextlib import suppress
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -24,13 +25,13 @@ PLAIN = {
 
 
 def load(data: bytes) -> Any:
-    return unpickle(data, 0, {}, lambda pid: pid)[0]
+    return unpickle(data, 0, {}, lambda pid: pid, deepcopy)[0]
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_plain_values_are_those_that_were_pickled(protocol: int) -> None:
     data = pickle.dumps(PLAIN, protocol)
-    assert unpickle(b"??" + data + b"more", 2, {}, lambda pid: pid) == (PLAIN, 2 + len(data))
+    assert unpickle(b"??" + data + b"more", 2, {}, lambda pid: pid, deepcopy) == (PLAIN, 2 + len(data))
 
 
 def test_sharing_and_loops_are_kept() -> None:
@@ -59,30 +60,40 @@ def test_nothing_is_called_that_is_not_in_the_table(protocol: int) -> None:
         load(b"\x80\x02X\x01\0\0\0f)\x81.")
 
 
-def doubling(levels: int) -> bytes:
-    """A tuple of itself twice, ``levels`` times: 2 ** levels elements for who walks it."""
-    return b"\x80\x02)" + b"".join(b"q%ch%c\x86" % (level, level) for level in range(levels)) + b"."
+def doubling(levels: int, double: bytes) -> bytes:
+    """A container of itself twice, ``levels`` times: 2 ** levels elements for who walks it."""
+    return b"\x80\x02)" + b"".join(b"q%c" % level + double % (level, level) for level in range(levels)) + b"."
 
 
 def test_memo_bombs_cost_no_more_than_their_bytes() -> None:
-    value = load(doubling(200))
-    assert value[0] is value[1]
-    with pytest.raises(UnsupportedModel, match="a tuple for a key"):  # whose hash would never end
-        load(doubling(200)[:-1] + b"q\xff0}h\xffNs.")
+    data = doubling(200, b"](h%ch%ce")
+    assert unpickle(data, 0, {}, lambda pid: pid, lambda value: value[0] is value[1])[0]
+    with pytest.raises(UnsupportedModel, match="nests tuples deeper than 16"):
+        load(doubling(200, b"h%ch%c\x86"))
+    with pytest.raises(UnsupportedModel, match="a tuple for a key"):  # whose hash would take long
+        load(doubling(10, b"h%ch%c\x86")[:-1] + b"q\xff0}h\xffNs.")
 
 
-@pytest.mark.parametrize("step", [b"\x85", b"]a", b"}N"])
-def test_depth_costs_no_stack(step: bytes) -> None:
-    """As deep as a pickle can go, and dropped again."""
-    deep = {b"\x85": b")" + step * 100_000, b"]a": b"]" * 100_000 + b"a" * 99_999}.get(step)
-    deep = b"}" + b"N}" * 100_000 + b"s" * 100_000 if deep is None else deep
-    assert load(b"\x80\x02" + deep + b".") is not None
+def flat(value: Any) -> str:
+    return type(value).__name__
+
+
+@pytest.mark.parametrize(
+    "deep",
+    [b"]" * 50_000 + b"a" * 49_999, b"}" + b"N}" * 50_000 + b"s" * 50_000, b"](" * 25_000 + b"e" * 25_000],
+)
+def test_depth_costs_no_stack(deep: bytes) -> None:
+    """As deep as a pickle can go and dropped again, after an error too."""
+    assert unpickle(b"\x80\x02" + deep + b".", 0, {}, lambda pid: pid, flat)[0] in ("list", "dict")
+    with pytest.raises(UnsupportedModel, match="opcode 0xff"):
+        load(b"\x80\x02" + deep + b"\xff")
+    with pytest.raises(UnsupportedModel, match="for a key"):
+        load(b"\x80\x02}" + deep + b"Ns.")
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"N" * (pickles.MAX_OPCODES + 1), f"more than {pickles.MAX_OPCODES} steps"),
         (b"X\xff\xff\xff\x7f", "string of 2147483647 bytes"),
         (b"T\xff\xff\xff\xff", "string of -1 bytes"),
         (b"\x8d" + b"\xff" * 8, "string of 18446744073709551615 bytes"),
@@ -107,6 +118,15 @@ def test_broken_pickles(data: bytes, message: str) -> None:
     assert not isinstance(caught.value, Truncated)
 
 
+def test_steps_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 1000)
+    with pytest.raises(ModelFileError, match="more than 1000 steps"):
+        load(b"N" * 1001)
+    monkeypatch.setattr(pickles, "MAX_BYTES", 1000)
+    with pytest.raises(ModelFileError, match="more than the 1000 bytes"):
+        load(b"X\xfa\0\0\0" + bytes(250) + b"X\xf0\x02\0\0" + bytes(752) + b".")
+
+
 def test_a_prefix_asks_for_more() -> None:
     data = pickle.dumps(PLAIN, 4)
     for length in range(len(data)):
@@ -118,9 +138,9 @@ def test_a_prefix_asks_for_more() -> None:
 def test_damaged_pickles_raise_only_our_errors() -> None:
     data, random = pickle.dumps(PLAIN, 4), Random(4)
     called: list[Any] = []
-    for _ in range(2000):
+    for _ in range(1000):
         broken = bytearray(data)
         for _ in range(random.randrange(1, 6)):
             broken[random.randrange(len(broken))] = random.choice(b"(}]tuseabcRQ.0h\x85\x86\x93\x94\xff\0")
         with suppress(KwaaiNetError):
-            unpickle(bytes(broken), 0, {"a.b": Call(called.append)}, lambda pid: pid)
+            unpickle(bytes(broken), 0, {"a.b": Call(called.append)}, lambda pid: pid, lambda value: None)

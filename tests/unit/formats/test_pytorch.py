@@ -155,7 +155,7 @@ def test_storages_that_the_file_does_not_hold() -> None:
     [
         (b"", ModelFileError, "truncated"),
         (b"GGUF....", ModelFileError, "not a PyTorch file: it begins with b'GGUF'"),
-        (pickle.dumps({"a": 1}, 2), ModelFileError, "truncated"),
+        (pickle.dumps({"a": 1}, 2), ModelFileError, "magic number"),
         (b"".join(pickle.dumps(one, 2) for one in (1, 2, 3, {}, [])), ModelFileError, "magic number"),
         (legacy_file({}, [*LEGACY[:2], {"little_endian": False}]), UnsupportedModel, "not little-endian"),
         (zip_file({}, byteorder=b"big"), UnsupportedModel, "not little-endian"),
@@ -180,7 +180,7 @@ def test_a_file_that_contains_itself() -> None:
 def test_damaged_files_raise_only_our_errors(write: Write) -> None:
     data = write({name: tensor(array) for name, array in ARRAYS.items()})
     random = Random(4)
-    for _ in range(600):
+    for _ in range(200):
         broken = bytearray(data[: random.randrange(4, len(data))] if random.random() < 0.2 else data)
         for _ in range(random.randrange(4)):
             broken[random.randrange(len(broken))] = random.randrange(256)

@@ -101,7 +101,8 @@ def _gguf_name(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def write_gguf(tiny_config: ModelConfig, tiny_metadata: dict[str, Any]) -> Callable[..., Path]:
-    """``write_gguf(path, weights, dtype, architecture, metadata={…})``; metadata ``None`` drops a key."""
+    """``write_gguf(path, weights, dtype, architecture, metadata={…}, split=0)``; metadata ``None``
+    drops a key, ``split`` tensors make a file."""
     import gguf  # here, for there is none inside Pyodide, where most of these tests run too
 
     def write(
@@ -110,8 +111,9 @@ def write_gguf(tiny_config: ModelConfig, tiny_metadata: dict[str, Any]) -> Calla
         dtype: str = "F32",
         architecture: str = "llama",
         metadata: Mapping[str, Any] | None = None,
+        split: int = 0,
     ) -> Path:
-        writer = gguf.GGUFWriter(path, architecture)
+        writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
         for key, value in {**tiny_metadata, **(metadata or {})}.items():
             if isinstance(value, bool):
                 writer.add_bool(key, value)

@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 64 << 20  # a vocabulary of 256k tokens with merges takes 15 
 MAX_METADATA = 4096
 MAX_TENSORS = 1 << 16
 MAX_STRING_BYTES = 1 << 20  # chat templates reach some 10 kB
-MAX_ARRAY = 1 << 21  # elements
+MAX_ELEMENTS = 1 << 22  # of all arrays; a vocabulary of 256k takes 1.3 million
 MAX_NESTING = 2  # arrays of arrays
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 16
@@ -41,12 +41,16 @@ _UNSUPPORTED = {  # ggml's enum, to name what a file holds
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """``length`` bytes at ``offset`` from the start of the file; ``shape`` slowest dimension first."""
+    """``length`` bytes at ``offset`` from the start of the file; ``shape`` slowest dimension first.
+
+    ``file`` names the file of a model in several; empty where there is just one.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
     length: int
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class _Reader:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self._elements = 0
         self.position = 0
 
     def take(self, length: int) -> bytes:
@@ -172,7 +177,8 @@ class _Reader:
         if kind != _ARRAY or nesting == MAX_NESTING:
             raise ModelFileError(f"GGUF metadata type {kind} at nesting {nesting} is not allowed")
         element = self.number("I")
-        length = self.count(MAX_ARRAY, "array elements")
+        length = self.count(MAX_ELEMENTS - self._elements, "more array elements")
+        self._elements += length
         if element in _NUMBERS:
             form = struct.Struct(f"<{length}{_NUMBERS[element]}")
             return list(form.unpack(self.take(form.size)))

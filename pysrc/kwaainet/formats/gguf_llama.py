@@ -89,7 +89,13 @@ def read_tensors(index: GgufIndex, file: str) -> dict[str, TensorEntry]:
         if canonical is None:
             raise UnsupportedModel(f"tensor {name:.80} does not belong to a plain Llama model")
         entries[canonical] = TensorEntry(
-            file, tensor.offset, tensor.length, "", tensor.dtype, tensor.shape, suffix in _PERMUTED
+            tensor.file or file,
+            tensor.offset,
+            tensor.length,
+            "",
+            tensor.dtype,
+            tensor.shape,
+            suffix in _PERMUTED,
         )
     return entries
 

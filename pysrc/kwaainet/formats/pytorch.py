@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from ..errors import ModelFileError, Truncated, UnsupportedModel
 from . import pickles
 from .pickles import Call, Constant, unpickle
-from .stored import MAX_DIMENSIONS, MAX_SIZE, MAX_TENSORS, Reading, StoredTensor, stored_length, type_problem
+from .reading import Reading
+from .stored import MAX_DIMENSIONS, MAX_SIZE, MAX_TENSORS, StoredTensor, stored_length, type_problem
 from .zip_directory import Member, find_data, read_directory
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\3\4", b"\x80"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import ModelFileError
 from ..ports import Floats
 from .float8 import NUMBERS
+from .ggjt_quants import GGJT_DECODERS
 from .k_quants import K_DECODERS
 from .legacy_quants import DECODERS
 
@@ -30,7 +31,11 @@ _PLAIN = {
     "I32": "<i4",
     "I64": "<i8",
 }
-_BLOCKS: dict[str, Callable[[NDArray[Any], Floats], None]] = {**DECODERS, **K_DECODERS}
+_BLOCKS: dict[str, Callable[[NDArray[Any], Floats], None]] = {
+    **DECODERS,
+    **K_DECODERS,
+    **GGJT_DECODERS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,15 @@ STORAGE_TYPES = {
     "Q4_K": StorageType(256, 144),
     "Q5_K": StorageType(256, 176),
     "Q6_K": StorageType(256, 210),
+    "GGJT1_Q4_0": StorageType(32, 20),
+    "GGJT1_Q4_1": StorageType(32, 24),
+    "GGJT1_Q4_2": StorageType(16, 10),
+    "GGJT1_Q4_3": StorageType(16, 12),
+    "GGJT1_Q5_0": StorageType(32, 22),
+    "GGJT1_Q5_1": StorageType(32, 24),
+    "GGJT2_Q4_0": StorageType(32, 20),
+    "GGJT2_Q4_1": StorageType(32, 24),
+    "GGJT2_Q8_0": StorageType(32, 36),
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ModelFileError, Truncated, UnsupportedModel
 from .json_text import parse_object
+from .reading import Reading, read_head
 from .stored import (
     MAX_DIMENSIONS,
     MAX_SIZE,
@@ -25,6 +26,11 @@ from .stored import (
 )
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's cap
+
+
+def read_tensors(size: int) -> Reading[dict[str, StoredTensor]]:
+    """The tensors of a file of ``size`` bytes, by byte range. Raises as ``parse`` does."""
+    return read_head(parse, size, 8 + MAX_HEADER_BYTES)
 
 
 def parse(prefix: bytes, size: int) -> dict[str, StoredTensor]:

@@ -6,9 +6,8 @@ of the file: a file's tensors are all listed; which of them a model may use, and
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
 
 from ..errors import ModelFileError, UnsupportedModel
 from .json_text import parse_object
@@ -26,11 +25,6 @@ ELEMENT_BITS = {
     **{"C64": 64, "C128": 128},
 }
 WEIGHT_TYPES = ("F64", "F32", "BF16", "F16", "F8_E5M2", "F8_E4M3")  # those that ``quants`` decodes
-
-_T = TypeVar("_T")
-
-# Reads a file without doing it: yields (offset, length), is sent exactly those bytes, returns a result.
-Reading: TypeAlias = Generator[tuple[int, int], bytes, _T]
 
 
 @dataclass(frozen=True, slots=True)

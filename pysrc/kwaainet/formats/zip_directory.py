@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import ModelFileError, UnsupportedModel
-from .stored import Reading
+from .reading import Reading
 
 MAX_MEMBERS = 1 << 17
 MAX_DIRECTORY_BYTES = 32 << 20

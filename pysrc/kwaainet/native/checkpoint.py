@@ -12,7 +12,7 @@ from ..errors import InputError, ModelFileError
 from ..formats import pytorch, safetensors
 from ..formats.manifest import check_file_name
 from ..formats.stored import MAX_INDEX_BYTES, StoredTensor, parse_index
-from .reading import read_head, read_limited, read_ranges, read_start
+from .reading import read_limited, read_ranges, read_start
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _NAMES = ((SINGLE, INDEX), ("pytorch_model.bin", "pytorch_model.bin.index.json"))
@@ -50,7 +50,7 @@ def read_checkpoint(path: Path, must_hold: list[str]) -> dict[str, StoredTensor]
         if is_pytorch(read_start(path, 9)):
             stored = read_ranges(path, pytorch.read_tensors)
         else:
-            stored = read_head(path, safetensors.parse)
+            stored = read_ranges(path, safetensors.read_tensors)
     except OSError as error:
         raise ModelFileError(f"{file}: {error.strerror}") from None
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Opens a model on disk: a ``.gguf`` file, or a Hugging Face directory with SafeTensors or PyTorch files.
+"""Opens a model on disk: GGUF files, a GGML file, or a Hugging Face directory (SafeTensors, PyTorch).
 
 Rule of the file: all of a model is checked when it is opened, down to every tensor's place and
 hash; nothing is cached beside the model.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelFileError
-from ..formats import gguf, gguf_llama, huggingface
+from ..formats import gguf_llama, huggingface
 from ..formats.config import EMBED, LM_HEAD, NORM, ModelConfig
 from ..formats.json_text import parse_object
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
@@ -26,13 +26,15 @@ from ..inference.tokenizer import Tokenizer
 from ..ports import Floats, Report
 from ..types import Progress
 from .checkpoint import find_shards, is_checkpoint, read_checkpoint
-from .reading import read_head, read_limited
+from .gguf_files import read_gguf
+from .reading import read_limited
 from .store import FileSource
 from .text import from_directory, from_gguf
 
 _JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 MAX_CONFIG_BYTES = 4 << 20  # tokenizer_config.json lists every added token
 _HASHED_AT_ONCE = 4 << 20
+_SUFFIX = re.compile(r"(-\d{5}-of-\d{5})?\.(gguf|bin)$")
 _QUANTIZATION = re.compile(r"[.-](I?Q\d\w*|F16|F32|BF16|FP16|FP32)$", re.IGNORECASE)
 
 
@@ -119,8 +121,8 @@ def open_model(path: Path | str, report: Report | None = None, *, name: str | No
 
 def default_name(path: Path) -> str:
     """A prefix Petals accepts (no dot, no space), like ``Llama-2-7b-hf``, from a file's or folder's name."""
-    stem = path.resolve().name.removesuffix(".gguf")
-    words = re.sub(r"[^A-Za-z0-9_]+", "-", _QUANTIZATION.sub("", stem)).strip("-")[:100]
+    stem = _QUANTIZATION.sub("", _SUFFIX.sub("", path.resolve().name))
+    words = re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-")[:100]
     return words if words.endswith("-hf") else f"{words or 'model'}-hf"
 
 
@@ -132,10 +134,9 @@ def _open_file(path: Path) -> _Opened:
         if not (path.parent / "config.json").is_file():
             raise InputError("give the directory that holds this file and its config.json")
         return _open_directory(path.parent, {path.name: []})
-    file = check_file_name(path.name)
-    index = read_head(path, gguf.parse)
-    config = gguf_llama.read_config(index)
-    return config, gguf_llama.read_tensors(index, file), {file: path}, from_gguf(index.metadata)
+    index, files = read_gguf(path)
+    config, entries = gguf_llama.read_config(index), gguf_llama.read_tensors(index, path.name)
+    return config, entries, files, from_gguf(index.metadata)
 
 
 def _open_directory(folder: Path, shards: Mapping[str, list[str]] | None = None) -> _Opened:

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import ModelFileError, Truncated
-from ..formats.stored import Reading
-
-_FIRST_READ = 1 << 20  # bytes; a head of SafeTensors fits, one of GGUF takes a read or two more
+from ..errors import ModelFileError
+from ..formats.reading import Reading, drive
 
 _T = TypeVar("_T")
 
@@ -30,33 +28,12 @@ def read_start(path: Path, length: int) -> bytes:
         return file.read(length)
 
 
-def read_head(path: Path, parse: Callable[[bytes, int], _T]) -> _T:
-    """Feed ``parse`` ever more of the file until it has the whole head."""
-    size, wanted = path.stat().st_size, _FIRST_READ
-    with path.open("rb") as file:
-        data = b""
-        while True:
-            data += file.read(wanted - len(data))
-            try:
-                return parse(data, size)
-            except Truncated as more:
-                if more.needed > size or len(data) < min(wanted, size):
-                    raise ModelFileError(f"truncated: the file ends at byte {size} inside its head") from None
-                wanted = min(max(more.needed, 2 * wanted), size)
-
-
 def read_ranges(path: Path, begin: Callable[[int], Reading[_T]]) -> _T:
     """The result of the reading that ``begin`` starts for a file of that size."""
-    reading = begin(path.stat().st_size)
     with path.open("rb") as file:
-        try:
-            offset, length = next(reading)
-            while True:
-                file.seek(offset)
-                data = file.read(length)
-                if len(data) != length:
-                    raise ModelFileError(f"truncated: the file has not the {length} bytes at {offset}")
-                offset, length = reading.send(data)
-        except StopIteration as done:
-            result: _T = done.value
-            return result
+
+        def read(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        return drive(begin(path.stat().st_size), read)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from kwaainet.errors import KwaaiNetError, ModelFileError, Truncated, UnsupportedModel
 from kwaainet.formats import gguf
-from kwaainet.formats.float8 import NUMBERS
 from kwaainet.formats.quants import STORAGE_TYPES
 
 WRITTEN = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # by the reference package
@@ -50,18 +49,19 @@ def test_index_equals_the_reference_readers(files: dict[str, Path], dtype: str) 
 
 def test_every_type_of_tensor_has_the_references_number_and_size(tmp_path: Path) -> None:
     writer = reference.GGUFWriter(tmp_path / "m.gguf", "llama")
-    for dtype, form in STORAGE_TYPES.items():
-        if dtype in NUMBERS:
-            continue  # SafeTensors' alone
-        raw = np.zeros((3, form.size), np.uint8)
-        kind = reference.GGMLQuantizationType[dtype]
+    for dtype, kind in reference.GGMLQuantizationType.__members__.items():
+        if dtype not in STORAGE_TYPES:
+            continue
+        raw = np.zeros((3, STORAGE_TYPES[dtype].size), np.uint8)
         writer.add_tensor(dtype, raw, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     data = (tmp_path / "m.gguf").read_bytes()
-    for name, tensor in gguf.parse(data, len(data)).tensors.items():
+    tensors = gguf.parse(data, len(data)).tensors
+    assert len(tensors) == 18
+    for name, tensor in tensors.items():
         assert (tensor.dtype, tensor.shape) == (name, (3, STORAGE_TYPES[name].block))
         assert tensor.length == 3 * STORAGE_TYPES[name].size
 
@@ -146,11 +146,19 @@ def test_broken_heads_are_refused(data: bytes, error: type[KwaaiNetError], messa
 
 
 def test_a_head_beyond_the_cap_is_refused_not_asked_for() -> None:
-    arrays = text(b"k") + ARRAY + struct.pack("<IQ", 12, gguf.MAX_ARRAY) + bytes(8 * gguf.MAX_ARRAY)
-    data = head(*(arrays.replace(b"k", bytes([97 + i]), 1) for i in range(4)), keys=5)
+    long = struct.pack("<I", 8) + text(bytes(gguf.MAX_STRING_BYTES))
+    data = head(*(text(bytes([33 + i])) + long for i in range(65)), keys=65)
     with pytest.raises(ModelFileError, match="longer than") as caught:
         gguf.parse(data, 1 << 40)
     assert not isinstance(caught.value, Truncated)
+
+
+def test_all_arrays_together_are_bounded() -> None:
+    """A byte in the file is eight in a list, so the head's own cap would not do."""
+    array = ARRAY + struct.pack("<IQ", 0, 1 << 20) + bytes(1 << 20)
+    data = head(*(text(bytes([97 + i])) + array for i in range(5)), keys=5)
+    with pytest.raises(ModelFileError, match=f"claims {1 << 20} more array elements; 0 are allowed"):
+        gguf.parse(data, 1 << 40)
 
 
 @given(st.data())

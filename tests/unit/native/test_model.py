@@ -106,6 +106,8 @@ def test_progress_counts_every_byte(tmp_path: Path, write_gguf: Write, tiny_weig
         ("Llama-3.2-1B-Instruct-Q8_0.gguf", "Llama-3-2-1B-Instruct-hf"),
         ("Llama-2-7b-hf", "Llama-2-7b-hf"),
         ("my model.f16.gguf", "my-model-hf"),
+        ("Big-70B.Q4_K_M-00001-of-00009.gguf", "Big-70B-hf"),
+        ("llama-7b.q4_0.bin", "llama-7b-hf"),
         ("ü.gguf", "model-hf"),
     ],
 )

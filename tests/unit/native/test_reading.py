@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kwaainet.errors import ModelFileError, Truncated
-from kwaainet.formats.stored import Reading
-from kwaainet.native.reading import read_head, read_limited, read_ranges, read_start
+from kwaainet.errors import ModelFileError
+from kwaainet.formats.reading import Reading
+from kwaainet.native.reading import read_limited, read_ranges, read_start
 
 
 @pytest.fixture
@@ -16,18 +16,6 @@ def path(tmp_path: Path) -> Path:
     file = tmp_path / "file"
     file.write_bytes(bytes(range(256)) * 8192)
     return file
-
-
-def test_heads_grow_until_they_are_whole(path: Path) -> None:
-    def parse(data: bytes, size: int) -> tuple[int, int]:
-        if len(data) < 1_500_000:
-            raise Truncated("more", 1_500_000)
-        return len(data), size
-
-    assert read_head(path, parse) == (2_097_152, 2_097_152)
-    path.write_bytes(b"short")
-    with pytest.raises(ModelFileError, match="ends at byte 5 inside its head"):
-        read_head(path, parse)
 
 
 def test_ranges_are_what_was_asked_for(path: Path) -> None:

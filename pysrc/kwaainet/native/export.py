@@ -7,21 +7,22 @@ cannot be written whole is begun, and weights pass through memory one tensor at 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import ConfigError, UnsupportedModel
 from ..formats.config import EMBED, LM_HEAD
 from ..formats.huggingface import write_config
+from ..formats.quantize import quantize
 from ..formats.safetensors import header_bytes
 from ..ports import Report
 from ..types import Progress
 from .checkpoint import SINGLE
 from .model import Model
+from .partial import WrittenFiles
 from .text import TOKENIZER
 
-_PARTIAL = SINGLE + ".part"
+_TORCH_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _VERBATIM = (
     TOKENIZER,
     "tokenizer.model",
@@ -34,39 +35,34 @@ _VERBATIM = (
 )
 
 
-def export(model: Model, out_dir: Path, report: Report | None = None) -> None:
-    """Write ``model`` in float32 with a head of its own (stock Petals needs one) to ``out_dir``.
+def export(model: Model, out_dir: Path, report: Report | None = None, dtype: str = "F32") -> None:
+    """Write ``model`` as ``dtype`` with a head of its own (stock Petals needs one) to ``out_dir``.
 
     Raises ``ConfigError`` if ``out_dir`` holds a model already or cannot be written, and
     ``UnsupportedModel`` if the tokenizer of a GGUF file cannot be converted.
     """
+    if dtype not in _TORCH_TYPES:
+        raise ConfigError(
+            f"a Hugging Face directory can be written as {', '.join(_TORCH_TYPES)}, not {dtype}"
+        )
     texts = _text_files(model)
-    texts["config.json"] = _json(write_config(model.config))
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        for name in (SINGLE, "config.json"):
-            if (out_dir / name).exists():
-                raise ConfigError(f"{out_dir} holds a model already ({name}); give another folder")
-        _write_weights(model, out_dir, report or (lambda progress: None))
+    texts["config.json"] = _json(write_config(model.config) | {"torch_dtype": _TORCH_TYPES[dtype]})
+    with WrittenFiles(out_dir) as files:
+        files.must_be_new(SINGLE, "config.json")
+        with files.open(SINGLE) as file:
+            _write_weights(model, file, dtype, report or (lambda progress: None))
         for name, data in texts.items():
-            (out_dir / name).write_bytes(data)
-        (out_dir / _PARTIAL).rename(out_dir / SINGLE)
-    except OSError as error:
-        raise ConfigError(f"cannot write {out_dir}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            (out_dir / _PARTIAL).unlink(missing_ok=True)
+            files.write(name, data)
 
 
-def _write_weights(model: Model, out_dir: Path, report: Report) -> None:
+def _write_weights(model: Model, file: BinaryIO, dtype: str, report: Report) -> None:
     shapes = model.config.tensor_shapes()
     shapes.setdefault(LM_HEAD, shapes[EMBED])
-    with (out_dir / _PARTIAL).open("wb") as file:
-        file.write(header_bytes(shapes))
-        for done, name in enumerate(shapes):
-            report(Progress("export", done, len(shapes)))
-            stored = EMBED if name == LM_HEAD and model.config.tie_word_embeddings else name
-            file.write(model.read_tensor(stored).astype("<f4", copy=False).tobytes())
+    file.write(header_bytes(shapes, dtype))
+    for done, name in enumerate(shapes):
+        report(Progress("export", done, len(shapes)))
+        stored = EMBED if name == LM_HEAD and model.config.tie_word_embeddings else name
+        file.write(quantize(dtype, model.read_tensor(stored)))
     report(Progress("export", len(shapes), len(shapes)))
 
 

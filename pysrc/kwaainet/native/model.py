@@ -104,19 +104,23 @@ def open_model(path: Path | str, report: Report | None = None, *, name: str | No
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            config, entries, files, text = _open_directory(path)
-        elif path.is_file():
-            config, entries, files, text = _open_file(path)
-        else:
-            raise InputError("no such file or directory")
-        hashed = _hash(entries, files, report or (lambda progress: None))
+        config, entries, files, text = look_into(path)
+        hashed = hash_tensors(entries, files, report or (lambda progress: None))
         manifest = ModelManifest(name or default_name(path), config, hashed)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
     return Model(path, manifest, files, text)
+
+
+def look_into(path: Path) -> Opened:
+    """What ``open_model`` finds before it hashes; errors do not name the path, ``OSError`` passes."""
+    if path.is_dir():
+        return _open_directory(path)
+    if path.is_file():
+        return _open_file(path)
+    raise InputError("no such file or directory")
 
 
 def default_name(path: Path) -> str:
@@ -126,10 +130,10 @@ def default_name(path: Path) -> str:
     return words if words.endswith("-hf") else f"{words or 'model'}-hf"
 
 
-_Opened = tuple[ModelConfig, dict[str, TensorEntry], dict[str, Path], TextSettings]
+Opened = tuple[ModelConfig, dict[str, TensorEntry], dict[str, Path], TextSettings]
 
 
-def _open_file(path: Path) -> _Opened:
+def _open_file(path: Path) -> Opened:
     if is_checkpoint(path):
         if not (path.parent / "config.json").is_file():
             raise InputError("give the directory that holds this file and its config.json")
@@ -139,7 +143,7 @@ def _open_file(path: Path) -> _Opened:
     return config, entries, files, from_gguf(index.metadata)
 
 
-def _open_directory(folder: Path, shards: Mapping[str, list[str]] | None = None) -> _Opened:
+def _open_directory(folder: Path, shards: Mapping[str, list[str]] | None = None) -> Opened:
     """A Hugging Face directory, or those of its files with the tensors that they must hold."""
     objects = {name: read_json(folder / name) for name in _JSON_FILES if (folder / name).is_file()}
     if "config.json" not in objects:
@@ -158,9 +162,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_object(read_limited(path, MAX_CONFIG_BYTES), path.name)
 
 
-def _hash(
+def hash_tensors(
     entries: Mapping[str, TensorEntry], files: Mapping[str, Path], report: Report
 ) -> dict[str, TensorEntry]:
+    """The entries with the hashes of the bytes that lie there now."""
     total, done = sum(entry.length for entry in entries.values()), 0
     hashed: dict[str, TensorEntry] = {}
     source = FileSource(files)

@@ -36,7 +36,7 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool, several: bool 
         required=required,
         action=action,
         metavar="PATH",
-        help=f"a .gguf file or Hugging Face folder{again}",
+        help=f"a .gguf file, or a Hugging Face folder or a file in one{again}",
     )
     parser.add_argument(
         "--prefix",

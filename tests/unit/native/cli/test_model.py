@@ -1,3 +1,12 @@
+"""The model commands from the command line: what they print, write and exit with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,14 +15,68 @@ from kwaainet.native.cli.main import main
 from kwaainet.native.model import open_model
 
 
+def run(*words: str | Path) -> int:
+    return main(["model", *map(str, words)])
+
+
 def test_an_exported_model_opens_and_is_never_overwritten(
     tiny_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "tiny-hf"
-    assert main(["model", "export", str(tiny_gguf), str(out)]) == 0
+    assert run("export", tiny_gguf, out) == 0
     assert open_model(out).config == open_model(tiny_gguf).config
     before = (out / "model.safetensors").read_bytes()
     capsys.readouterr()
-    assert main(["model", "export", str(tiny_gguf), str(out)]) != 0
+    assert run("export", tiny_gguf, out) != 0
     assert str(out) in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_info_in_words_and_as_json(tiny_gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", tiny_gguf) == 0
+    said = capsys.readouterr().out
+    assert "tiny-hf: llama in GGUF, 1 file(s)" in said
+    assert "hidden_size = 64" in said
+    assert run("info", "--json", tiny_gguf) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert (value["format"], value["architecture"], len(value["block_bytes"])) == ("GGUF", "llama", 2)
+
+
+@pytest.mark.parametrize("out", ["half.gguf", "half"])
+def test_convert_to_either_kind(tiny_gguf: Path, tmp_path: Path, out: str) -> None:
+    assert run("convert", tiny_gguf, tmp_path / out, "--type", "F16") == 0
+    model = open_model(tmp_path / out)
+    assert model.manifest.tensors["model.layers.0.mlp.up_proj.weight"].dtype == "F16"
+    assert run("convert", tiny_gguf, tmp_path / out, "--type", "F16") == 2
+
+
+def test_split_and_verify(tiny_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run("split", "--blocks", tiny_gguf, out) == 0
+    assert run("verify", out) == 0
+    assert "with the hash published" in capsys.readouterr().err
+    block = out / "blocks-0001-0001.bin"
+    block.write_bytes(block.read_bytes()[:-10])
+    assert run("verify", out) == 1
+    said = capsys.readouterr()
+    (line,) = said.out.splitlines()
+    assert line.startswith("model.layers.1.")
+    assert "1 tensors are not as they should be" in said.err
+    assert run("verify", tiny_gguf) == 0
+    assert run("verify", out, "--manifest", tmp_path / "none") == 2
+
+
+def test_an_interrupt_leaves_no_half_file(tiny_gguf: Path, tmp_path: Path) -> None:
+    """The command is made slow, so that it is in the middle of its file when the signal comes."""
+    slow = "import time, kwaainet.native.export as e; w = e.quantize\n"
+    slow += "def slow(*a):\n    print('writing', flush=True); time.sleep(0.05); return w(*a)\n"
+    slow += "e.quantize = slow\nimport sys\nfrom kwaainet.native.cli.main import main\n"
+    slow += "sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", slow, "model", "convert", str(tiny_gguf), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"writing\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert list((tmp_path / "out").iterdir()) == []

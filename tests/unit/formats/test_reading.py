@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+from random import Random
+
 import pytest
 
 from kwaainet.errors import ModelFileError, Truncated
 from kwaainet.formats import reading
 from kwaainet.formats.reading import Reading, drive, read_head
 
+from .mutations import bomb, damaged, samples, survives
+
+SAMPLES = samples()
+MAX_SECONDS = 5.0  # of a processor's time for one damaged file; a sound one takes some milliseconds
+MAX_MEMORY = 32 << 20  # bytes for one of a hundred kB
 DATA = bytes(range(256)) * 64
 
 
@@ -48,3 +57,40 @@ def test_a_short_answer_is_refused() -> None:
 
     with pytest.raises(ModelFileError, match="has not the 4 bytes at 3"):
         drive(one(), lambda offset, length: b"123")
+
+
+@pytest.mark.parametrize("form", SAMPLES)
+def test_sound_files_open(form: str) -> None:
+    assert survives(SAMPLES[form].open, SAMPLES[form].data)
+
+
+@pytest.mark.parametrize("form", SAMPLES)
+def test_files_cut_anywhere_are_refused(form: str) -> None:
+    sample = SAMPLES[form]
+    for end in (*range(0, sample.head, 5), *range(sample.head, len(sample.data), 997)):
+        cut = sample.data[:end]
+        # what lies behind the last tensor but fills it up is nobody's
+        assert not survives(sample.open, cut) or (form in ("gguf", "shard") and len(sample.data) - end < 64)
+
+
+@pytest.mark.parametrize("form", SAMPLES)
+def test_damaged_files_open_or_are_refused(form: str) -> None:
+    """Nothing else may come out, soon, and no range outside the file be asked for."""
+    sample, opened = SAMPLES[form], 0
+    for data in damaged(Random(f"tests {form}"), sample, 250):
+        began = time.process_time()
+        opened += survives(sample.open, data)
+        assert time.process_time() - began < MAX_SECONDS
+    assert 0 < opened < 250  # some damage does nothing, most does
+
+
+@pytest.mark.parametrize("form", SAMPLES)
+def test_enormous_numbers_cost_no_memory(form: str) -> None:
+    rng = Random(f"bombs {form}")
+    tracemalloc.start()
+    try:
+        for _ in range(60):
+            survives(SAMPLES[form].open, bomb(rng, SAMPLES[form]))
+        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY
+    finally:
+        tracemalloc.stop()

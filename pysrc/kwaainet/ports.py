@@ -96,6 +96,10 @@ class Engine(Protocol):
     def backend(self) -> str:
         """``cpu``, ``wasm`` or ``webgpu``."""
 
+    @property
+    def half(self) -> bool:
+        """Whether it computes spans of half precision (``SpanShape.half``)."""
+
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
         """Hand over one of the span's tensors (``writer.SpanWriter``); the engine keeps its own copy."""
 

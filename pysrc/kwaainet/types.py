@@ -107,7 +107,7 @@ class SpanShape:
     """What an engine must know of a span beside its graph: sizes are counts of elements.
 
     ``switches`` name, after a block's number and a dot, tensors of one dimension that each run gets as
-    inputs: zeros in their place skip the block.
+    inputs: zeros in their place skip the block. ``half``: caches and switches are float16, not float32.
     """
 
     blocks: int
@@ -116,6 +116,7 @@ class SpanShape:
     head_dim: int
     max_positions: int
     switches: tuple[str, ...] = ("input_norm", "post_norm")
+    half: bool = False
 
     def switches_of(self, block: int) -> list[str]:
         """The full names of a block's switches."""

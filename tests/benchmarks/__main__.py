@@ -22,9 +22,11 @@ from . import (
     endpoint,
     gateway,
     generation,
+    gpu,
     guard,
     kills,
     leaving,
+    quality,
     relaying,
     sessions,
     steps,
@@ -51,6 +53,8 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "tab_chain": tab_chain.measure,
     "killed_tabs": kills.measure_tabs,
     "guard": guard.measure,
+    "quality": quality.measure,
+    "gpu": gpu.measure,
 }
 
 

@@ -16,6 +16,7 @@ const SHAPE: Shape = {
   hiddenSize: WIDTH,
   kvHeads: VECTOR.config.num_key_value_heads,
   headDim: VECTOR.config.head_dim,
+  half: false,
   switches: ['input_norm', 'post_norm']
 }
 const HIDDEN = floats(VECTOR.hidden)

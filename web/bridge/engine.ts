@@ -7,7 +7,15 @@ import { describe } from './faults.ts'
 export type EngineBackend = 'wasm' | 'webgpu'
 
 /** What must be known of a span beside its graph. `switches` are those tensors of a block that zeros skip it by. */
-export interface Shape { blocks: number, hiddenSize: number, kvHeads: number, headDim: number, switches: string[] }
+export interface Shape {
+  blocks: number
+  hiddenSize: number
+  kvHeads: number
+  headDim: number
+  switches: string[]
+  /** Caches and switches are float16, not float32. */
+  half: boolean
+}
 
 /** External data of a graph by name, little-endian. */
 export type Tensors = Map<string, Uint8Array>
@@ -39,6 +47,8 @@ export interface Span<Slab> {
 
 /** What builds spans: onnxruntime-web loaded with one execution provider. */
 export interface Runtime<Slab> {
+  /** Whether spans of half precision can be built. */
+  readonly half: boolean
   build: (graph: Uint8Array, tensors: Tensors, shape: Shape) => Promise<Span<Slab>>
   /** Raises EngineError if this machine computes the probe wrongly. */
   verify: (probe: Probe) => Promise<void>
@@ -81,6 +91,7 @@ export class EngineError extends Error {
 /** What browser/engine.py holds. Tensors and results are flat typed arrays; each belongs to its receiver. */
 export interface JsEngine {
   readonly backend: EngineBackend
+  readonly half: boolean
   addTensor: (name: string, data: Uint8Array) => Promise<void>
   /** Only for a first look at a device: tensors added so far are the probe's, and are released. */
   verify: (graph: Uint8Array, shape: Shape, tokens: number, hidden: Float32Array) => Promise<void>
@@ -132,6 +143,10 @@ class Engine<Slab> implements JsEngine {
   constructor (backend: EngineBackend, runtime: Runtime<Slab>) {
     this.backend = backend
     this.#runtime = runtime
+  }
+
+  get half (): boolean {
+    return this.#runtime.half
   }
 
   async addTensor (name: string, data: Uint8Array): Promise<void> {

@@ -57,6 +57,7 @@ type ModuleFactory = (options: { numThreads: number, locateFile: (name: string) 
 export interface WasmSlab { rows: number, capacity: number, addresses: number[] }
 
 export class WasmRuntime implements Runtime<WasmSlab> {
+  readonly half = false
   readonly #heap: Heap
 
   private constructor (heap: Heap) {

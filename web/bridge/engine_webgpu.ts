@@ -14,8 +14,9 @@ import { Gpu } from './gpu.ts'
 type Ort = typeof import('onnxruntime-web')
 type Feeds = Record<string, Tensor>
 
-const BYTES = Float32Array.BYTES_PER_ELEMENT
-const TOLERANCE = 1e-3 // of the largest value: float32 kernels differ by about 1e-6 of it, wrong ones by its whole
+// Of the largest value: float32 kernels differ by about 1e-6 of it, those of half precision by 1e-3, wrong ones by its whole.
+const TOLERANCE = 1e-3
+const HALF_TOLERANCE = 2e-2
 
 /** For each block its keys, then its values: float [rows, kv heads, capacity, head dim]. */
 export interface GpuSlab { rows: number, capacity: number, buffers: GPUBuffer[] }
@@ -42,21 +43,26 @@ export class GpuRuntime implements Runtime<GpuSlab> {
     return runtime
   }
 
+  get half (): boolean {
+    return this.#gpu?.device.features.has('shader-f16') ?? false
+  }
+
   async verify (probe: Probe): Promise<void> {
-    const kind = `${probe.shape.kvHeads} heads of ${probe.shape.headDim}`
+    const allowed = probe.shape.half ? HALF_TOLERANCE : TOLERANCE
+    const kind = `${probe.shape.kvHeads} heads of ${probe.shape.headDim}, ${[...probe.tensors.keys()].join()}, ${allowed}`
     await this.#device()
     if (this.#passed.has(kind)) return
     const expected = await this.#computeOnProcessor(probe)
     let error = await this.#errorOf(probe, expected)
-    if (!(error <= TOLERANCE) && (await this.#device()).subgroups) {
+    if (!(error <= allowed) && (await this.#device()).subgroups) {
       this.#subgroups = false
       this.#gpu?.device.destroy()
       this.#gpu = null
       error = await this.#errorOf(probe, expected)
     }
-    if (!(error <= TOLERANCE)) {
+    if (!(error <= allowed)) {
       throw new EngineError('EngineError', `this graphics device computes wrongly: the self-test is off by ${error.toExponential(1)} ` +
-        `of the largest value (allowed ${TOLERANCE}); use the wasm backend`)
+        `of the largest value (allowed ${allowed}); use the wasm backend`)
     }
     this.#passed.add(kind)
   }
@@ -72,7 +78,7 @@ export class GpuRuntime implements Runtime<GpuSlab> {
     }))
     const size = Math.max(...switches.map(([, data]) => data.byteLength))
     const [zeros, ...buffers] = await gpu.guard(async () => await gpu.allocate(switches.length + 1, size))
-    const on = switches.map(([, data], index) => ({ buffer: buffers[index] as GPUBuffer, size: data.byteLength / BYTES }))
+    const on = switches.map(([, data], index) => ({ buffer: buffers[index] as GPUBuffer, size: data.byteLength / bytesOf(shape) }))
     switches.forEach(([, data], index) => { gpu.device.queue.writeBuffer(buffers[index] as GPUBuffer, 0, data as BufferSource) })
     return new GpuSpan(this.#ort, gpu, session, shape, on, zeros as GPUBuffer)
   }
@@ -104,10 +110,16 @@ export class GpuRuntime implements Runtime<GpuSlab> {
   async #computeOnProcessor ({ graph, tensors, shape, tokens, hidden }: Probe): Promise<Float32Array> {
     const { InferenceSession, Tensor } = this.#ort
     const session = await InferenceSession.create(graph, { executionProviders: ['wasm'], externalData: files(tensors) })
-    const empty = new Tensor('float32', new Float32Array(0), [1, shape.kvHeads, 0, shape.headDim])
+    const dataType = typeOf(shape)
+    const vector = (data: Uint8Array): Tensor => { // of the shape's type, whatever this browser has for halves
+      const { buffer } = data.slice()
+      const values = dataType === 'float32' ? new Float32Array(buffer) : new Uint16Array(buffer)
+      return new Tensor(dataType, values, [values.length])
+    }
+    const empty = vector(new Uint8Array(0)).reshape([1, shape.kvHeads, 0, shape.headDim])
     const pasts = Object.fromEntries(cacheNames(shape, 'past').map(name => [name, empty]))
     const switches = Object.fromEntries(switchTensors(shape, tensors).map(([name, data]) =>
-      [name, new Tensor('float32', new Float32Array(data.slice().buffer), [data.byteLength / BYTES])]))
+      [name, vector(data)]))
     const feeds = { ...feed(this.#ort, [0], tokens + 1, hidden, shape), ...pasts, ...switches }
     const { y } = await session.run(feeds)
     await session.release()
@@ -196,27 +208,36 @@ class GpuSpan implements Span<GpuSlab> {
 
   async #runOn (buffers: GPUBuffer[], capacity: number, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
     const { kvHeads, headDim } = this.#shape
+    const dataType = typeOf(this.#shape)
     const switches = switchesFor(this.#shape, this.#on, this.#off, place)
     const feeds = feed(this.#ort, place.lengths, tokens, hidden, this.#shape)
     const fetches: Record<string, Tensor | null> = { y: null }
     const presents = cacheNames(this.#shape, 'present')
     cacheNames(this.#shape, 'past').forEach((name, index) => {
       const dims = [place.lengths.length, kvHeads, capacity, headDim]
-      const tensor = this.#ort.Tensor.fromGpuBuffer(buffers[index] as GPUBuffer, { dataType: 'float32', dims })
+      const tensor = this.#ort.Tensor.fromGpuBuffer(buffers[index] as GPUBuffer, { dataType, dims })
       feeds[name] = tensor
       fetches[presents[index] as string] = tensor
     })
     switchNames(this.#shape).forEach((name, index) => {
       const { buffer, size } = switches[index] as Vector
-      feeds[name] = this.#ort.Tensor.fromGpuBuffer(buffer, { dataType: 'float32', dims: [size] })
+      feeds[name] = this.#ort.Tensor.fromGpuBuffer(buffer, { dataType, dims: [size] })
     })
     const { y } = await this.#session.run(feeds, fetches)
     return y?.data as Float32Array
   }
 
   #rowSize (capacity: number): number {
-    return this.#shape.kvHeads * capacity * this.#shape.headDim * BYTES
+    return this.#shape.kvHeads * capacity * this.#shape.headDim * bytesOf(this.#shape)
   }
+}
+
+function typeOf ({ half }: Shape): 'float16' | 'float32' {
+  return half ? 'float16' : 'float32'
+}
+
+function bytesOf ({ half }: Shape): number {
+  return half ? Uint16Array.BYTES_PER_ELEMENT : Float32Array.BYTES_PER_ELEMENT
 }
 
 function files (tensors: Tensors): Array<{ path: string, data: Uint8Array }> {

@@ -28,6 +28,7 @@ from ..formats.config import ModelConfig
 from ..inference.batching import check_steps, step_runs
 from ..inference.cache import Cache, CacheTable
 from ..inference.graph import OnnxWriter
+from ..inference.matrices import Form
 from ..inference.selftest import sample, self_test
 from ..inference.slabs import Change, Slab, Slabs
 from ..ports import Floats, StepResult
@@ -39,6 +40,8 @@ PROBE_TOKENS = 40
 # row alone takes 53 ms, of which 10 are its own. A graphics device hardly notices rows, but would have to
 # copy those of a run for part of a slab.
 _BRIDGES = {"wasm": 4, "webgpu": None}
+# One of each form: a device that has a kernel wrong is found out.
+_PROBE_FORMS = {"0.qkv": Form.Q4, "0.o": Form.Q8, "0.gate_up": Form.Q4_WITH_ZEROS}
 _ERRORS = ("EngineError", "CapacityError", "DeviceLost")
 
 
@@ -58,6 +61,11 @@ class BrowserEngine:
         """``wasm`` or ``webgpu``."""
         return self._backend
 
+    @property
+    def half(self) -> bool:
+        """Whether the device has ``shader-f16``."""
+        return bool(self._engine.half)
+
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
         """See ``ports.Engine``. The copy is made here and now, in the JavaScript heap."""
         self._tensors[name] = _bytes(array)
@@ -67,7 +75,7 @@ class BrowserEngine:
         tensors, self._tensors = self._tensors, {}
         try:
             if self._backend == "webgpu":
-                await self._verify_device(shape)
+                await self._verify_device(shape, any(name.endswith(".quants") for name in tensors))
             await self._add(tensors)
             await _crossing(self._engine.build(to_js(graph), _js_shape(shape)))
             self._caches, self._slabs = CacheTable(shape), Slabs(shape.max_positions)
@@ -194,13 +202,13 @@ class BrowserEngine:
         answer.assign_to(computed.reshape(-1))
         return computed
 
-    async def _verify_device(self, shape: SpanShape) -> None:
+    async def _verify_device(self, shape: SpanShape, quantized: bool) -> None:
         config = _probe_config(shape)
-        writer = OnnxWriter(config, BlockRange(0, 1))
+        real = "float16" if shape.half else "float32"
+        writer = OnnxWriter(config, BlockRange(0, 1), _PROBE_FORMS if quantized else {}, real=real)
         tensors = dict(writer.constants())
-        for name, _, dims in writer.tensor_shapes():
-            wave = np.sin(np.arange(np.prod(dims), dtype=np.float32) * np.float32(0.7)).reshape(dims)
-            tensors.setdefault(name, np.float32(1) + wave if len(dims) == 1 else wave / np.float32(8))
+        for name, dtype, dims in writer.tensor_shapes():
+            tensors.setdefault(name, _probe_tensor(name, dtype, dims))
         await self._add({name: _bytes(array) for name, array in tensors.items()})
         hidden = to_js(sample(PROBE_TOKENS + 1, config.hidden_size).reshape(-1))
         probe = _js_shape(writer.shape)
@@ -224,6 +232,16 @@ def _probe_config(shape: SpanShape) -> ModelConfig:
     )
 
 
+def _probe_tensor(name: str, dtype: str, dims: tuple[int, ...]) -> NDArray[Any]:
+    count = np.arange(np.prod(dims)).reshape(dims)
+    if dtype == "uint8":
+        return (count * 37 % 256).astype(np.uint8)
+    wave = np.sin(count * 0.7)
+    scale = {"scales": wave / 256, "zeros": 8 + wave}
+    values: NDArray[Any] = 1 + wave if len(dims) == 1 else scale.get(name.rpartition(".")[2], wave / 8)
+    return values.astype(dtype)
+
+
 def _js_shape(shape: SpanShape) -> Any:
     fields = {
         "blocks": shape.blocks,
@@ -231,6 +249,7 @@ def _js_shape(shape: SpanShape) -> Any:
         "kvHeads": shape.kv_heads,
         "headDim": shape.head_dim,
         "switches": list(shape.switches),
+        "half": shape.half,
     }
     return _plain(fields)
 

@@ -19,65 +19,98 @@ nothing for this; the skipped blocks take the time they always take.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from ..formats.config import ModelConfig
 from ..formats.weights import Weight
 from ..types import BlockRange, SpanShape
+from .matrices import Form, Matrix
 from .onnx import MICROSOFT, Attribute, ElementType, external, model, node, value
 from .rope import rope_tables, table_names
 from .writer import Shape, Tensor, TensorShape, check_weights, is_norm, packed_parts, span_shape
 
 
 class OnnxWriter:
-    """``blocks`` of a model for onnxruntime, all weights float32 (see ``writer.SpanWriter``)."""
+    """``blocks`` of a model for onnxruntime (see ``writer.SpanWriter``).
 
-    def __init__(self, config: ModelConfig, blocks: BlockRange) -> None:
+    ``forms`` says by ``{position}.{tensor}`` how matrices are kept that are not plain; ``real`` is the
+    type of all that is not quantized: float32, or float16 for half of everything but ``x`` and ``y``;
+    ``accuracy_level`` is that of ``matrices.Matrix.product``.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        blocks: BlockRange,
+        forms: Mapping[str, Form] | None = None,
+        *,
+        real: str = "float32",
+        accuracy_level: int = 0,
+    ) -> None:
         self._config, self._blocks = config, blocks
+        self._real, self._level = real, accuracy_level
         self._parts = packed_parts(config)
+        self._matrices = dict(self._matrices_of(forms or {}))
 
     @property
     def shape(self) -> SpanShape:
         """See ``writer.SpanWriter``."""
-        return span_shape(self._config, self._blocks)
+        return span_shape(self._config, self._blocks, half=self._real == "float16")
 
     def tensor_shapes(self) -> Iterator[TensorShape]:
         """See ``writer.SpanWriter``: rotary tables first, then block by block."""
         for name, shape in self._constant_shapes():
-            yield name, "float32", shape
+            yield name, self._real, shape
         for position in range(len(self._blocks)):
             for name, shape in self._block_shapes():
-                yield f"{position}.{name}", "float32", shape
+                matrix = self._matrices.get(f"{position}.{name}")
+                if matrix is None:
+                    yield f"{position}.{name}", self._real, shape
+                else:
+                    yield from matrix.tensors()
 
     def constants(self) -> Iterator[Tensor]:
         """See ``writer.SpanWriter``."""
-        yield from rope_tables(self._config, self._blocks)
+        for name, table in rope_tables(self._config, self._blocks):
+            yield name, table.astype(self._real, copy=False)
 
     def pack_block(self, index: int, weights: Mapping[str, Weight]) -> Iterator[Tensor]:
-        """See ``writer.SpanWriter``; matrices are transposed to [in, out], as MatMul reads them."""
+        """See ``writer.SpanWriter``."""
         check_weights(self._config, index, weights)
-        for name, shape in self._block_shapes():
-            packed = np.empty(shape, np.float32)
-            column = 0
-            for suffix in self._parts[name]:
-                part = weights[suffix].floats(self._config).T
-                packed[..., column : column + part.shape[-1]] = part
-                column += part.shape[-1]
+        for name, suffixes in self._parts.items():
+            parts = [weights[suffix] for suffix in suffixes]
+            full_name = f"{index - self._blocks.start}.{name}"
+            if full_name in self._matrices:
+                yield from self._matrices[full_name].pack(parts, self._config)
+                continue
+            packed = np.concatenate([part.floats(self._config) for part in parts])
             if is_norm(name):
                 packed += np.float32(self._config.norm_offset)
-            yield f"{index - self._blocks.start}.{name}", packed
+            yield full_name, packed.astype(self._real, copy=False)
+
+    def matrices(self) -> Mapping[str, tuple[str, ...]]:
+        """The matrices of the span by ``{position}.{tensor}``, and the weights whose rows each holds."""
+        return {name: self._parts[name.partition(".")[2]] for name in self._matrices}
 
     def graph(self) -> bytes:
         """See ``writer.SpanWriter``."""
         config, blocks = self._config, self._blocks
+        real = ElementType.of(self._real)
         nodes: list[bytes] = []
         stream, update = "x", ""  # the residual stream, and what is still to be added to it
+        if real is not ElementType.FLOAT:
+            nodes.append(node("Cast", [stream], [stream := "stream"], to=int(real)))
         for position in range(len(blocks)):
-            block = _Block(nodes, config, blocks.start + position, position, frozenset(self._parts))
+            tensors = frozenset(self._parts)
+            block = _Block(nodes, config, blocks.start + position, position, tensors, self._product)
             stream, update = block.write(stream, update)
-        nodes.append(node("Add", [stream, update], ["y"]))
+        if real is ElementType.FLOAT:
+            nodes.append(node("Add", [stream, update], ["y"]))
+        else:
+            nodes.append(node("Add", [stream, update], ["sum"]))
+            nodes.append(node("Cast", ["sum"], ["y"], to=int(ElementType.FLOAT)))
         hidden: list[int | str] = ["batch", "tokens", config.hidden_size]
         inputs = [
             value("x", ElementType.FLOAT, hidden),
@@ -87,14 +120,24 @@ class OnnxWriter:
         outputs = [value("y", ElementType.FLOAT, hidden)]
         for position in range(len(blocks)):
             for letter in "kv":
-                inputs.append(_cache(config, f"past_{letter}.{position}", "past"))
-                outputs.append(_cache(config, f"present_{letter}.{position}", "present"))
-        shapes = {name: shape for name, _, shape in self.tensor_shapes()}
+                inputs.append(_cache(config, f"past_{letter}.{position}", "past", real))
+                outputs.append(_cache(config, f"present_{letter}.{position}", "present", real))
+        described = {name: (ElementType.of(dtype), shape) for name, dtype, shape in self.tensor_shapes()}
         for position in range(len(blocks)):
             for name in self.shape.switches_of(position):
-                inputs.append(value(name, ElementType.FLOAT, shapes.pop(name)))
-        weights = [external(name, ElementType.FLOAT, shape) for name, shape in shapes.items()]
+                inputs.append(value(name, *described.pop(name)))
+        weights = [external(name, *what) for name, what in described.items()]
         return model(nodes, weights, inputs, outputs)
+
+    def _product(self, x: str, tensor: str, output: str) -> bytes:
+        return self._matrices[tensor].product(x, output, self._level)
+
+    def _matrices_of(self, forms: Mapping[str, Form]) -> Iterator[tuple[str, Matrix]]:
+        for position in range(len(self._blocks)):
+            for tensor, shape in self._block_shapes():
+                if len(shape) == 2:
+                    name = f"{position}.{tensor}"
+                    yield name, Matrix(name, shape[1], shape[0], forms.get(name, Form.FLOAT), self._real)
 
     def _constant_shapes(self) -> Iterator[tuple[str, Shape]]:
         shape = self._config.max_position_embeddings, self._config.rotary_dim // 2
@@ -111,9 +154,9 @@ class OnnxWriter:
             yield name, (*rest, out) if rest else (out if len(parts) > 1 else first,)
 
 
-def _cache(config: ModelConfig, name: str, positions: str) -> bytes:
+def _cache(config: ModelConfig, name: str, positions: str, real: ElementType) -> bytes:
     dims: list[int | str] = ["batch", config.num_key_value_heads, positions, config.head_dim]
-    return value(name, ElementType.FLOAT, dims)
+    return value(name, real, dims)
 
 
 # QuickGelu(x) is x * sigmoid(alpha * x): with alpha 1 it is SiLU in one kernel. FastGelu is GELU by tanh.
@@ -127,9 +170,16 @@ class _Block:
     """Appends one block's nodes; values are known by the tensor they come from, with ``.y`` behind it."""
 
     def __init__(
-        self, nodes: list[bytes], config: ModelConfig, index: int, position: int, tensors: frozenset[str]
+        self,
+        nodes: list[bytes],
+        config: ModelConfig,
+        index: int,
+        position: int,
+        tensors: frozenset[str],
+        product: Callable[[str, str, str], bytes],
     ) -> None:
         self._nodes, self._config, self._index, self._tensors = nodes, config, index, tensors
+        self._write_product = product
         self._position = position
         self._at = f"{position}."
 
@@ -151,7 +201,9 @@ class _Block:
         return f"{self._at}{output}"
 
     def _product(self, x: str, tensor: str) -> str:
-        return self._add("MatMul", [x, f"{self._at}{tensor}"], f"{tensor}.y")
+        output = f"{self._at}{tensor}.y"
+        self._nodes.append(self._write_product(x, f"{self._at}{tensor}", output))
+        return output
 
     def _norm(self, stream: str, update: str, tensor: str) -> str:
         """RMS norm of stream + update as ``{tensor}.y``; returns the name of the sum."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from math import prod
 from typing import TypeAlias
 
 from ..wire import varint
@@ -27,7 +28,19 @@ class ElementType(IntEnum):
     """``TensorProto.DataType`` of the tensors written here."""
 
     FLOAT = 1
+    UINT8 = 2
     INT32 = 6
+    FLOAT16 = 10
+
+    @classmethod
+    def of(cls, dtype: str) -> ElementType:
+        """By numpy's name: float32, float16 or uint8."""
+        return {"float32": cls.FLOAT, "float16": cls.FLOAT16, "uint8": cls.UINT8}[dtype]
+
+    @property
+    def size(self) -> int:
+        """Bytes of one element."""
+        return {ElementType.UINT8: 1, ElementType.FLOAT16: 2}.get(self, 4)
 
 
 def _number(field: int, value: int) -> bytes:
@@ -77,9 +90,7 @@ def external(name: str, dtype: ElementType, dims: Sequence[int]) -> bytes:
 
     dims 1, data_type 2, name 8, external_data 13, data_location 14.
     """
-    size = 4  # both element types are four bytes wide
-    for dim in dims:
-        size *= dim
+    size = dtype.size * prod(dims)
     entries = {"location": name, "offset": "0", "length": str(size)}
     message = b"".join(_number(1, dim) for dim in dims) + _number(2, dtype) + _bytes(8, name)
     message += b"".join(_bytes(13, _bytes(1, key) + _bytes(2, text)) for key, text in entries.items())

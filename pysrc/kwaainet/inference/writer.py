@@ -38,9 +38,9 @@ class SpanWriter(Protocol):
     def pack_block(self, index: int, weights: Mapping[str, Weight]) -> Iterator[Tensor]:
         """The tensors of the model's block ``index``.
 
-        ``weights`` maps Hugging Face's suffixes (``config.block_shapes``) to tensors of the shapes it
-        says, as a file holds them. Yields one at a time, each a fresh contiguous array, so that only one copy
-        need live at once. Raises ``ModelFileError`` for a weight that is missing or misshapen.
+        ``weights`` has them by Hugging Face's suffixes (``config.block_shapes``). Yields one at a time,
+        each a fresh contiguous array, so that only one copy need live at once. Raises
+        ``ModelFileError`` for a weight that is missing or misshapen.
         """
 
     def graph(self) -> bytes:
@@ -58,8 +58,8 @@ def switches(config: ModelConfig) -> tuple[str, ...]:
     return ("input_norm", "post_norm", *(["qkv_bias"] if config.qkv_bias else []))
 
 
-def span_shape(config: ModelConfig, blocks: BlockRange) -> SpanShape:
-    """What an engine must know of a span of ``blocks``."""
+def span_shape(config: ModelConfig, blocks: BlockRange, half: bool = False) -> SpanShape:
+    """What an engine must know of a span of ``blocks``; ``half``: see ``SpanShape``."""
     return SpanShape(
         blocks=len(blocks),
         hidden_size=config.hidden_size,
@@ -67,6 +67,7 @@ def span_shape(config: ModelConfig, blocks: BlockRange) -> SpanShape:
         head_dim=config.head_dim,
         max_positions=config.max_position_embeddings,
         switches=switches(config),
+        half=half,
     )
 
 

@@ -52,6 +52,7 @@ class NativeEngine:
     """Runs spans on the CPU; ``threads`` of onnxruntime work on each operator (0: all cores)."""
 
     backend = "cpu"
+    half = True
 
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads
@@ -165,7 +166,8 @@ class NativeEngine:
         dims = (change.rows, shape.kv_heads, change.capacity, shape.head_dim)
         names = [f"{letter}.{index}" for index in range(shape.blocks) for letter in "kv"]
         try:
-            arrays = {name: np.zeros(dims, np.float32) for name in names}
+            real = np.float16 if shape.half else np.float32
+            arrays = {name: np.zeros(dims, real) for name in names}
         except MemoryError as error:
             raise CapacityError(f"no memory for caches of {change.rows} rows of {change.capacity}") from error
         if change.slab is not None:

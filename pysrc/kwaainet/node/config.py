@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError, InputError
 from ..formats.config import ModelConfig
+from ..inference.weight_format import check_format
 from ..swarm.announcement import MAX_TTL, MIN_TTL
 from ..swarm.blocks import check_prefix
 from ..types import BlockRange
@@ -46,6 +47,8 @@ class NodeConfig:
     restlessness: Restlessness = DEFAULT_RESTLESSNESS  # how readily
     using_relay: bool = True  # reached through a circuit relay, as every tab is
     answer_ping: bool = True  # off where a DHT node of our own answers DHTProtocol.rpc_ping
+    weights: str = "auto"  # how they are kept in memory, see inference.weight_format
+    weight_bytes: int = 0  # that they may take there; 0: as many as they do
     network_bits_per_second: float = 100e6  # Petals' guess where it cannot measure
 
     cache_tokens: int = 0  # tokens of all sessions together
@@ -78,6 +81,7 @@ class NodeConfig:
                 f"records would live {self.expiration:g} s (update_period x expiration_factor); "
                 f"{MIN_TTL:g} to {MAX_TTL:g} are allowed"
             )
+        check_format(self.weights)
         for name in ("max_sessions", "max_run_tokens", "max_request_bytes", "fetch_parallel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__
 from ..errors import DeviceLost, KwaaiNetError
 from ..formats.manifest import ModelManifest
-from ..inference.writer import span_shape
+from ..inference.weight_format import WeightFormat, choose
 from ..ports import BlobStore, Clock, Engine, Floats, Gradients, RangeSource, Report
 from ..swarm.announcement import Announcement
 from ..swarm.placement import View
@@ -70,6 +70,7 @@ class SpanStatus:
     state: ServerState
     blocks: BlockRange
     backend: str
+    weights: str = ""  # how they are kept in memory, and why
     sessions: int = 0
     tokens_done: int = 0
     cache_tokens_left: int = 0
@@ -121,12 +122,19 @@ class HostedSpan:
     def _settle(self, blocks: BlockRange) -> None:
         """From now on requests for these blocks are answered; they are refused until the engine is there."""
         self._config = replace(self._model.config, blocks=blocks)
-        self._status = replace(self._status, blocks=blocks)
         config, llama = self._config, self._model.manifest.config
+        self._weights = self._choose_weights()
+        self._status = replace(self._status, blocks=blocks, weights=str(self._weights))
         admission = Admission(config.total_tokens(llama), config.max_sessions)
         self._span = ServedSpan(admission, config.max_run_tokens, self._on_device_lost)
         self._training = self._train()
         self._handler = TransformerConnectionHandler(config, llama, self._span, self._training)
+
+    def _choose_weights(self) -> WeightFormat:
+        model, config = self._model, self._config
+        llama, entries = model.manifest.config, model.manifest.span(config.blocks)
+        budget = config.weight_bytes or None
+        return choose(llama, config.blocks, entries, model.engine, config.weights, budget)
 
     def _train(self) -> SpanGradients | None:
         model, store = self._model, self._around.store
@@ -263,8 +271,8 @@ class HostedSpan:
             network_rps=network,
             forward_rps=rates.forward if rates else None,
             inference_rps=rates.inference if rates else None,
-            torch_dtype="float32",
-            quant_type="none",
+            torch_dtype=self._weights.torch_dtype,
+            quant_type=self._weights.quant_type,
             using_relay=config.using_relay,
             cache_tokens_left=self._told_cache,
             next_pings=self._neighbours.pings() if state == ServerState.ONLINE else None,
@@ -278,6 +286,7 @@ class HostedSpan:
     async def _load(self) -> None:
         """Fill the engine, time it, and let requests in."""
         model, blocks = self._model, self._config.blocks
+        log.info("blocks %s: weights as %s", blocks, self._weights)
         loaded = await load_span(
             model.manifest,
             blocks,
@@ -286,9 +295,9 @@ class HostedSpan:
             model.engine,
             self._report,
             parallel=self._config.fetch_parallel,
+            writer=self._weights.writer,
         )
-        shape = span_shape(model.manifest.config, blocks)
-        rates = await measure(model.engine, shape, self._around.now)
+        rates = await measure(model.engine, self._weights.writer.shape, self._around.now)
         self._status = replace(self._status, loaded=loaded, backend=model.engine.backend)
         self._metered = MeteredEngine(model.engine, len(blocks), rates, self._around.now)
         self._span.resume(self._metered)

@@ -64,6 +64,11 @@ class MeteredEngine:
         """See ``ports.Engine``."""
         return self._engine.backend
 
+    @property
+    def half(self) -> bool:
+        """See ``ports.Engine``."""
+        return self._engine.half
+
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
         """See ``ports.Engine``."""
         await self._engine.add_tensor(name, array)

@@ -17,8 +17,9 @@ from ..errors import IntegrityError
 from ..formats.config import EMBED, LM_HEAD, NORM
 from ..formats.manifest import Assembly, ModelManifest, Read, TensorEntry, fetch_plan
 from ..formats.weights import Weight, floats_of
-from ..inference.graph import OnnxWriter
 from ..inference.head import LanguageHead
+from ..inference.weight_format import choose
+from ..inference.writer import SpanWriter
 from ..ports import BlobStore, Engine, Floats, RangeSource, Report
 from ..types import BlockRange, Progress
 
@@ -49,15 +50,17 @@ async def load_span(
     report: Report = lambda progress: None,
     *,
     parallel: int = 4,
+    writer: SpanWriter | None = None,
 ) -> LoadStats:
-    """Fill and build ``engine`` with ``blocks``; cancelling it stops every fetch.
+    """Fill and build ``engine`` with ``blocks`` by ``writer``; cancelling it stops every fetch.
 
-    Raises ``IntegrityError`` if the source twice sends bytes of another hash, what the source
-    raises, and ``EngineError``.
+    Without one the weights are kept as is best on that engine. Raises ``IntegrityError`` if the source
+    twice sends bytes of another hash, what the source raises, and ``EngineError``.
     """
-    total = sum(entry.length for entry in manifest.span(blocks).values())
+    entries = manifest.span(blocks)
+    writer = writer or choose(manifest.config, blocks, entries, engine).writer
+    total = sum(entry.length for entry in entries.values())
     loader = _Loader(manifest, source, store, report, parallel, LoadStats(total))
-    writer = OnnxWriter(manifest.config, blocks)
     for name, table in writer.constants():
         await engine.add_tensor(name, table)
     ahead: deque[asyncio.Future[dict[str, bytes]]] = deque()

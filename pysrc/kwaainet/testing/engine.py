@@ -41,6 +41,7 @@ class NumpyEngine:
     """Runs spans in the caller's turn of the event loop; for small models."""
 
     backend = "cpu"
+    half = False
 
     def __init__(self) -> None:
         self._tensors: Values = {}

@@ -14,8 +14,9 @@ from enum import Enum
 import numpy as np
 
 from ..formats.config import ModelConfig
+from ..formats.quantize import quantize
 from ..formats.weights import Weight
-from .nbits import BITS, BLOCK, Blocks, repack, requantize, side_by_side
+from .nbits import BITS, BLOCK, Blocks, repack, side_by_side
 from .onnx import MICROSOFT, node
 from .writer import Tensor, TensorShape
 
@@ -83,7 +84,7 @@ class Matrix:
 
     def _blocks(self, weight: Weight, config: ModelConfig) -> Blocks:
         exact = BITS.get(weight.dtype) == self.bits and weight.has_whole_rows
-        return repack(weight, config) if exact else requantize(weight.floats(config))
+        return repack(weight if exact else _rounded(weight, config), config)
 
     def product(self, x: str, output: str, accuracy_level: int = 0) -> bytes:
         """The node ``output = x @ matrix.T``.
@@ -95,3 +96,8 @@ class Matrix:
             return node("MatMul", inputs, [output])
         sizes = {"K": self.columns, "N": self.out, "bits": self.bits, "block_size": BLOCK}
         return node("MatMulNBits", inputs, [output], MICROSOFT, **sizes, accuracy_level=accuracy_level)
+
+
+def _rounded(weight: Weight, config: ModelConfig) -> Weight:
+    """To 8 bits, as a file of those would have it."""
+    return Weight("Q8_0", weight.shape, quantize("Q8_0", weight.floats(config)))

@@ -2,8 +2,8 @@
 
 Follows ggml's block formats (``ggml-quants.c``; element i and i + 16 of a block share a byte) and
 onnxruntime's ``MatMulNBits`` (element 2j and 2j + 1 share a byte; a number is (quant - zero) x scale,
-where zero is 8 or 128 unless given). Rule of the file: ``repack`` keeps every number as it is, to the
-rounding of float32; only ``requantize`` loses something, and only who asks for it gets it.
+where zero is 8 or 128 unless given). Rule of the file: every number stays what it is,
+to the rounding of float32.
 """
 
 from __future__ import annotations
@@ -63,15 +63,6 @@ def repack(weight: Weight, config: ModelConfig) -> Blocks:
             parts = _parts(rows, [("d", "<f2"), ("q", "u1", 32)])
             return Blocks(8, parts["q"] ^ np.uint8(128), parts["d"].astype(np.float32))
     raise InputError(f"{weight.dtype} blocks cannot be repacked; {', '.join(BITS)} can")
-
-
-def requantize(numbers: Floats) -> Blocks:
-    """float32 [out, in] rounded to 8 bits as ggml's Q8_0 does; ``in`` is a multiple of 32."""
-    blocks = numbers.reshape(len(numbers), -1, BLOCK)
-    exact = np.abs(blocks).max(axis=2) / np.float32(127)
-    inverse = np.divide(np.float32(1), exact, out=np.zeros_like(exact), where=exact > 0)
-    quants = np.rint(blocks * inverse[..., None]) + np.float32(128)
-    return Blocks(8, quants.astype(np.uint8), exact.astype(np.float16).astype(np.float32))
 
 
 def side_by_side(parts: list[Blocks]) -> Blocks:

@@ -221,10 +221,21 @@ def _attention(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]
     return result.reshape(batch, tokens, heads * dim), k, v
 
 
+def _matmul_n_bits(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]:
+    """The matrix [N, K] in blocks of 32: 4 bits (element 2j in byte j's low half) or 8, around a zero."""
+    x, quants, scales, *zeros = inputs
+    if attributes["bits"] == 4:
+        quants = np.stack([quants & 15, quants >> 4], axis=-1).reshape(*scales.shape, 32)
+    zero = zeros[0][..., None] if zeros else np.float32(2 ** (attributes["bits"] - 1))
+    matrix = (quants.astype(np.float32) - zero) * scales[..., None]
+    return (x @ matrix.reshape(attributes["N"], attributes["K"]).T,)
+
+
 OPERATORS: dict[str, Callable[[Sequence[Any], Attributes], tuple[Any, ...]]] = {
     "Add": lambda inputs, attributes: (inputs[0] + inputs[1],),
     "Mul": lambda inputs, attributes: (inputs[0] * inputs[1],),
     "MatMul": lambda inputs, attributes: (inputs[0] @ inputs[1],),
+    "MatMulNBits": _matmul_n_bits,
     "Split": lambda inputs, attributes: tuple(np.split(inputs[0], attributes["num_outputs"], axis=-1)),
     "QuickGelu": _quick_gelu,
     "SimplifiedLayerNormalization": lambda inputs, attributes: (

@@ -15,15 +15,16 @@ from typing import TypeAlias
 import numpy as np
 
 from ..errors import CapacityError, EngineError
-from ..formats.weights import weights_of
+from ..formats.weights import Weight, weights_of
 from ..inference.cache import MAX_TOKENS
 from ..inference.graph import OnnxWriter
+from ..inference.matrices import Form
 from ..ports import Engine, Floats
 from ..types import BlockRange
 from . import engine_steps
 from .engine import NumpyEngine
 from .span import CONFIG as CONFIG
-from .span import assert_close, in_steps, outputs_of, refused
+from .span import QUANTIZED, assert_close, in_steps, outputs_of, refused, stored
 from .span import fill as fill
 from .span import hidden_states as hidden_states
 from .span import random_weights as random_weights
@@ -247,6 +248,31 @@ async def broken_weights_are_refused(engine: Engine, reference: Engine) -> None:
     await refused(EngineError, engine.build(writer.graph(), writer.shape))
 
 
+async def quantized_weights_compute_what_their_numbers_do(engine: Engine, reference: Engine) -> None:
+    """Blocks of every kind that is repacked, side by side and alone, and a graph that has all of them."""
+    await engine.close()
+    numbers = random_weights(QUANTIZED, 0)
+    types = {"k_proj": "Q4_1", "o_proj": "Q8_0", "down_proj": "F16"}
+    weights = {
+        suffix: stored(types.get(suffix.split(".")[1], "Q4_0"), array)
+        if array.ndim == 2
+        else Weight.of(array)
+        for suffix, array in numbers.items()
+    }
+    blocks, exact = BlockRange(0, 1), NumpyEngine()
+    forms = {"0.qkv": Form.Q4_WITH_ZEROS, "0.o": Form.Q8, "0.gate_up": Form.Q4}
+    for built, writer in (
+        (engine, OnnxWriter(QUANTIZED, blocks, forms)),
+        (exact, OnnxWriter(QUANTIZED, blocks)),
+    ):
+        for name, tensor in [*writer.constants(), *writer.pack_block(0, weights)]:
+            await built.add_tensor(name, tensor)
+        await built.build(writer.graph(), writer.shape)
+    hidden = np.random.default_rng(1).standard_normal((1, 36, QUANTIZED.hidden_size), np.float32)
+    cache = await engine.open_cache(1, 36)
+    assert_close(await in_steps(engine, cache, hidden, 33, 0), await outputs_of(exact, hidden))
+
+
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
@@ -271,5 +297,6 @@ CHECKS: dict[str, Check] = {
         missing_tensors_are_refused,
         missing_norms_are_refused,
         broken_weights_are_refused,
+        quantized_weights_compute_what_their_numbers_do,
     )
 }

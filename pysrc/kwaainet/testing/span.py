@@ -6,12 +6,14 @@ Rule of the file: what more than one suite of checks needs; no check is here.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..formats.config import ModelConfig
-from ..formats.weights import weights_of
+from ..formats.quantize import quantize
+from ..formats.weights import Weight, weights_of
 from ..inference.graph import OnnxWriter
 from ..ports import Engine, Floats
 from ..types import BlockRange
@@ -33,6 +35,9 @@ CONFIG = ModelConfig(
     tie_word_embeddings=True,
 )
 
+# One block whose rows blocks of 32 numbers fill.
+QUANTIZED = replace(CONFIG, num_hidden_layers=1, hidden_size=192, intermediate_size=256)
+
 
 def random_weights(config: ModelConfig, seed: int) -> dict[str, Floats]:
     """One block's weights by Hugging Face suffix; scaled so that a block neither fades nor explodes."""
@@ -44,6 +49,16 @@ def random_weights(config: ModelConfig, seed: int) -> dict[str, Floats]:
             1 + values * np.float32(0.1) if len(shape) == 1 else values / np.float32(shape[1] ** 0.5)
         )
     return weights
+
+
+def stored(dtype: str, numbers: Floats) -> Weight:
+    """``numbers`` [out, in] as a file of that storage type has them, rounded; ``in`` a multiple of 32."""
+    if dtype != "Q4_1":
+        return Weight(dtype, numbers.shape, quantize(dtype, numbers))
+    symmetric = np.frombuffer(quantize("Q4_0", numbers), np.uint8).reshape(-1, 18)
+    scales = symmetric[:, :2].copy().view("<f2")
+    minima = (scales * np.float16(-7.5)).view(np.uint8)
+    return Weight("Q4_1", numbers.shape, np.hstack([symmetric[:, :2], minima, symmetric[:, 2:]]).tobytes())
 
 
 async def fill(engine: Engine, config: ModelConfig = CONFIG, only: BlockRange | None = None) -> Engine:

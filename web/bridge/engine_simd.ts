@@ -21,6 +21,7 @@ const BYTES_A_COLUMN = 5
 export interface SimdSlab { rows: number, capacity: number, address: number }
 
 export class SimdRuntime implements Runtime<SimdSlab> {
+  readonly half = false
   /** The processor is what other backends are measured by. */
   async verify (): Promise<void> {}
 

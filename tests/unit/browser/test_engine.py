@@ -78,7 +78,8 @@ class JsEngine:
         self.numpy = NumpyEngine()
         wanted = read_graph(graph)[1]
         for name, data in self.tensors.items():
-            await self.numpy.add_tensor(name, np.frombuffer(data, np.float32).reshape(wanted.get(name, -1)))
+            array = np.frombuffer(data, np.uint8 if name.endswith(".quants") else np.float32)
+            await self.numpy.add_tensor(name, array.reshape(wanted.get(name, -1)))
         self.tensors = {}
         sizes = (shape[name] for name in ("blocks", "hiddenSize", "kvHeads", "headDim"))
         span = SpanShape(*sizes, 1 << 20, tuple(shape["switches"]))

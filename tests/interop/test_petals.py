@@ -36,16 +36,18 @@ def case(request: pytest.FixtureRequest) -> Case:
     return found
 
 
-CHECKS: dict[str, dict[str, Any]] = {
-    # the last forward of each is above 1 MiB of hidden states: the stream variant
+# The last forward of each is above 1 MiB of hidden states: the stream variant.
+WHOLE: dict[str, dict[str, Any]] = {
     "odd-llama": {"forward": [[1, 16], [3, 9], [12, 200]], "generate": [[5, 24], [40, 12]]},
     "SmolLM2-135M-Instruct-hf": {
         "forward": [[1, 16], [3, 9], [4, 128]],
-        "generate": [[5, 16]],
+        "generate": [[5, 8]],
         "prompt": QUESTION,
-        "new_tokens": 12,
+        "new_tokens": 8,
     },
 }
+# Of the big model no more than what another way through the blocks can change.
+SPLIT = {**WHOLE, "SmolLM2-135M-Instruct-hf": {"forward": [[3, 9]], "generate": [[5, 8]]}}
 
 
 def check(result: dict[str, Any]) -> None:
@@ -72,7 +74,7 @@ def test_one_tab_with_all_blocks(case: Case, tmp_path: Path) -> None:
         tab(tmp_path, origin["http"], "--backend", "wasm") as (_, online),
     ):
         assert (online["blocks"], online["backend"]) == ([0, case.blocks], "wasm")
-        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **CHECKS[case.prefix])))
+        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **WHOLE[case.prefix])))
 
 
 def test_two_tabs_with_half_each(case: Case, tmp_path: Path) -> None:
@@ -82,20 +84,16 @@ def test_two_tabs_with_half_each(case: Case, tmp_path: Path) -> None:
         tab(tmp_path, origin["http"], "--blocks", str(first), "--backend", "wasm", name="tab-1"),
         tab(tmp_path, origin["http"], "--blocks", str(second), "--backend", "wasm", name="tab-2"),
     ):
-        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **CHECKS[case.prefix])))
+        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **SPLIT[case.prefix])))
 
 
-@pytest.mark.parametrize("spans", [("0:5", "0:3"), ("0:4", "1:5")])
-def test_two_tabs_whose_blocks_overlap(odd: Case, tmp_path: Path, spans: tuple[str, str]) -> None:
-    """A stock client goes from one to the other wherever it likes, and asks for what is left of a span.
-
-    Through the first two it may do so, by chance; through the others it must.
-    """
+def test_two_tabs_whose_blocks_overlap(odd: Case, tmp_path: Path) -> None:
+    """A stock client goes from one to the other wherever it likes, and must ask for the rest of a span."""
     asked = {"forward": [[1, 16], [3, 9]] * 4, "generate": [[5, 12], [9, 8], [2, 12], [17, 6]]}
     with (
         relay(tmp_path, "--model", odd.served, "--prefix", odd.prefix) as origin,
-        tab(tmp_path, origin["http"], "--blocks", spans[0], "--backend", "wasm", name="tab-1"),
-        tab(tmp_path, origin["http"], "--blocks", spans[1], "--backend", "wasm", name="tab-2"),
+        tab(tmp_path, origin["http"], "--blocks", "0:4", "--backend", "wasm", name="tab-1"),
+        tab(tmp_path, origin["http"], "--blocks", "1:5", "--backend", "wasm", name="tab-2"),
     ):
         check(ask(tmp_path, "petals_client", odd.spec(origin["tcp"], **asked)))
 
@@ -107,7 +105,7 @@ def test_a_tab_and_a_stock_server(case: Case, tmp_path: Path) -> None:
         petals_server(tmp_path, case.folder, case.prefix, str(second), origin["tcp"], free_port()),
         tab(tmp_path, origin["http"], "--blocks", str(first), "--backend", "wasm"),
     ):
-        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **CHECKS[case.prefix])))
+        check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **SPLIT[case.prefix])))
 
 
 def test_the_health_monitor_lists_a_tab_until_it_stops(odd: Case, tmp_path: Path) -> None:

@@ -8,17 +8,18 @@ from interop.cases import Case
 from interop.running import KWAAINET, ask, relay, started, tab
 
 MODES = ("ptune", "deep_ptune")
-STEPS = 20
+STEPS, FEW = 20, 4  # what is learnt is seen after the one; the other shows the same gradients
 GRADIENTS = 1e-3  # the largest relative difference of a gradient from Hugging Face's
 LOSSES = 1e-3  # and of a loss on the way
 
 
-def check(result: dict[str, Any]) -> None:
+def check(result: dict[str, Any], learnt: float) -> None:
+    """As on local Hugging Face, step by step, and the last loss at most ``learnt`` times the first."""
     for mode in MODES:
         trained = result[mode]
         assert len(trained["gradients"]) == 2 * (1 + (mode == "deep_ptune"))
         assert max(trained["gradients"]) < GRADIENTS, trained["gradients"]
-        assert trained["swarm"][-1] < 0.7 * trained["swarm"][0], trained["swarm"]
+        assert trained["swarm"][-1] < learnt * trained["swarm"][0], trained["swarm"]
         assert trained["tokens"]["got"] == trained["tokens"]["expected"]
         np.testing.assert_allclose(trained["swarm"], trained["local"], rtol=LOSSES)
 
@@ -34,7 +35,7 @@ def test_prompts_are_trained_through_native_servers(odd: Case, tmp_path: Path) -
         ):
             for server in (first, second):
                 server.event("online")
-            check(ask(tmp_path, "petals_training", odd.spec(origin["tcp"], modes=MODES, steps=STEPS)))
+            check(ask(tmp_path, "petals_training", odd.spec(origin["tcp"], modes=MODES, steps=STEPS)), 0.7)
 
 
 def test_prompts_are_trained_through_a_tab(odd: Case, tmp_path: Path) -> None:
@@ -42,4 +43,4 @@ def test_prompts_are_trained_through_a_tab(odd: Case, tmp_path: Path) -> None:
         relay(tmp_path, "--model", odd.served, "--prefix", odd.prefix) as origin,
         tab(tmp_path, origin["http"], "--backend", "wasm"),
     ):
-        check(ask(tmp_path, "petals_training", odd.spec(origin["tcp"], modes=MODES, steps=STEPS)))
+        check(ask(tmp_path, "petals_training", odd.spec(origin["tcp"], modes=MODES, steps=FEW)), 1.0)

@@ -23,12 +23,13 @@ from ..swarm.server_info import ModelInfo, ServerInfo
 from ..types import BlockRange, Progress, ServerState
 from .admission import Admission
 from .announce import Announcer
+from .blobs import Borrower
 from .config import NodeConfig
 from .directory import ReadServers
 from .draining import Drain
 from .gradients import SpanGradients
 from .metering import MeteredEngine
-from .model import LoadStats, load_block, load_span
+from .model import Borrow, LoadStats, load_block, load_span
 from .models import ModelHosts
 from .moving import Mover
 from .neighbours import Neighbours
@@ -48,6 +49,7 @@ class HostedModel:
     source: RangeSource
     engine: Engine
     gradients: Gradients | None = None  # without it the node refuses to train
+    lends: RangeSource | None = None  # the model's files where they lie on this machine, to lend from
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class HostedSpan:
         self._metered: MeteredEngine | None = None  # what serves, or served last
         self._target: BlockRange | None = None  # where we are about to move; others should know
         self._drain = Drain(config.drain_grace, self.is_busy)
+        self._borrow = self._borrower()
         self._neighbours = Neighbours(around.hosts.host, around.read_servers, around.now, around.chance)
         self._settle(config.blocks)
 
@@ -136,13 +139,21 @@ class HostedSpan:
         budget = config.weight_bytes or None
         return choose(llama, config.blocks, entries, model.engine, config.weights, budget)
 
+    def _borrower(self) -> Borrow | None:
+        """How to have from other servers what the source does not give."""
+        model, around = self._model, self._around
+        if around.read_servers is None:
+            return None
+        count = model.manifest.config.num_hidden_layers
+        return Borrower(around.hosts.host, around.read_servers, model.config.prefix, count).borrow
+
     def _train(self) -> SpanGradients | None:
         model, store = self._model, self._around.store
         if model.gradients is None:
             return None
 
         async def load(block: int) -> Mapping[str, Floats]:
-            return await load_block(model.manifest, block, model.source, store)
+            return await load_block(model.manifest, block, model.source, store, self._borrow)
 
         return SpanGradients(model.gradients, model.manifest.config, load, self._config.max_run_tokens)
 
@@ -296,6 +307,7 @@ class HostedSpan:
             self._report,
             parallel=self._config.fetch_parallel,
             writer=self._weights.writer,
+            borrow=self._borrow,
         )
         rates = await measure(model.engine, self._weights.writer.shape, self._around.now)
         self._status = replace(self._status, loaded=loaded, backend=model.engine.backend)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from ..errors import IntegrityError
+from ..errors import InputError, IntegrityError, KwaaiNetError, LocalError, RemoteError
 from ..formats.config import EMBED, LM_HEAD, NORM
 from ..formats.manifest import Assembly, ModelManifest, Read, TensorEntry, fetch_plan
 from ..formats.weights import Weight, floats_of
@@ -24,6 +24,7 @@ from ..ports import BlobStore, Engine, Floats, RangeSource, Report
 from ..types import BlockRange, Progress
 
 T = TypeVar("T")
+Borrow: TypeAlias = Callable[[int, TensorEntry], Awaitable[bytes]]  # see ``blobs.Borrower``
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +52,18 @@ async def load_span(
     *,
     parallel: int = 4,
     writer: SpanWriter | None = None,
+    borrow: Borrow | None = None,
 ) -> LoadStats:
     """Fill and build ``engine`` with ``blocks`` by ``writer``; cancelling it stops every fetch.
 
-    Without one the weights are kept as is best on that engine. Raises ``IntegrityError`` if the source
+    Without one the weights are kept as is best on that engine. What the source fails to give is had by
+    ``borrow``, which returns a tensor of a block, its hash checked. Raises ``IntegrityError`` if the source
     twice sends bytes of another hash, what the source raises, and ``EngineError``.
     """
     entries = manifest.span(blocks)
     writer = writer or choose(manifest.config, blocks, entries, engine).writer
     total = sum(entry.length for entry in entries.values())
-    loader = _Loader(manifest, source, store, report, parallel, LoadStats(total))
+    loader = _Loader(manifest, source, store, report, parallel, LoadStats(total), borrow)
     for name, table in writer.constants():
         await engine.add_tensor(name, table)
     ahead: deque[asyncio.Future[dict[str, bytes]]] = deque()
@@ -81,12 +84,16 @@ async def load_span(
 
 
 async def load_block(
-    manifest: ModelManifest, index: int, source: RangeSource, store: BlobStore
+    manifest: ModelManifest,
+    index: int,
+    source: RangeSource,
+    store: BlobStore,
+    borrow: Borrow | None = None,
 ) -> dict[str, Floats]:
     """One block's weights, float32, by Hugging Face suffix. Raises as ``load_span`` does."""
     entries = manifest.block(index)
     total = sum(entry.length for entry in entries.values())
-    loader = _Loader(manifest, source, store, lambda progress: None, len(entries), LoadStats(total))
+    loader = _Loader(manifest, source, store, lambda progress: None, len(entries), LoadStats(total), borrow)
     return floats_of(loader.weights(index, await loader.block(index)), manifest.config)
 
 
@@ -122,21 +129,57 @@ class _Loader:
         report: Report,
         parallel: int,
         stats: LoadStats,
+        borrow: Borrow | None = None,
     ) -> None:
         self._manifest, self._source, self._store, self._report = manifest, source, store, report
         self._turns = asyncio.Semaphore(parallel)
+        self._borrow, self._borrowing = borrow, asyncio.Lock()
+        self._source_failed = False
         self.stats = stats
 
     async def block(self, index: int) -> dict[str, bytes]:
         """The bytes of one block's tensors by Hugging Face suffix."""
-        return await self.tensors(self._manifest.block(index), f"block {index}")
+        return await self.tensors(self._manifest.block(index), f"block {index}", index)
 
-    async def tensors(self, entries: Mapping[str, TensorEntry], what: str) -> dict[str, bytes]:
-        """The bytes of ``entries`` by their names; an error calls all of them ``what``."""
+    async def tensors(
+        self, entries: Mapping[str, TensorEntry], what: str, block: int | None = None
+    ) -> dict[str, bytes]:
+        """The bytes of ``entries``, all of ``block``, by their names; an error calls them ``what``."""
         kept = await _together(self._kept(entry) for entry in entries.values())
         found = {name: data for name, data in zip(entries, kept, strict=True) if data is not None}
         missing = {name: entry for name, entry in entries.items() if name not in found}
-        return found | await self._fetch(what, missing)
+        if block is None or self._borrow is None:
+            await self._fetch(what, missing, found)
+        elif missing:
+            await self._fetch_or_borrow(self._borrow, block, missing, found)
+        return found
+
+    async def _fetch_or_borrow(
+        self, borrow: Borrow, block: int, missing: Mapping[str, TensorEntry], found: dict[str, bytes]
+    ) -> None:
+        """Once the source has failed, others are asked first."""
+        failure: KwaaiNetError | None = None
+        if not self._source_failed:
+            try:
+                return await self._fetch(f"block {block}", missing, found)
+            except (InputError, RemoteError) as error:
+                failure, self._source_failed = error, True
+                log.warning("block %d: %s; asking those who serve it", block, error)
+        try:
+            async with self._borrowing:
+                for name, entry in missing.items():
+                    if name not in found:
+                        await self._keep(name, entry, await borrow(block, entry), found)
+        except (RemoteError, LocalError) as error:
+            if failure is None:
+                return await self._fetch(f"block {block}", missing, found)
+            raise type(failure)(f"{failure}; and {error}") from error
+
+    async def _keep(self, name: str, entry: TensorEntry, data: bytes, found: dict[str, bytes]) -> None:
+        found[name] = data
+        self.stats.fetched += len(data)
+        self._report(Progress(FETCHED, self.stats.fetched, self.stats.total))
+        await self._store.put(entry.sha256, data)
 
     async def _kept(self, entry: TensorEntry) -> bytes | None:
         data = await self._store.get(entry.sha256)
@@ -146,8 +189,8 @@ class _Loader:
         self._report(Progress(CACHED, self.stats.cached, self.stats.total))
         return data
 
-    async def _fetch(self, what: str, missing: Mapping[str, TensorEntry]) -> dict[str, bytes]:
-        fetched: dict[str, bytes] = {}
+    async def _fetch(self, what: str, missing: Mapping[str, TensorEntry], fetched: dict[str, bytes]) -> None:
+        """Add ``missing`` to ``fetched``, as far as it is not there."""
         for attempt in range(ATTEMPTS):
             wanted = {suffix: entry for suffix, entry in missing.items() if suffix not in fetched}
             assembly = Assembly(wanted)
@@ -158,7 +201,6 @@ class _Loader:
             if attempt + 1 == ATTEMPTS:
                 raise IntegrityError(f"{what}: {refusals[0]}; the source sent it wrong twice, give another")
             log.warning("%s: %s; fetching it again", what, refusals[0])
-        return fetched
 
     async def _read(
         self, read: Read, assembly: Assembly, wanted: Mapping[str, TensorEntry], fetched: dict[str, bytes]
@@ -168,10 +210,7 @@ class _Loader:
             data = await self._source.read(read.file, read.offset, read.length)
         try:
             for suffix, complete in assembly.receive(read, data):
-                fetched[suffix] = complete
-                self.stats.fetched += len(complete)
-                self._report(Progress(FETCHED, self.stats.fetched, self.stats.total))
-                await self._store.put(wanted[suffix].sha256, complete)
+                await self._keep(suffix, wanted[suffix], complete, fetched)
         except IntegrityError as error:
             return error
         return None

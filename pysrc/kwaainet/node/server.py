@@ -16,6 +16,7 @@ from ..formats.manifest import ModelManifest
 from ..ports import BlobStore, Clock, Engine, Gradients, Host, RangeSource, Report
 from ..types import BlockRange, PeerId, Progress, ServerState
 from .announce import MAX_PREFIXES_PER_PEER, Announcer
+from .blobs import Lender
 from .config import NodeConfig
 from .directory import ReadServers
 from .draining import Drain
@@ -60,8 +61,9 @@ class NodeStatus:
 class ServerNode:
     """Serves blocks of a model on ``host`` with ``engine``, and of those added before it starts.
 
-    ``read_servers`` and ``chance`` (uniform in 0 to 1) are needed by a model whose place is to be chosen;
-    with them it also tells how far the servers after it are.
+    ``lends`` are the model's files where they lie on this machine, for others to borrow from.
+    ``read_servers`` and ``chance`` (uniform in 0 to 1) are needed by a model whose place is to be
+    chosen; with them it also tells how far the servers after it are, and borrows what it cannot fetch.
     """
 
     def __init__(
@@ -76,18 +78,20 @@ class ServerNode:
         announcer: Announcer,
         now: Clock,
         gradients: Gradients | None = None,
+        lends: RangeSource | None = None,
         read_servers: ReadServers | None = None,
         chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self._config, self._host, self._now = config, host, now
         self._announcer = announcer
         self._around = Surroundings(ModelHosts(host), store, announcer, now, read_servers, chance)
+        self._lender = Lender(store, now)
         self._spans: list[HostedSpan] = []
         self._report: Report = lambda progress: None
         self._started = False
         self._drain = Drain(config.drain_grace, self._is_busy)
         self._leaving: asyncio.Task[None] | None = None
-        self.add(HostedModel(config, manifest, source, engine, gradients))
+        self.add(HostedModel(config, manifest, source, engine, gradients, lends))
 
     def add(self, model: HostedModel) -> None:
         """Serve this model too. Raises ``ConfigError`` for one that cannot be."""
@@ -101,6 +105,7 @@ class ServerNode:
             )
         if model.config.movable and self._around.read_servers is None:
             raise ConfigError("nobody told this node how to read the swarm, so it cannot choose its blocks")
+        self._lender.offer(model.manifest, model.lends)
         self._spans.append(HostedSpan(model, self._around, self._may_rebuild))
 
     @property
@@ -146,6 +151,7 @@ class ServerNode:
         try:
             for span in self._spans:
                 span.register()
+            self._lender.register(self._host)
             if self._config.answer_ping:
                 answer_pings(self._host, self._now)
             report(Progress("listen"))
@@ -179,6 +185,7 @@ class ServerNode:
             self._report(Progress("draining"))
             await self._drain.wait()
         await self._host.close()
+        self._lender.forget()
         for span in self._spans:
             await span.close()
 

@@ -118,7 +118,9 @@ async def _hosted(
     )
     config.check_model(model.config)
     gradients = NativeGradients(options.threads)
-    return HostedModel(config, model.manifest, model.source, NativeEngine(options.threads), gradients)
+    return HostedModel(
+        config, model.manifest, model.source, NativeEngine(options.threads), gradients, model.source
+    )
 
 
 def _node(models: list[HostedModel], host: NativeHost, dht: DhtNode) -> ServerNode:
@@ -133,6 +135,7 @@ def _node(models: list[HostedModel], host: NativeHost, dht: DhtNode) -> ServerNo
         announcer=DhtAnnouncer(dht, host.peer_id, time.time),
         now=time.time,
         gradients=first.gradients,
+        lends=first.lends,
         read_servers=dht_reader(dht),
         chance=random.random,
     )

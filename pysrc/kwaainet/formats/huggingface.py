@@ -1,7 +1,8 @@
-"""Hugging Face's ``config.json`` and tensor names of Llama models, both ways.
+"""Hugging Face's ``config.json`` and tensor names, both ways.
 
-Follows ``transformers``' ``LlamaConfig``: its defaults are used for the keys it may leave out. Rule
-of the file: what changes the numbers a model computes is either understood or refused by its name.
+Follows ``transformers``' config classes: their defaults (``architectures``) are used for the keys that a
+file may leave out. Rule of the file: what changes the numbers a model computes is either understood or
+refused by its name.
 """
 
 from __future__ import annotations
@@ -11,64 +12,120 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ModelFileError, UnsupportedModel
-from .config import LM_HEAD, ModelConfig
+from .architectures import ARCHITECTURES, architecture
+from .config import FULL, LM_HEAD, SLIDING, ModelConfig
+from .config_json import integer, number, text, token
+from .huggingface_rope import read_rope, write_rope
 from .manifest import TensorEntry
-from .stored import StoredTensor
+from .safetensors import StoredTensor
 
-ARCHITECTURE = "LlamaForCausalLM"
 _BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # older exports keep it
+_MUST_BE: tuple[tuple[str, Any], ...] = (
+    ("attention_bias", False),
+    ("mlp_bias", False),
+    ("quantization_config", None),
+    ("use_bidirectional_attention", False),
+)
+_NUMBERS = ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping")
 
 
 def read_config(value: Mapping[str, Any]) -> ModelConfig:
     """From the object in ``config.json``. ``UnsupportedModel`` names another model type or a
     feature not known here; ``ModelFileError`` a key that is missing or has a wrong value."""
-    if value.get("model_type") != "llama":
-        raise UnsupportedModel(f"model_type is {value.get('model_type')!r:.80}; only 'llama' is supported")
-    rope = _rope(value)
-    for key, plain in (
-        ("hidden_act", "silu"),
-        ("attention_bias", False),
-        ("mlp_bias", False),
-        ("quantization_config", None),
-        ("partial_rotary_factor", 1.0),
-    ):
+    row = architecture(value.get("model_type"), "model_type")
+    value = {**row.defaults, **value}
+    for key, plain in _MUST_BE:
         if value.get(key, plain) not in (plain, None):
             raise UnsupportedModel(f"config.json: {key} is {value[key]!r:.80}; only {plain!r} is supported")
-    heads, hidden = _integer(value, "num_attention_heads"), _integer(value, "hidden_size")
+    heads, hidden = integer(value, "num_attention_heads"), integer(value, "hidden_size")
     if heads < 1 or (hidden % heads and not value.get("head_dim")):
         raise ModelFileError(f"config.json: hidden_size {hidden} does not divide among {heads} heads")
+    layers = integer(value, "num_hidden_layers")
+    positions = integer(value, "max_position_embeddings", 2048)
+    rope = read_rope(value, positions)
     return ModelConfig(
-        num_hidden_layers=_integer(value, "num_hidden_layers"),
+        num_hidden_layers=layers,
         hidden_size=hidden,
-        intermediate_size=_integer(value, "intermediate_size"),
+        intermediate_size=integer(value, "intermediate_size"),
         num_attention_heads=heads,
-        num_key_value_heads=_integer(value, "num_key_value_heads", heads),
-        head_dim=_integer(value, "head_dim", hidden // heads),
-        vocab_size=_integer(value, "vocab_size"),
-        max_position_embeddings=_integer(value, "max_position_embeddings", 2048),
-        rms_norm_eps=_float(value, "rms_norm_eps", 1e-6),
-        rope_theta=_float(value, "rope_theta", _float(rope, "rope_theta", 10000.0)),
+        num_key_value_heads=integer(value, "num_key_value_heads", heads),
+        head_dim=integer(value, "head_dim", hidden // heads),
+        vocab_size=integer(value, "vocab_size"),
+        max_position_embeddings=rope.positions,
+        rms_norm_eps=number(value, "rms_norm_eps", 1e-6),
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
+        rope_local_base_freq=rope.local,
+        partial_rotary_factor=rope.part,
         tie_word_embeddings=value.get("tie_word_embeddings") is True,
-        bos_token_id=_token(value, "bos_token_id"),
-        eos_token_id=_token(value, "eos_token_id"),
+        bos_token_id=token(value, "bos_token_id"),
+        eos_token_id=token(value, "eos_token_id"),
+        architecture=value["model_type"],
+        hidden_act=text(value, "hidden_activation", text(value, "hidden_act", "silu")),
+        embedding_scale=hidden**0.5 if row.fixed.get("norm_offset") else 1.0,
+        num_local_experts=integer(value, "num_local_experts", 0),
+        num_experts_per_tok=integer(value, "num_experts_per_tok", 0),
+        **{key: number(value, key, 0.0) if value.get(key) is not None else None for key in _NUMBERS},
+        **_windows(value, layers),
+        **row.fixed,
     )
+
+
+def _windows(value: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    """``sliding_window`` and ``layer_types``, however this and earlier versions spell them."""
+    window = value.get("sliding_window")
+    every = ARCHITECTURES[value["model_type"]].every
+    if window is None or (value["model_type"].startswith("qwen") and not value.get("use_sliding_window")):
+        return {}
+    types = value.get("layer_types")
+    if types is None and every:
+        every = integer(value, "sliding_window_pattern", every)
+        types = [FULL if every > 0 and (index + 1) % every == 0 else SLIDING for index in range(layers)]
+    elif types is None and "max_window_layers" in value:
+        first = integer(value, "max_window_layers")
+        types = [SLIDING if index >= first else FULL for index in range(layers)]
+    if types is not None and not (isinstance(types, list) and all(isinstance(kind, str) for kind in types)):
+        raise ModelFileError(f"config.json: layer_types is {types!r:.80}; a list of names is needed")
+    return {"sliding_window": integer(value, "sliding_window"), "layer_types": tuple(types or ())}
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """``config.json`` of a float32 copy with its own head, for old and new ``transformers`` alike."""
-    fields = config.to_json() | {"tie_word_embeddings": False}
-    return {
-        "architectures": [ARCHITECTURE],
-        "model_type": "llama",
-        "hidden_act": "silu",
+    row = architecture(config.architecture, "the architecture")
+    sizes = {key: item for key, item in config.to_json().items() if key in _WRITTEN}
+    written: dict[str, Any] = {
+        "architectures": [row.class_name],
+        "model_type": config.architecture,
+        "hidden_act": config.hidden_act,
+        "hidden_activation": config.hidden_act,
         "attention_bias": False,
         "mlp_bias": False,
         "pretraining_tp": 1,
-        "rope_scaling": None,
         "torch_dtype": "float32",
         "use_cache": True,
-        **fields,
+        "sliding_window": config.sliding_window,
+        **sizes,
+        **write_rope(config),
+        "tie_word_embeddings": False,
     }
+    if config.architecture.startswith("qwen"):
+        full = config.layer_types.index(SLIDING) if SLIDING in config.layer_types else config.num_hidden_layers
+        written |= {"use_sliding_window": config.sliding_window is not None, "max_window_layers": full}
+    return written
+
+
+_WRITTEN = frozenset(
+    """num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim
+    vocab_size max_position_embeddings rms_norm_eps bos_token_id eos_token_id num_local_experts
+    num_experts_per_tok layer_types query_pre_attn_scalar attn_logit_softcapping
+    final_logit_softcapping""".split()
+)
+
+
+def written_offset(config: ModelConfig) -> float:
+    """What to add to the weights of norms, as ``config``'s files hold them, in files of Hugging Face's."""
+    row = architecture(config.architecture, "the architecture")
+    return config.norm_offset - float(row.fixed.get("norm_offset", 0.0))
 
 
 def read_tensors(
@@ -79,54 +136,9 @@ def read_tensors(
     entries: dict[str, TensorEntry] = {}
     for name, tensor in tensors.items():
         if name in wanted:
-            tensor.check_weight(name)
             entries[name] = TensorEntry(file, tensor.offset, tensor.length, "", tensor.dtype, tensor.shape)
         elif not _BUFFER.fullmatch(name) and name != LM_HEAD:  # a tied head may be stored, and is not used
             raise UnsupportedModel(
                 f"tensor {name:.80} does not belong to the model that config.json describes"
             )
     return entries
-
-
-def _rope(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The object in which newer configs keep the rotary embedding's settings."""
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = value.get(key)
-        if rope is None:
-            continue
-        if not isinstance(rope, dict):
-            raise ModelFileError(f"config.json: {key} is {rope!r:.80}; an object is needed")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise UnsupportedModel(f"config.json: {key} is {rope!r:.80}, which is not supported")
-        if key == "rope_parameters":
-            return rope
-    return {}
-
-
-def _integer(value: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    item = value.get(key)
-    item = default if item is None else item
-    if item is None:
-        raise ModelFileError(f"config.json: {key} is missing")
-    if type(item) is not int:
-        raise ModelFileError(f"config.json: {key} is {item!r:.80}; an integer is needed")
-    return item
-
-
-def _float(value: Mapping[str, Any], key: str, default: float) -> float:
-    item = value.get(key)
-    item = default if item is None else item
-    if isinstance(item, bool) or not isinstance(item, int | float):
-        raise ModelFileError(f"config.json: {key} is {item!r:.80}; a number is needed")
-    try:
-        return float(item)
-    except OverflowError:
-        raise ModelFileError(f"config.json: {key} is too large for a number") from None
-
-
-def _token(value: Mapping[str, Any], key: str) -> int | None:
-    item = value.get(key)
-    if isinstance(item, list) and item:
-        item = item[0]  # several tokens may end a text; the rest is generation_config's business
-    return item if type(item) is int else None

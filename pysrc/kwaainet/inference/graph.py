@@ -1,9 +1,8 @@
 """The ONNX graph of a span of transformer blocks, and the tensors it needs.
 
 Follows Hugging Face's decoder layers (``LlamaDecoderLayer`` and those that differ from it in what
-``formats.config`` lists), written with onnxruntime's fused operators. Rule of the file: a block is one
-fixed sequence of stages; what only some models have is a stage that is there if its tensor is, or a
-row of a table.
+``formats.config`` lists), written with onnxruntime's fused operators. Rule of the file: names and
+shapes of a span's tensors are listed once (``tensor_shapes``); graph and packing both follow that list.
 
 Inputs of the graph: ``x`` float [batch, tokens, hidden]; ``seqlens_k`` int32 [batch], each row's
 length after this run minus one; ``total_seq`` int32 scalar, the same without the minus one;
@@ -19,15 +18,16 @@ nothing for this; the skipped blocks take the time they always take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from ..formats.config import ModelConfig
 from ..formats.weights import Weight
 from ..types import BlockRange, SpanShape
+from .block import Block
 from .matrices import Form, Matrix
-from .onnx import MICROSOFT, Attribute, ElementType, external, model, node, value
+from .onnx import ElementType, external, model, node, value
 from .rope import rope_tables, table_names
 from .writer import Shape, Tensor, TensorShape, check_weights, is_norm, packed_parts, span_shape
 
@@ -104,7 +104,7 @@ class OnnxWriter:
             nodes.append(node("Cast", [stream], [stream := "stream"], to=int(real)))
         for position in range(len(blocks)):
             tensors = frozenset(self._parts)
-            block = _Block(nodes, config, blocks.start + position, position, tensors, self._product)
+            block = Block(nodes, config, blocks.start + position, position, tensors, self._product, real)
             stream, update = block.write(stream, update)
         if real is ElementType.FLOAT:
             nodes.append(node("Add", [stream, update], ["y"]))
@@ -157,100 +157,3 @@ class OnnxWriter:
 def _cache(config: ModelConfig, name: str, positions: str, real: ElementType) -> bytes:
     dims: list[int | str] = ["batch", config.num_key_value_heads, positions, config.head_dim]
     return value(name, real, dims)
-
-
-# QuickGelu(x) is x * sigmoid(alpha * x): with alpha 1 it is SiLU in one kernel. FastGelu is GELU by tanh.
-_ACTIVATIONS: dict[str, tuple[str, dict[str, Attribute]]] = {
-    "silu": ("QuickGelu", {"alpha": 1.0}),
-    "gelu_pytorch_tanh": ("FastGelu", {}),
-}
-
-
-class _Block:
-    """Appends one block's nodes; values are known by the tensor they come from, with ``.y`` behind it."""
-
-    def __init__(
-        self,
-        nodes: list[bytes],
-        config: ModelConfig,
-        index: int,
-        position: int,
-        tensors: frozenset[str],
-        product: Callable[[str, str, str], bytes],
-    ) -> None:
-        self._nodes, self._config, self._index, self._tensors = nodes, config, index, tensors
-        self._write_product = product
-        self._position = position
-        self._at = f"{position}."
-
-    def write(self, stream: str, update: str) -> tuple[str, str]:
-        """Returns the new stream and the update still to be added to it.
-
-        Adding the update is left to the next norm, which onnxruntime fuses with the addition.
-        """
-        stream = self._norm(stream, update, "input_norm")
-        attended = self._attention(self._product(f"{self._at}input_norm.y", "qkv"))
-        attended = self._product(attended, "o")
-        stream = self._norm(stream, attended, "post_norm")
-        return stream, self._mlp(f"{self._at}post_norm.y")
-
-    def _add(
-        self, operator: str, inputs: list[str], output: str, domain: str = "", **attributes: Attribute
-    ) -> str:
-        self._nodes.append(node(operator, inputs, [f"{self._at}{output}"], domain, **attributes))
-        return f"{self._at}{output}"
-
-    def _product(self, x: str, tensor: str) -> str:
-        output = f"{self._at}{tensor}.y"
-        self._nodes.append(self._write_product(x, f"{self._at}{tensor}", output))
-        return output
-
-    def _norm(self, stream: str, update: str, tensor: str) -> str:
-        """RMS norm of stream + update as ``{tensor}.y``; returns the name of the sum."""
-        epsilon, name = float(self._config.rms_norm_eps), f"{self._at}{tensor}"
-        if not update:
-            self._add(
-                "SimplifiedLayerNormalization",
-                [stream, name],
-                f"{tensor}.y",
-                axis=-1,
-                epsilon=epsilon,
-                stash_type=1,
-            )
-            return stream
-        outputs = [f"{name}.y", "", "", f"{name}.sum"]
-        inputs = [stream, update, name]
-        self._nodes.append(
-            node("SkipSimplifiedLayerNormalization", inputs, outputs, MICROSOFT, epsilon=epsilon)
-        )
-        return f"{name}.sum"
-
-    def _attention(self, qkv: str) -> str:
-        """Rotary embedding, cache update and causal grouped-query attention of the packed q, k, v."""
-        config, position = self._config, self._position
-        past = [f"past_k.{position}", f"past_v.{position}"]
-        tables = table_names(config, self._index)
-        output = f"{self._at}attention.y"
-        self._nodes.append(
-            node(
-                "GroupQueryAttention",
-                [qkv, "", "", *past, "seqlens_k", "total_seq", *tables],
-                [output, f"present_k.{position}", f"present_v.{position}"],
-                MICROSOFT,
-                num_heads=config.num_attention_heads,
-                kv_num_heads=config.num_key_value_heads,
-                do_rotary=1,
-                rotary_interleaved=0,
-                scale=config.attention_scale,
-            )
-        )
-        return output
-
-    def _mlp(self, x: str) -> str:
-        at = self._at
-        product = self._product(x, "gate_up")
-        self._nodes.append(node("Split", [product], [f"{at}gate", f"{at}up"], axis=-1, num_outputs=2))
-        operator, attributes = _ACTIVATIONS[self._config.hidden_act]
-        active = self._add(operator, [f"{at}gate"], "silu", MICROSOFT, **attributes)
-        inner = self._add("Mul", [active, f"{at}up"], "inner")
-        return self._product(inner, "down")

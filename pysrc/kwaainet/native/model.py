@@ -91,9 +91,8 @@ class Model:
 
     def load_head(self) -> LanguageHead:
         """What a client computes itself: embedding, final norm and head (the embedding if tied)."""
-        embedding = self.read_tensor(EMBED)
-        lm_head = embedding if self.config.tie_word_embeddings else self.read_tensor(LM_HEAD)
-        return LanguageHead(embedding, self.read_tensor(NORM), lm_head, self.config.rms_norm_eps)
+        names = (EMBED, NORM) if self.config.tie_word_embeddings else (EMBED, NORM, LM_HEAD)
+        return LanguageHead.of(self.config, {name: self.read_tensor(name) for name in names})
 
 
 def open_model(path: Path | str, report: Report | None = None, *, name: str | None = None) -> Model:

@@ -115,7 +115,7 @@ async def load_head(
     stats = LoadStats(sum(entry.length for entry in entries.values()))
     raw = await _Loader(manifest, source, store, report, parallel, stats).tensors(entries, "language head")
     found = {name: Weight.stored(entry, raw.pop(name)).floats(config) for name, entry in entries.items()}
-    return LanguageHead(found[EMBED], found[NORM], found.get(LM_HEAD, found[EMBED]), config.rms_norm_eps)
+    return LanguageHead.of(config, found)
 
 
 class _Loader:

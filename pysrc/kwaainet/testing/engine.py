@@ -1,7 +1,7 @@
 """The Engine port in numpy: reads the span's graph and computes it operator by operator, float32.
 
 Follows the ONNX operator documents and onnxruntime's ContribOperators.md. Rule of the file: exact
-before fast, and independent of the adapters: it knows the operators of ``inference.graph`` and no
+before fast, and independent of the adapters: it knows the operators of ``inference.block`` and no
 execution provider, so that it can tell which of two engines is wrong.
 """
 
@@ -193,16 +193,19 @@ def _quick_gelu(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...
 
 
 def _rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """x [batch, heads, positions, head_dim]; the first half of a head pairs with the second."""
-    left, right = np.split(x, 2, axis=-1)
-    return np.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+    """x [batch, heads, positions, head_dim]; the first half of what turns pairs with its second."""
+    half = cos.shape[-1]
+    left, right, still = np.split(x, [half, 2 * half], axis=-1)
+    return np.concatenate([left * cos - right * sin, right * cos + left * sin, still], axis=-1)
 
 
 def _attention(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]:
-    """GroupQueryAttention of packed q, k, v with rotary tables; every row is equally long."""
+    """GroupQueryAttention of q, k, v, packed or apart, with rotary tables; every row is equally long."""
     # The lengths are not looked at: the pasts of the cache are exactly as long as they should be.
-    packed, _, _, past_k, past_v, _, _, cos, sin = inputs
+    packed, keys, values, past_k, past_v, _, _, cos, sin = inputs
     heads, kv_heads = attributes["num_heads"], attributes["kv_num_heads"]
+    if keys is not None:
+        packed = np.concatenate([packed, keys, values], axis=-1)
     batch, tokens, width = packed.shape
     dim = width // (heads + 2 * kv_heads)
     split = packed.reshape(batch, tokens, -1, dim).transpose(0, 2, 1, 3)
@@ -213,8 +216,11 @@ def _attention(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]
     v = np.concatenate([past_v, v], axis=2)
     grouped = _rotate(q, *angles).reshape(batch, kv_heads, heads // kv_heads, tokens, dim)
     scores = grouped @ k[:, :, None].swapaxes(-1, -2) * np.float32(attributes["scale"])
-    ahead = np.arange(start + tokens) > start + np.arange(tokens)[:, None]
-    scores = np.where(ahead, np.float32(-np.inf), scores)
+    if cap := attributes.get("softcap"):
+        scores = np.float32(cap) * np.tanh(scores / np.float32(cap))
+    distance = start + np.arange(tokens)[:, None] - np.arange(start + tokens)
+    unseen = (distance < 0) | (distance >= attributes.get("local_window_size", start + tokens))
+    scores = np.where(unseen, np.float32(-np.inf), scores)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = weights / weights.sum(axis=-1, keepdims=True) @ v[:, :, None]
     result = mixed.reshape(batch, heads, tokens, dim).transpose(0, 2, 1, 3)
@@ -231,12 +237,53 @@ def _matmul_n_bits(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, 
     return (x @ matrix.reshape(attributes["N"], attributes["K"]).T,)
 
 
+def _split(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]:
+    x, sizes = inputs[0], inputs[1] if len(inputs) > 1 else attributes["num_outputs"]
+    return tuple(np.split(x, sizes if isinstance(sizes, int) else np.cumsum(sizes)[:-1], axis=-1))
+
+
+def _constant(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]:
+    if "value_float" in attributes:
+        return (np.float32(attributes["value_float"]),)
+    return (np.array([size - (1 << 64) * (size >> 63) for size in attributes["value_ints"]], np.int64),)
+
+
+def _reshape(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]:
+    x, dims = inputs
+    return (x.reshape([x.shape[axis] if dim == 0 else dim for axis, dim in enumerate(dims)]),)
+
+
+def _fast_gelu(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]:
+    x = inputs[0]
+    inner = np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)
+    return (np.float32(0.5) * x * (1 + np.tanh(inner)),)
+
+
+def _softmax(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]:
+    x = np.exp(inputs[0] - inputs[0].max(axis=-1, keepdims=True))
+    return (x / x.sum(axis=-1, keepdims=True),)
+
+
+def _top_k(inputs: Sequence[Any], attributes: Attributes) -> tuple[Any, ...]:
+    x, count = inputs[0], int(inputs[1][0])
+    places = np.argsort(-x, axis=-1, kind="stable")[..., :count]
+    return np.take_along_axis(x, places, axis=-1), places
+
+
 OPERATORS: dict[str, Callable[[Sequence[Any], Attributes], tuple[Any, ...]]] = {
     "Add": lambda inputs, attributes: (inputs[0] + inputs[1],),
     "Mul": lambda inputs, attributes: (inputs[0] * inputs[1],),
     "MatMul": lambda inputs, attributes: (inputs[0] @ inputs[1],),
     "MatMulNBits": _matmul_n_bits,
-    "Split": lambda inputs, attributes: tuple(np.split(inputs[0], attributes["num_outputs"], axis=-1)),
+    "Constant": _constant,
+    "GreaterOrEqual": lambda inputs, attributes: (inputs[0] >= inputs[1],),
+    "ReduceMin": lambda inputs, attributes: (inputs[0].min(axis=-1, keepdims=True),),
+    "Reshape": _reshape,
+    "Softmax": _softmax,
+    "Split": _split,
+    "TopK": _top_k,
+    "Where": lambda inputs, attributes: (np.where(*inputs),),
+    "FastGelu": _fast_gelu,
     "QuickGelu": _quick_gelu,
     "SimplifiedLayerNormalization": lambda inputs, attributes: (
         _rms_norm(inputs[0], inputs[1], attributes["epsilon"]),

@@ -65,10 +65,14 @@ def read_config(value: Mapping[str, Any]) -> ModelConfig:
         embedding_scale=hidden**0.5 if row.fixed.get("norm_offset") else 1.0,
         num_local_experts=integer(value, "num_local_experts", 0),
         num_experts_per_tok=integer(value, "num_experts_per_tok", 0),
-        **{key: number(value, key, 0.0) if value.get(key) is not None else None for key in _NUMBERS},
-        **_windows(value, layers),
+        **_optional(value, layers),
         **row.fixed,
     )
+
+
+def _optional(value: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    numbers = {key: number(value, key, 0.0) for key in _NUMBERS if value.get(key) is not None}
+    return {**numbers, **_windows(value, layers)}
 
 
 def _windows(value: Mapping[str, Any], layers: int) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def _windows(value: Mapping[str, Any], layers: int) -> dict[str, Any]:
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """``config.json`` of a float32 copy with its own head, for old and new ``transformers`` alike."""
     row = architecture(config.architecture, "the architecture")
-    sizes = {key: item for key, item in config.to_json().items() if key in _WRITTEN}
+    sizes = {key: item for key, item in config.to_json().items() if key in _WRITTEN.split()}
     written: dict[str, Any] = {
         "architectures": [row.class_name],
         "model_type": config.architecture,
@@ -109,17 +113,16 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": False,
     }
     if config.architecture.startswith("qwen"):
-        full = config.layer_types.index(SLIDING) if SLIDING in config.layer_types else config.num_hidden_layers
+        full = (
+            config.layer_types.index(SLIDING) if SLIDING in config.layer_types else config.num_hidden_layers
+        )
         written |= {"use_sliding_window": config.sliding_window is not None, "max_window_layers": full}
     return written
 
 
-_WRITTEN = frozenset(
-    """num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim
+_WRITTEN = """num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim
     vocab_size max_position_embeddings rms_norm_eps bos_token_id eos_token_id num_local_experts
-    num_experts_per_tok layer_types query_pre_attn_scalar attn_logit_softcapping
-    final_logit_softcapping""".split()
-)
+    num_experts_per_tok layer_types query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping"""
 
 
 def written_offset(config: ModelConfig) -> float:

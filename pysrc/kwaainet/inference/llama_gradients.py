@@ -13,11 +13,12 @@ there is no cache: training sees each sequence whole. Weights get no gradient: t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import UnsupportedModel
 from ..formats.config import ModelConfig
 from ..ports import Floats
 from ..types import BlockRange
@@ -34,6 +35,19 @@ def tables(config: ModelConfig, tokens: int) -> dict[str, Floats]:
     result = {name: np.concatenate([half, half], axis=1) for name, half in halves.items()}
     result["mask"] = np.triu(np.full((tokens, tokens), MASKED, np.float32), 1)
     return result
+
+
+_LIKE_LLAMA = """hidden_act qkv_bias qk_norm packed_projections post_norms norm_offset query_pre_attn_scalar
+    attn_logit_softcapping sliding_window partial_rotary_factor num_local_experts"""
+
+
+def _check_trainable(config: ModelConfig) -> None:
+    """``UnsupportedModel`` names an architecture whose blocks compute something else than Llama's."""
+    defaults = {field.name: field.default for field in fields(config)}
+    if other := [name for name in _LIKE_LLAMA.split() if getattr(config, name) != defaults[name]]:
+        raise UnsupportedModel(
+            f"training through {config.architecture} is not supported ({other[0]}); only Llama's blocks are"
+        )
 
 
 def working_bytes(config: ModelConfig, batch: int, tokens: int) -> int:
@@ -73,6 +87,7 @@ class _Graph:
     """Collects nodes; values are known by the names of their results."""
 
     def __init__(self, config: ModelConfig) -> None:
+        _check_trainable(config)
         self.config = config
         self._nodes: list[bytes] = []
         self._constants: dict[tuple[int, ...] | float, str] = {}

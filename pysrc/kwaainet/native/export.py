@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from ..errors import ConfigError, UnsupportedModel
 from ..formats.config import EMBED, LM_HEAD
-from ..formats.huggingface import write_config
+from ..formats.huggingface import write_config, written_offset
 from ..formats.quantize import quantize
 from ..formats.safetensors import header_bytes
 from ..ports import Report
@@ -56,13 +58,16 @@ def export(model: Model, out_dir: Path, report: Report | None = None, dtype: str
 
 
 def _write_weights(model: Model, file: BinaryIO, dtype: str, report: Report) -> None:
-    shapes = model.config.tensor_shapes()
+    shapes, offset = model.config.tensor_shapes(), written_offset(model.config)
     shapes.setdefault(LM_HEAD, shapes[EMBED])
     file.write(header_bytes(shapes, dtype))
     for done, name in enumerate(shapes):
         report(Progress("export", done, len(shapes)))
         stored = EMBED if name == LM_HEAD and model.config.tie_word_embeddings else name
-        file.write(quantize(dtype, model.read_tensor(stored)))
+        array = model.read_tensor(stored)
+        if name.endswith("norm.weight"):
+            array = array + np.float32(offset)
+        file.write(quantize(dtype, array))
     report(Progress("export", len(shapes), len(shapes)))
 
 

@@ -42,16 +42,27 @@ LOCAL = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
 }
+LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0}
+PHI = {"hidden_size": 64}  # whose heads are always its hidden_size / num_attention_heads
 CASES = {
-    "llama-linear": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0}}),
+    "llama-linear": (
+        "llama",
+        {"rope_parameters": LINEAR},
+    ),
     "llama-llama3": ("llama", {"rope_parameters": LLAMA3}),
     "llama-yarn": ("llama", {"rope_parameters": YARN}),
     "mistral": ("mistral", {"sliding_window": 5}),
     "qwen2": ("qwen2", {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 5}),
     "qwen3": ("qwen3", {}),
-    "phi3": ("phi3", {"hidden_size": 64, "sliding_window": 5}),
-    "phi3-longrope": ("phi3", {"hidden_size": 64, "rope_parameters": LONG, "original_max_position_embeddings": 32}),
-    "phi3-partial": ("phi3", {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "partial_rotary_factor": 0.5}),
+    "phi3": ("phi3", {**PHI, "sliding_window": 5}),
+    "phi3-longrope": (
+        "phi3",
+        {**PHI, "rope_parameters": LONG, "original_max_position_embeddings": 32},
+    ),
+    "phi3-partial": (
+        "phi3",
+        {**PHI, "num_attention_heads": 2, "head_dim": 32, "partial_rotary_factor": 0.5},
+    ),
     "gemma2": ("gemma2", {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}),
     "gemma3": ("gemma3_text", {**GEMMA, "rope_parameters": LOCAL, "tie_word_embeddings": True}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
@@ -112,6 +123,8 @@ def vector(model_type: str, change: dict) -> dict:
     }
 
 
-source = f"transformers {transformers.__version__}, float64; made by tests/interop/peers/architecture_vectors.py"
+source = (
+    f"transformers {transformers.__version__}, float64; made by tests/interop/peers/architecture_vectors.py"
+)
 cases = {name: vector(*case) for name, case in CASES.items()}
 Path(sys.argv[1]).write_text(json.dumps({"source": source, "cases": cases}, separators=(",", ":")) + "\n")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kwaainet.errors import ModelFileError, UnsupportedModel
-from kwaainet.formats.config import ModelConfig
+from kwaainet.formats.config import FULL, SLIDING, ModelConfig
 from kwaainet.formats.huggingface import read_config, read_tensors, write_config
+from kwaainet.formats.rope import RopeScaling
 from kwaainet.formats.stored import StoredTensor
 
+CASES = json.loads((Path(__file__).parents[2] / "vectors" / "architectures.json").read_text())["cases"]
 NEEDED = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -70,16 +74,58 @@ def test_what_we_write_we_read(tiny_config: ModelConfig) -> None:
     assert read_config(written) == tiny_config
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_newer_versions_wrote_survives_being_written(name: str) -> None:
+    read = read_config(CASES[name]["config"])
+    written = json.loads(json.dumps(write_config(read)))
+    again = replace(read_config(written), tie_word_embeddings=read.tie_word_embeddings)
+    assert again == read
+    assert written["architectures"] == CASES[name]["config"]["architectures"]
+    assert ModelConfig.from_json(json.loads(json.dumps(read.to_json()))) == read
+
+
+def test_older_versions_left_more_to_their_defaults() -> None:
+    scaling = {"rope_scaling": {"factor": 8.0, "type": "linear"}}
+    gemma = read_config(NEEDED | {"model_type": "gemma3_text", "num_hidden_layers": 12} | scaling)
+    assert gemma.layer_types == ((SLIDING,) * 5 + (FULL,)) * 2
+    assert (gemma.rope_theta, gemma.rope_local_base_freq, gemma.head_dim) == (1e6, 1e4, 256)
+    assert gemma.rope_scaling == RopeScaling("linear", 8.0)
+    assert (gemma.tie_word_embeddings, gemma.embedding_scale) == (True, 64.0)
+    gemma2 = read_config(NEEDED | {"model_type": "gemma2", "num_hidden_layers": 3})
+    assert gemma2.layer_types == (SLIDING, FULL, SLIDING)
+    assert (gemma2.attn_logit_softcapping, gemma2.final_logit_softcapping) == (50.0, 30.0)
+    assert read_config(NEEDED | {"model_type": "mistral"}).sliding_window == 4096
+    assert read_config(NEEDED | {"model_type": "mistral", "sliding_window": None}).sliding_window is None
+    assert read_config(NEEDED | {"model_type": "qwen2", "sliding_window": 4096}).sliding_window is None
+    mixtral = read_config(NEEDED | {"model_type": "mixtral"})
+    assert (mixtral.num_local_experts, mixtral.num_experts_per_tok, mixtral.rope_theta) == (8, 2, 1e6)
+
+
+def test_a_longrope_ends_where_its_short_factors_do() -> None:
+    scaling = {"type": "su", "short_factor": [1.5] * 64, "long_factor": [9.0] * 64}
+    phi = NEEDED | {"model_type": "phi3", "max_position_embeddings": 131072, "rope_scaling": scaling}
+    config = read_config(phi | {"original_max_position_embeddings": 4096})
+    assert config.max_position_embeddings == 4096
+    assert config.rope_scaling is not None
+    assert config.rope_scaling.attention_factor == pytest.approx(1.19023807)
+    assert config.rope_scaling.factors == (1.5,) * 64
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model_type": "mistral"}, UnsupportedModel, "'mistral'; only 'llama'"),
-        ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act is 'gelu'"),
+        ({"model_type": "falcon"}, UnsupportedModel, "model_type is 'falcon'; supported are llama, mistral"),
+        ({"model_type": ["llama"]}, UnsupportedModel, "model_type is .'llama'."),
+        ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act 'gelu'"),
+        ({"hidden_act": 1}, ModelFileError, "hidden_act is 1; a name"),
         ({"attention_bias": True}, UnsupportedModel, "attention_bias is True"),
         ({"quantization_config": {"bits": 4}}, UnsupportedModel, "quantization_config"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, UnsupportedModel, "rope_scaling is"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, UnsupportedModel, "rope_parameters is"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedModel, "type 'dynamic'"),
+        ({"rope_scaling": {"type": "yarn", "mscale": 1.0}}, UnsupportedModel, "mscale is not supported"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, ModelFileError, "original_max_position_embeddings"),
         ({"rope_scaling": 2}, ModelFileError, "rope_scaling is 2; an object"),
+        ({"rope_scaling": {"type": "longrope"}}, ModelFileError, "short_factor is None"),
+        ({"model_type": "gemma2", "layer_types": "x"}, ModelFileError, "layer_types is 'x'"),
         ({"num_hidden_layers": None}, ModelFileError, "num_hidden_layers is missing"),
         ({"vocab_size": "32000"}, ModelFileError, "vocab_size is '32000'"),
         ({"rms_norm_eps": True}, ModelFileError, "rms_norm_eps is True"),

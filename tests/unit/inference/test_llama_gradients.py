@@ -1,7 +1,13 @@
 """What the graphs ask for and the tables hold; for their numbers see ``tests/ports/test_gradients.py``."""
 
-import numpy as np
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
+import pytest
+
+from kwaainet.errors import UnsupportedModel
+from kwaainet.formats.rope import RopeScaling
 from kwaainet.inference.llama_gradients import backward_graph, forward_graph, tables, working_bytes
 from kwaainet.testing.engine import read_graph
 from kwaainet.testing.model import TINY
@@ -40,3 +46,11 @@ def test_the_tables_turn_by_position_and_hide_what_comes_later() -> None:
 def test_attention_weighs_most_for_long_sequences() -> None:
     assert working_bytes(TINY, 2, 50) == 2 * working_bytes(TINY, 1, 50)
     assert working_bytes(TINY, 1, 2000) > 3.5 * working_bytes(TINY, 1, 1000)
+
+
+@pytest.mark.parametrize("change", [{"qkv_bias": True}, {"sliding_window": 8}, {"post_norms": True}])
+def test_other_architectures_are_refused_by_name(change: dict[str, Any]) -> None:
+    config = replace(TINY, architecture="other", **change)
+    with pytest.raises(UnsupportedModel, match=f"through other is not supported .{next(iter(change))}"):
+        backward_graph(config)
+    forward_graph(replace(TINY, rope_scaling=RopeScaling("linear", 2.0)))

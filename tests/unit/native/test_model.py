@@ -225,8 +225,8 @@ def test_tensors_that_do_not_fit_the_config(
     wider = replace(tiny_config, intermediate_size=128).to_json()
     with pytest.raises(ModelFileError, match=r"its shape is \[96, 64\]; the config asks for \[128, 64\]"):
         open_model(write_directory(tmp_path / "b", tiny_weights, config=wider))
-    with pytest.raises(UnsupportedModel, match="only 'llama'"):
-        open_model(write_directory(tmp_path / "c", tiny_weights, config={"model_type": "qwen2"}))
+    with pytest.raises(UnsupportedModel, match="model_type is 'falcon'"):
+        open_model(write_directory(tmp_path / "c", tiny_weights, config={"model_type": "falcon"}))
 
 
 def test_a_model_without_a_tokenizer_opens(

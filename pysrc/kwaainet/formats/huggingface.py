@@ -17,7 +17,7 @@ from .config import FULL, LM_HEAD, SLIDING, ModelConfig
 from .config_json import integer, number, text, token
 from .huggingface_rope import read_rope, write_rope
 from .manifest import TensorEntry
-from .safetensors import StoredTensor
+from .stored import StoredTensor
 
 _BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # older exports keep it
 _MUST_BE: tuple[tuple[str, Any], ...] = (

@@ -64,7 +64,7 @@ def read_rope(value: Mapping[str, Any], positions: int) -> Rope:
     if kind == "yarn":
         given.setdefault("original_max_position_embeddings", float(positions))
         given.setdefault("attention_factor", 0.1 * log(max(given.get("factor", 1.0), 1.0)) + 1)
-    return Rope(theta, RopeScaling(kind, **given), local, part, positions)
+    return Rope(theta, RopeScaling.from_json({"rope_type": kind, **given}), local, part, positions)
 
 
 def _longrope(

@@ -19,5 +19,5 @@ def test_rows_differ_from_llama_in_fields_of_the_config() -> None:
 
 @pytest.mark.parametrize("name", ["falcon", None, ["llama"], 7])
 def test_others_are_refused_by_name(name: object) -> None:
-    with pytest.raises(UnsupportedModel, match="model_type is .*; supported are llama, mistral, mixtral"):
+    with pytest.raises(UnsupportedModel, match=r"model_type is .*; supported are llama, mistral, mixtral"):
         architecture(name, "model_type")

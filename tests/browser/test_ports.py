@@ -14,7 +14,7 @@ from interop.running import relay
 
 from kwaainet.native.chromium import Browser
 from kwaainet.testing import compliance, gradients_compliance
-from kwaainet.testing.engine_compliance import CHECKS
+from kwaainet.testing.engine_compliance import CHECKS, DEVICE_CHECKS
 
 SUITE_TIMEOUT = 600.0  # seconds; a loaded machine, and SwiftShader, are slow
 
@@ -23,17 +23,25 @@ Suite = Callable[..., dict[str, str]]
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    """Runs a suite in a page of its own and returns what became of each check."""
+    """Runs a suite in the page of this module and returns what became of each check."""
     folder = tmp_path_factory.mktemp("site")
     site = build_suites(folder / "web")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
         patch.setenv("KWAAINET_ASSETS", str(site))
         with relay(folder) as ready:
+            browser = runner.run(Browser.launch())
+            page = runner.run(browser.open_page(f"{ready['http']}compliance/index.html"))
+            relays = [address for address in ready["maddrs"] if "/ws/" in address]
 
             def run(name: str, **request: Any) -> dict[str, str]:
-                return asyncio.run(run_suite(ready, suite=name, **request))
+                asked = json.dumps({"suite": name, "relays": relays, "hosts": 0, **request})
+                outcomes = runner.run(page.evaluate(f"run({asked})", timeout=SUITE_TIMEOUT))
+                return dict(json.loads(outcomes))
 
-            yield run
+            try:
+                yield run
+            finally:
+                runner.run(browser.close())
 
 
 def build_suites(site: Path) -> Path:
@@ -42,15 +50,6 @@ def build_suites(site: Path) -> Path:
     sample.parent.mkdir(parents=True)
     sample.write_bytes(compliance.SAMPLE)
     return site
-
-
-async def run_suite(ready: dict[str, Any], **request: Any) -> dict[str, str]:
-    request["relays"] = [address for address in ready["maddrs"] if "/ws/" in address]
-    request.setdefault("hosts", 0)
-    async with await Browser.launch() as browser:
-        page = await browser.open_page(f"{ready['http']}compliance/index.html")
-        outcomes = await page.evaluate(f"run({json.dumps(request)})", timeout=SUITE_TIMEOUT)
-        return dict(json.loads(outcomes))
 
 
 def all_passed(outcomes: dict[str, str], names: list[str]) -> None:
@@ -76,10 +75,14 @@ def test_source(suite: Suite) -> None:
     all_passed(suite("source"), names_of(compliance.SOURCE_CHECKS))
 
 
-@pytest.mark.parametrize(("backend", "threads"), [("wasm", 1), ("wasm", 2), ("webgpu", 1)])
-def test_engine(suite: Suite, backend: str, threads: int) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_engine(suite: Suite, threads: int) -> None:
     """Every one of onnxruntime's exports that web/bridge/engine_wasm.ts calls is called here."""
-    all_passed(suite("engine", backend=backend, threads=threads), names_of(CHECKS.values()))
+    all_passed(suite("engine", backend="wasm", threads=threads), names_of(CHECKS.values()))
+
+
+def test_engine_on_a_graphics_device(suite: Suite) -> None:
+    all_passed(suite("device", backend="webgpu", threads=1), names_of(DEVICE_CHECKS.values()))
 
 
 def test_gradients(suite: Suite) -> None:

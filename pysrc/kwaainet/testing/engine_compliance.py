@@ -300,3 +300,24 @@ CHECKS: dict[str, Check] = {
         quantized_weights_compute_what_their_numbers_do,
     )
 }
+
+# For a device on which every run is slow: what its own half can get wrong. Pieces, limits, refusals and which
+# rows of which slab belong to whom are decided above it, in code that all backends of an adapter share.
+DEVICE_CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (
+        prefill_matches_the_reference,
+        chunks_match_a_prefill,
+        batches_match_their_rows,
+        arguments_and_results_are_not_shared,
+        rolling_back_forgets,
+        reordering_moves_rows,
+        parts_of_the_span_join,
+        engine_steps.steps_of_many_caches_match_their_own_runs,
+        a_closed_engine_can_be_filled_again,
+        missing_tensors_are_refused,
+        missing_norms_are_refused,
+        broken_weights_are_refused,
+        quantized_weights_compute_what_their_numbers_do,
+    )
+}

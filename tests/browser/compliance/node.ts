@@ -1,5 +1,6 @@
-// Boots Pyodide as web/worker/node.ts does and hands a suite of checks the adapters' JavaScript halves.
+// Boots Pyodide as web/worker/node.ts does, once, and hands each suite of checks the adapters' JavaScript halves.
 
+import type { PyodideInterface } from 'pyodide'
 import { createEngine, type EngineBackend } from '../../../web/bridge/engine.ts'
 import { createGradients } from '../../../web/bridge/gradients.ts'
 import { fetchRange, openBlobs } from '../../../web/bridge/store.ts'
@@ -27,6 +28,18 @@ class PortBridge {
   }
 }
 
+let booted: Promise<PyodideInterface> | null = null
+
+async function boot (origin: string): Promise<PyodideInterface> {
+  const folder = `${origin}${PYODIDE}`
+  const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
+  const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
+  await python.loadPackage(['kwaainet'], { messageCallback: () => {} })
+  const source = await fetch(new URL('suites.py', import.meta.url))
+  python.FS.writeFile('suites.py', await source.text())
+  return python
+}
+
 async function run ({ suite, origin, backend, threads, ports }: Request): Promise<string> {
   const blobs = await openBlobs()
   const tools = {
@@ -37,12 +50,7 @@ async function run ({ suite, origin, backend, threads, ports }: Request): Promis
     createEngine: async () => await createEngine({ backend, ortUrl: `${origin}${ORT}`, threads }),
     createGradients: async () => await createGradients(`${origin}${ORT}`, threads)
   }
-  const folder = `${origin}${PYODIDE}`
-  const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
-  const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
-  await python.loadPackage(['kwaainet'], { messageCallback: () => {} })
-  const source = await fetch(new URL('suites.py', import.meta.url))
-  python.FS.writeFile('suites.py', await source.text())
+  const python = await (booted ??= boot(origin))
   const { run } = python.pyimport('suites')
   return await run(tools, suite, origin) as string
 }

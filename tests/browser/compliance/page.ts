@@ -1,13 +1,14 @@
-// A page for tests only: runs one suite of kwaainet.testing in workers like those of a contributing tab.
+// A page for tests only: runs suites of kwaainet.testing, one at a time, in workers like those of a contributing tab.
 
 import { hostRtc } from '../../../web/bridge/rtc.ts'
 
 /** `hosts` peers are made for the suite; `backend` and `threads` are those of its engine. */
 interface Request { suite: string, relays: string[], hosts: number, backend?: string, threads?: number }
 
+const node = new Worker(new URL('node.js', import.meta.url), { type: 'module' })
+
 /** What became of each check, as JSON: {name: "passed" or a traceback}. */
 async function run (request: Request): Promise<string> {
-  const node = new Worker(new URL('node.js', import.meta.url), { type: 'module' })
   const networks: Worker[] = []
   const ports: MessagePort[] = []
   for (let host = 0; host < request.hosts; host++) {
@@ -29,7 +30,7 @@ async function run (request: Request): Promise<string> {
       node.postMessage({ ...request, origin: location.origin, ports }, ports)
     })
   } finally {
-    for (const worker of [node, ...networks]) worker.terminate()
+    for (const worker of networks) worker.terminate()
   }
 }
 

@@ -15,7 +15,7 @@ from kwaainet.browser.store import BrowserSource, BrowserStore
 from kwaainet.testing import gradients_compliance
 from kwaainet.testing.compliance import HOST_CHECKS, SOURCE_CHECKS, STORE_CHECKS
 from kwaainet.testing.engine import NumpyEngine
-from kwaainet.testing.engine_compliance import CHECKS, fill
+from kwaainet.testing.engine_compliance import CHECKS, DEVICE_CHECKS, fill
 
 Check = Callable[..., Awaitable[None]]
 
@@ -42,9 +42,17 @@ async def source(tools: Any, origin: str) -> dict[str, str]:
 
 
 async def engine(tools: Any, origin: str) -> dict[str, str]:
+    return await engine_checks(tools, CHECKS.values())
+
+
+async def device(tools: Any, origin: str) -> dict[str, str]:
+    return await engine_checks(tools, DEVICE_CHECKS.values())
+
+
+async def engine_checks(tools: Any, checks: Iterable[Check]) -> dict[str, str]:
     built = await fill(BrowserEngine(await tools.createEngine()))
     try:
-        return await each(CHECKS.values(), built, await fill(NumpyEngine()))
+        return await each(checks, built, await fill(NumpyEngine()))
     finally:
         await built.close()
 
@@ -73,4 +81,11 @@ async def each(checks: Iterable[Check], *adapters: object) -> dict[str, str]:
     return outcomes
 
 
-SUITES = {"host": host, "store": store, "source": source, "engine": engine, "gradients": gradients}
+SUITES = {
+    "host": host,
+    "store": store,
+    "source": source,
+    "engine": engine,
+    "device": device,
+    "gradients": gradients,
+}

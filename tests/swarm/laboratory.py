@@ -18,6 +18,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from swarm.history_engine import (
     BLOCKS,
     CONFIG,
@@ -76,6 +77,7 @@ class Record:
     tokens: int = 0
     sessions: int = 0
     failovers: int = 0
+    gaps: list[float] = field(default_factory=list, repr=False)  # seconds, of sessions with fail-overs
     wrong: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)  # though each of their blocks had a holder all the time
     excused: list[str] = field(default_factory=list)  # lost while some block had no holder
@@ -221,6 +223,7 @@ class Laboratory:
         expected = await reference(self._reference, prompt, chances)
         got: list[int] = []
         waiting_since = now()
+        waits: list[float] = []  # for each token behind the first
         self.record.sessions += 1
         try:
             async with client.session(len(prompt) + count) as session:
@@ -228,9 +231,13 @@ class Laboratory:
                     session, HEAD, prompt, count, sampling=SAMPLING, chance=iter(chances).__next__
                 )
                 async for token in chosen:
+                    if got:
+                        waits.append(now() - waiting_since)
                     got.append(token)
                     waiting_since = now()
                 self.record.failovers += session.failovers
+                if session.failovers and waits:
+                    self.record.gaps.append(max(waits))
         except (KwaaiNetError, TimeoutError) as error:
             kept = self._covered_since <= waiting_since - SETTLED
             text = f"at {now() - EPOCH:.1f} s after {now() - waiting_since:.1f} s: {error!r}"
@@ -334,7 +341,9 @@ def main() -> None:
     for seed in range(asked.first, asked.first + asked.seeds):
         started = time.perf_counter()
         record = play(history, seed)
+        middle, late, most = np.quantile(record.gaps or [0.0], (0.5, 0.95, 1.0))
         print(f"seed {seed}: {record} in {time.perf_counter() - started:.1f} s", flush=True)
+        print(f"  gaps p50 / p95 / longest: {middle:.2f} / {late:.2f} / {most:.2f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -187,6 +187,26 @@ def test_a_session_says_what_does_not_fit() -> None:
     run(main())
 
 
+def test_a_server_that_falls_silent_costs_less_than_a_second() -> None:
+    """Nothing is closed and nothing said: the swarm still announces it."""
+
+    async def main(seed: int) -> float:
+        swarm = Swarm(seed)
+        await swarm.serve("0:3", "0:3", "3:5", "3:5")
+        async with swarm.client().session(64) as session:
+            first, *tokens = inputs(6)
+            await session.step(first)
+            for hidden in tokens[:-1]:
+                await session.step(hidden)
+            swarm.network.freeze(swarm.serving(session, swarm.random.randrange(NUM_BLOCKS)).peer)
+            started = now()
+            await session.step(tokens[-1])
+            assert session.failovers == 1
+            return now() - started
+
+    assert max(run(main(seed)) for seed in range(10)) < 1.0
+
+
 def step_ways(latency: float, ping: float | None = None, **options: object) -> float:
     """What a token through three spans takes, in ways of ``latency`` seconds. The middle server says that
     its ``ping`` to the last is that."""

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from ..errors import KwaaiNetError, RpcError, Unreachable
+from ..errors import HandshakeError, KwaaiNetError, RpcError, Unreachable
 from ..ports import Clock, Host
 from ..swarm.coverage import is_gateway
 from ..swarm.deadlines import StepDeadlines
@@ -27,6 +27,7 @@ from .client_options import ClientOptions
 log = logging.getLogger(__name__)
 
 PING = "DHTProtocol.rpc_ping"
+NOBODY_SPEAKS = "KwaaiNet.nobody_speaks_this"  # what every libp2p host answers, with a no
 PING_TIMEOUT = 5.0  # seconds to find, dial and ping a server
 FIRST_LOOK = 2.0  # seconds that the first route waits for round trips: Petals' ping_timeout
 MAX_PINGS = 16  # servers measured at each renewal
@@ -168,6 +169,27 @@ class SwarmView:
         self.round_trips.add(peer, seconds, self._now())
         self.health.answers(peer, self._now())
         return seconds
+
+    async def reaches(self, peer: PeerId, timeout: float) -> bool:
+        """Whether the peer's network answers, be its Python ever so busy: in a tab that is another thread."""
+        try:
+            await self._host.call(peer, NOBODY_SPEAKS, b"", timeout=timeout)
+        except (HandshakeError, RpcError):  # it says that it does not speak this
+            return True
+        except (KwaaiNetError, TimeoutError):
+            return False
+        return True
+
+    async def announces(self, peer: PeerId) -> bool:
+        """Whether the swarm still has the peer as a server, by a look now; a look that fails says yes.
+
+        The relay takes a tab's announcements down as soon as it loses it.
+        """
+        try:
+            spans = compute_spans(await self._read())
+        except (KwaaiNetError, TimeoutError):
+            return True
+        return any(span.peer == peer for span in spans)
 
     def _choose(self, spans: Sequence[Span], blocks: BlockRange, cache_tokens: int) -> list[Hop]:
         candidates = [self._candidate(span) for span in spans]

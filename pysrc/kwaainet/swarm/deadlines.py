@@ -1,9 +1,9 @@
 """How long a client waits for a step before it doubts the server, and before it gives the server up.
 
 Follows RFC 6298 (TCP's retransmission timer): a smoothed mean and a smoothed deviation of what was observed,
-apart for single tokens and for prompts, whose time grows with their length. Doubt costs a ping, giving up
-costs a replay, so the first comes early and the second late. Rule of the file: arithmetic on what was
-observed; seconds everywhere.
+apart for single tokens and for prompts, whose time grows with their length. Doubt costs a few questions,
+giving up costs a replay, so the first comes early and the second late. Rule of the file: arithmetic on what
+was observed; seconds everywhere.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 GAIN, DEVIATION_GAIN = 1 / 8, 1 / 4  # RFC 6298's alpha and beta
 DEVIATIONS = 4.0  # RFC 6298's K: what is within mean + K deviations is usual
-SLACK = 3.0  # doubt begins at so many times the usual
-DOUBT_FLOOR, DOUBT_CAP = 1.0, 60.0
-FRESH_FLOOR = 10.0  # doubt about a server's first step: it opens a session, and may wait for room
+SLACK = 1.5  # doubt begins at so many times the usual ...
+PROMPT_SLACK = 3.0  # ... or at so many for prompts, as time is not quite proportional to length
+DOUBT_FLOOR, DOUBT_CAP = 0.3, 60.0
+FRESH_FLOOR = 3.0  # doubt about a server's first step: it opens a session, and may wait for room
 UNKNOWN_SLACK = 10.0  # where only the announced rate is known
-GIVE_UP_FACTOR = 8.0  # a server that answers pings is given up at so many times the doubt
+GIVE_UP_FACTOR = 16.0  # a server that answers pings is given up at so many times the doubt
 GIVE_UP_FLOOR = 20.0
 
 
@@ -60,7 +61,7 @@ class StepDeadlines:
         if tokens == 1 and self._single is not None:
             usual = SLACK * self._single.usual
         elif tokens > 1 and self._each is not None:
-            usual = SLACK * self._each.usual * tokens
+            usual = PROMPT_SLACK * self._each.usual * tokens
         else:
             usual = UNKNOWN_SLACK * announced
             fresh = True

@@ -13,7 +13,7 @@ from kwaainet.errors import Unreachable
 from kwaainet.inference.chain import HopSession, Step
 from kwaainet.node.client_options import ClientOptions
 from kwaainet.node.live_hop import LiveHop
-from kwaainet.node.step_watch import PING_FLOOR, StepWatch
+from kwaainet.node.step_watch import GONE_FLOOR, PING_FLOOR, REACH_FLOOR, StepWatch
 from kwaainet.node.swarm_view import PING, SwarmView
 from kwaainet.ports import Floats, Stream
 from kwaainet.swarm.deadlines import DOUBT_FLOOR, FRESH_FLOOR, GIVE_UP_FLOOR
@@ -99,6 +99,41 @@ def test_who_is_late_and_answers_no_ping_is_given_up() -> None:
             await watched.step(live)
         assert now() - started == pytest.approx(DOUBT_FLOOR + PING_FLOOR, abs=0.1)
         assert live.reason is Reason.SILENT
+
+    watching(test)
+
+
+@pytest.mark.parametrize(("announced", "floor"), [(True, REACH_FLOOR), (False, GONE_FLOOR)])
+def test_who_falls_silent_altogether_is_given_up_within_a_second(announced: bool, floor: float) -> None:
+    async def test(watched: Watched, live: LiveHop) -> None:
+        watched.network.freeze(live.hop.peer)
+        if not announced:
+            del watched.records[0][live.hop.peer]
+        started = now()
+        with pytest.raises(Unreachable, match="nor to anything else"):
+            await watched.step(live)
+        assert now() - started == pytest.approx(DOUBT_FLOOR + floor, abs=0.05)
+        assert now() - started < 1.0
+        assert live.reason is Reason.SILENT
+
+    watching(test)
+
+
+def test_who_is_no_longer_announced_but_answers_is_left_to_it() -> None:
+    """A server that drains, or that the relay lost for a moment."""
+
+    async def test(watched: Watched, live: LiveHop) -> None:
+        del watched.records[0][live.hop.peer]
+        watched.seconds = 5.0
+        await watched.step(live)
+
+    watching(test)
+
+
+def test_a_python_that_is_busy_is_given_more_time_than_a_network() -> None:
+    async def test(watched: Watched, live: LiveHop) -> None:
+        watched.seconds, watched.answers_pings = DOUBT_FLOOR + REACH_FLOOR + 0.5, False
+        await watched.step(live)
 
     watching(test)
 

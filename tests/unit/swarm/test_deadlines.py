@@ -21,7 +21,7 @@ def test_an_estimate_follows_what_is_observed() -> None:
     assert estimate.usual > 4.0
 
 
-def test_a_quick_server_is_doubted_after_a_second() -> None:
+def test_a_quick_server_is_doubted_soon() -> None:
     deadlines = StepDeadlines()
     for _ in range(10):
         deadlines.observe(1, 0.02)
@@ -33,7 +33,7 @@ def test_a_slow_server_is_given_its_time() -> None:
     deadlines = StepDeadlines()
     for _ in range(30):
         deadlines.observe(1, 2.0)
-    assert 6.0 <= deadlines.doubt(1, 0.01, fresh=False) < 7.0
+    assert 3.0 <= deadlines.doubt(1, 0.01, fresh=False) < 3.5
 
 
 def test_unsteady_times_make_patient() -> None:
@@ -63,4 +63,4 @@ def test_what_was_never_observed_is_judged_by_what_the_server_announces() -> Non
 
 def test_giving_up_comes_long_after_doubt() -> None:
     assert give_up(1.0) == GIVE_UP_FLOOR
-    assert give_up(5.0) == 40.0
+    assert give_up(5.0) == 80.0

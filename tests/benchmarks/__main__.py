@@ -48,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "openai": endpoint.measure,
     "leaving": leaving.measure,
     "gateway": gateway.measure,
+    "gateway_tabs": gateway.measure_tabs,
     "kills": kills.measure,
     "direct": direct.measure,
     "tab_chain": tab_chain.measure,

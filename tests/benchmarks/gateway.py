@@ -3,7 +3,7 @@
 One unmodified client generates again and again through the relay's gateway; in every generation the
 process that serves one of the two spans is ended by SIGKILL, and another takes its place before the
 next. The gap is the longest of the token intervals that end within ``WINDOW`` seconds after the kill.
-Most kills hit native stand-ins (``native_tab.py``), which start in a second; a few hit real tabs.
+``gateway`` kills native stand-ins (``native_tab.py``), which start in a second, ``gateway_tabs`` real tabs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 from interop.cases import Case
@@ -35,7 +35,7 @@ from interop.running import (
     tab,
 )
 
-from .report import Result, Row
+from .report import Result, kills_row
 
 SPANS = ("0:3", "3:5")
 KILLS_A_ROUND = 10
@@ -48,19 +48,26 @@ Start = Callable[[str, str], AbstractContextManager[Server]]  # (blocks, name) -
 
 
 def measure(folder: Path, rounds: int) -> Result:
+    """Native stand-ins for tabs. Needs the real peers."""
+    return _measure(folder, "native stand-ins", _stand_ins, KILLS_A_ROUND * rounds)
+
+
+def measure_tabs(folder: Path, rounds: int) -> Result:
     """Needs the real peers and the headless Chromium."""
+    return _measure(folder, "tabs, wasm", _tabs, KILLS_A_ROUND * rounds)
+
+
+def _measure(
+    folder: Path, victims: str, starter: Callable[[Path, dict[str, Any], Case], Start], kills: int
+) -> Result:
     case = _make_model(folder)
-    figures: dict[str, Any] = {}
-    rows = []
-    for name, kills in (("native stand-ins", KILLS_A_ROUND * rounds), ("tabs, wasm", rounds)):
-        place = folder / name.split()[0].strip(",")
-        place.mkdir()
-        with relay(place, "--model", case.folder, "--prefix", case.prefix, "--expose", "gateway") as origin:
-            start = _tabs(place, origin) if name.startswith("tabs") else _stand_ins(place, origin, case)
-            outcome = _Kills(place, origin, case, start).run(kills)
-        figures[name] = outcome
-        rows.append(_row(name, outcome))
-    return Result(rows, figures)
+    with relay(folder, "--model", case.folder, "--prefix", case.prefix, "--expose", "gateway") as origin:
+        outcome = _Kills(folder, origin, case, starter(folder, origin, case)).run(kills)
+    row = kills_row(
+        "stock client, gateway", f"{kills} kills ({victims})", outcome["gaps"], outcome["usual"],
+        outcome["wrong"], outcome["generations"], len(outcome["errors"]),
+    )  # fmt: skip
+    return Result([row], outcome)
 
 
 def _make_model(folder: Path) -> Case:
@@ -75,7 +82,7 @@ def _stand_ins(folder: Path, origin: dict[str, Any], case: Case) -> Start:
     return lambda blocks, name: native_tab(folder, origin, case, blocks, name)
 
 
-def _tabs(folder: Path, origin: dict[str, Any]) -> Start:
+def _tabs(folder: Path, origin: dict[str, Any], case: Case) -> Start:
     flags = ("--backend", "wasm", "--blocks")
     return lambda blocks, name: tab(folder, origin["http"], *flags, blocks, name=name)
 
@@ -153,15 +160,3 @@ def _children(process_id: int) -> list[int]:
     """A tab's browser leads a process group of its own."""
     path = Path(f"/proc/{process_id}/task/{process_id}/children")
     return [int(child) for child in path.read_text().split()]
-
-
-def _row(name: str, outcome: dict[str, Any]) -> Row:
-    gaps = outcome["gaps"]
-    p95 = quantiles(gaps, n=20, method="inclusive")[-1] if len(gaps) > 1 else gaps[0]
-    wrong = f"{outcome['wrong']} of {outcome['generations']} generations wrong"
-    return Row(
-        f"stock client, gateway, {len(gaps)} kills ({name}): gap p50 / p95 / longest",
-        f"{median(gaps):.2f} / {p95:.2f} / {max(gaps):.2f} s, {wrong}",
-        f"{outcome['usual']:.3f} s between tokens without a kill",
-        goal="p95 < 1 s, 0 wrong",
-    )

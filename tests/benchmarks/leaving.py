@@ -8,11 +8,11 @@ relay's circuit. Rule of the file: a caller that hears nothing within ``PATIENCE
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from statistics import median
 
 from browser.peers import PREFIX, Peer, Session, hidden_states, joined, write_small_model
 from browser.tabs import Tab
@@ -21,7 +21,7 @@ from interop.running import Failed, relay
 from kwaainet.errors import KwaaiNetError, RpcError
 from kwaainet.native.chromium import Browser
 
-from .report import Result, Row
+from .report import Result, Row, spread
 
 STREAMS = 4  # busy at once on the tab that leaves
 LEAVES_A_ROUND = 6
@@ -87,13 +87,17 @@ async def _leaves(url: str, initial_peer: str, count: int) -> dict[str, list[flo
             await tab.page.on_event("kwaainet", tab.hear)
             await tab.page.run_first(NOTE_LEAVING)
             await tab.page.goto(f"{url}?backend=wasm")
-            waits = await _leave(tab, peer, WAYS[way], moments)
-            print(f"{way}: {max(waits):.3f} s", file=sys.stderr, flush=True)
+            waits, words = await _leave(tab, peer, WAYS[way], moments)
+            told = f"{way}: {max(waits):.3f} s {', '.join(words)} (load {os.getloadavg()[0]:.0f})"
+            print(told, file=sys.stderr, flush=True)
             waited[way] += waits
     return waited
 
 
-async def _leave(tab: Tab, peer: Peer, leave: Leave, moments: asyncio.Queue[float]) -> list[float]:
+async def _leave(
+    tab: Tab, peer: Peer, leave: Leave, moments: asyncio.Queue[float]
+) -> tuple[list[float], set[str]]:
+    """Seconds that each caller waited, and what those heard who were not told."""
     server = (await tab.contribute())["peer_id"]
     callers = [Caller(await peer.session(server)) for _ in range(STREAMS)]
     await asyncio.gather(*(caller.busy() for caller in callers))
@@ -104,13 +108,15 @@ async def _leave(tab: Tab, peer: Peer, leave: Leave, moments: asyncio.Queue[floa
             pass  # a page that was reloaded before went for good
     told = await asyncio.gather(*(caller.told() for caller in callers))
     await tab.page.close()
-    return [min(when - moment, PATIENCE) for when in told]
+    words = {caller.words for caller in callers if caller.words}
+    return [min(when - moment, PATIENCE) for when in told], words
 
 
 class Caller:
     """A session that steps without a pause until it is told."""
 
     def __init__(self, session: Session) -> None:
+        self.words = ""  # heard instead of the error frame
         self._session = session
         self._steps = asyncio.Event()
         self._told = asyncio.create_task(self._step_on())
@@ -128,6 +134,7 @@ class Caller:
         try:
             return await asyncio.wait_for(self._told, PATIENCE)
         except TimeoutError:
+            self.words = "nothing"
             return float("inf")
 
     async def _step_on(self) -> float:
@@ -136,9 +143,10 @@ class Caller:
             while True:
                 await self._session.step(hidden, start_from_position=0)
                 self._steps.set()
-        except RpcError as error:
-            return time.time() if WORDS in str(error) else float("inf")
-        except KwaaiNetError:
+        except KwaaiNetError as error:
+            if isinstance(error, RpcError) and WORDS in str(error):
+                return time.time()
+            self.words = f"{type(error).__name__}: {error}"
             return float("inf")
 
 
@@ -156,6 +164,5 @@ def _rows(figures: dict[str, list[float]]) -> list[Row]:
 
 
 def _spread(waits: list[float]) -> str:
-    ordered = [1000 * seconds for seconds in sorted(waits)]
-    late = ordered[int(0.95 * (len(ordered) - 1))]
-    return f"{median(ordered):.0f} ms (95 %: {late:.0f}, most {ordered[-1]:.0f})"
+    middle, late, most = (1000 * seconds for seconds in spread(waits))
+    return f"{middle:.0f} ms (95 %: {late:.0f}, most {most:.0f})"

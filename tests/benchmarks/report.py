@@ -11,6 +11,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 HEADINGS = ("measured", "KwaaiNet", "compared with", "ratio", "goal")
@@ -44,6 +45,29 @@ def markdown(rows: Iterable[Row]) -> str:
     """The table, ready for README."""
     lines = [HEADINGS, tuple("---" for _ in HEADINGS), *(row.cells() for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, 95th percentile and largest; quantiles between two values are interpolated."""
+    ordered = sorted(values)
+    if len(ordered) < 2:
+        return (ordered[0],) * 3
+    cuts = quantiles(ordered, n=20, method="inclusive")
+    return cuts[9], cuts[18], ordered[-1]
+
+
+def kills_row(
+    who: str, kills: str, gaps: Sequence[float], usual: float, wrong: int, generations: int, lost: int
+) -> Row:
+    """One row for generations in which servers were killed; ``lost`` of them ended in an error."""
+    middle, late, longest = spread(gaps)
+    outcome = f"{wrong} of {generations} generations wrong, {lost} lost"
+    return Row(
+        f"{who}, {kills}: gap p50 / p95 / longest",
+        f"{middle:.2f} / {late:.2f} / {longest:.2f} s, {outcome}",
+        f"{usual:.3f} s between tokens without a kill",
+        goal="p95 < 1 s, 0 wrong",
+    )
 
 
 def save(folder: Path, name: str, result: Result) -> Path:

@@ -100,6 +100,10 @@ class Engine(Protocol):
     def half(self) -> bool:
         """Whether it computes spans of half precision (``SpanShape.half``)."""
 
+    @property
+    def graphs(self) -> str:
+        """What ``build`` takes: ``onnx`` (``inference.graph``) or ``program`` (``inference.program``)."""
+
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
         """Hand over one of the span's tensors (``writer.SpanWriter``); the engine keeps its own copy."""
 

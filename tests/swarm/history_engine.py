@@ -51,6 +51,7 @@ class HistoryEngine:
     """
 
     backend = "cpu"
+    graphs = "onnx"
 
     def __init__(self, seconds_per_run: float) -> None:
         self.seconds_per_run = seconds_per_run

@@ -1,4 +1,4 @@
-// The Engine port's half in the node worker: one span graph on onnxruntime-web, its KV caches, and the queue of runs.
+// The Engine port's half in the node worker: one span's graph or program, its KV caches, and the queue of runs.
 // Rule of the file: whose rows lie where, lengths, limits, and which rows one run is for are decided in
 // browser/engine.py; here every call does what it is told, one at a time, and errors carry the names of kwaainet.errors.
 
@@ -45,7 +45,7 @@ export interface Span<Slab> {
   release: () => Promise<void>
 }
 
-/** What builds spans: onnxruntime-web loaded with one execution provider. */
+/** What builds spans: our own kernels, or onnxruntime-web on a graphics device. */
 export interface Runtime<Slab> {
   /** Whether spans of half precision can be built. */
   readonly half: boolean
@@ -92,6 +92,8 @@ export class EngineError extends Error {
 export interface JsEngine {
   readonly backend: EngineBackend
   readonly half: boolean
+  /** What `build` takes, as kwaainet.ports.Engine says. */
+  readonly graphs: 'onnx' | 'program'
   addTensor: (name: string, data: Uint8Array) => Promise<void>
   /** Only for a first look at a device: tensors added so far are the probe's, and are released. */
   verify: (graph: Uint8Array, shape: Shape, tokens: number, hidden: Float32Array) => Promise<void>
@@ -107,23 +109,21 @@ export interface JsEngine {
 
 export interface EngineOptions {
   backend: EngineBackend
-  /** The folder of onnxruntime-web's .mjs and .wasm files, with a slash at its end. */
+  /** The folder of onnxruntime-web's .mjs and .wasm files, with a slash at its end; only webgpu loads them. */
   ortUrl: string
-  /** Threads of the wasm backend; more than one only where the page is cross-origin isolated. */
-  threads?: number
 }
 
-/** Load onnxruntime-web for a backend. Raises EngineError when this browser cannot run it. */
-export async function createEngine ({ backend, ortUrl, threads = 1 }: EngineOptions): Promise<JsEngine> {
+/** Load what a backend needs. Raises EngineError when this browser cannot run it. */
+export async function createEngine ({ backend, ortUrl }: EngineOptions): Promise<JsEngine> {
   try {
     if (backend === 'webgpu') {
       const { GpuRuntime } = await import('./engine_webgpu.ts')
       return new Engine(backend, await GpuRuntime.load(ortUrl))
     }
-    const { WasmRuntime } = await import('./engine_wasm.ts')
-    return new Engine(backend, await WasmRuntime.load(ortUrl, threads))
+    const { SimdRuntime } = await import('./engine_simd.ts')
+    return new Engine(backend, new SimdRuntime())
   } catch (error) {
-    throw named(error, `onnxruntime-web cannot start on ${backend}`)
+    throw named(error, `the engine cannot start on ${backend}`)
   }
 }
 
@@ -133,6 +133,7 @@ function named (error: unknown, what: string): EngineError {
 
 class Engine<Slab> implements JsEngine {
   readonly backend: EngineBackend
+  readonly graphs: 'onnx' | 'program'
   readonly #runtime: Runtime<Slab>
   readonly #slabs = new Map<number, Slab>()
   #tensors: Tensors = new Map()
@@ -142,6 +143,7 @@ class Engine<Slab> implements JsEngine {
 
   constructor (backend: EngineBackend, runtime: Runtime<Slab>) {
     this.backend = backend
+    this.graphs = backend === 'wasm' ? 'program' : 'onnx'
     this.#runtime = runtime
   }
 
@@ -162,7 +164,7 @@ class Engine<Slab> implements JsEngine {
 
   async build (graph: Uint8Array, shape: Shape): Promise<void> {
     const tensors = this.#takeTensors()
-    await this.#queue('onnxruntime cannot build the span', async () => {
+    await this.#queue('the span cannot be built', async () => {
       this.#span = await this.#runtime.build(graph, tensors, shape)
     })
   }
@@ -176,7 +178,7 @@ class Engine<Slab> implements JsEngine {
   }
 
   async run (slab: number, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
-    return await this.#queue('onnxruntime cannot run the span', async () => {
+    return await this.#queue('the span cannot be run', async () => {
       return await this.#built().run(this.#slab(slab), place, tokens, hidden)
     })
   }

@@ -7,7 +7,7 @@
 
 import { EngineError, type Move, type Place, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
 import { Heap, type Kernels } from './kernel.ts'
-import { type Program, readProgram, type Step } from './program.ts'
+import { type Expert, type Experts, type Program, readProgram, type Step, type Weight } from './program.ts'
 
 const BYTES = Float32Array.BYTES_PER_ELEMENT
 // The rest of the 4 GiB is for caches and activations.
@@ -180,7 +180,7 @@ export class SimdSpan implements Span<SimdSlab> {
   #step (step: Step, run: Run): void {
     const at = (name: string): number => run.buffers.get(name) as number
     const wide = (name: string): number => this.#program.buffers.get(name) as number
-    const of = ({ name }: { name: string }): number => this.#addresses.get(name) as number
+    const of = ({ name }: Weight): number => this.#addresses.get(name) as number
     const { count } = run
     switch (step.op) {
       case 'rms_norm': {
@@ -189,9 +189,7 @@ export class SimdSpan implements Span<SimdSlab> {
         break
       }
       case 'matmul': {
-        const { type, rows, columns } = step.weight
-        if (!step.add) this.#kernels.zero(at(step.y), count * rows)
-        this.#kernels.matmul(type, of(step.weight), rows, columns, at(step.x), count, at(step.y), run.scratch, 0, rows)
+        this.#matmul(step.weight, at(step.x), count, at(step.y), step.add, run)
         break
       }
       case 'bias':
@@ -215,8 +213,50 @@ export class SimdSpan implements Span<SimdSlab> {
         break
       case 'add':
         this.#kernels.add(at(step.x), at(step.y), count * wide(step.x))
+        break
+      case 'experts':
+        this.#experts(step, at, run)
     }
   }
+
+  #matmul (weight: Weight, x: number, count: number, y: number, add: boolean, { scratch }: Run): void {
+    const { name, type, rows, columns } = weight
+    if (!add) this.#kernels.zero(y, count * rows)
+    this.#kernels.matmul(type, this.#addresses.get(name) as number, rows, columns, x, count, y, scratch, 0, rows)
+  }
+
+  /** Each expert computes the tokens that ask it, together. */
+  #experts (step: Experts, at: (name: string) => number, run: Run): void {
+    const { hiddenSize } = this.#shape
+    const size = hiddenSize * BYTES
+    const asked = route(this.#heap.floats(at(step.logits), run.count * step.experts.length), step)
+    asked.forEach((tokens, index) => {
+      if (tokens.length === 0) return
+      const { gate, up, down } = step.experts[index] as Expert
+      tokens.forEach(({ token }, place) => { this.#heap.move(at(step.x) + token * size, at(step.own) + place * size, size) })
+      this.#matmul(gate, at(step.own), tokens.length, at(step.gate), false, run)
+      this.#matmul(up, at(step.own), tokens.length, at(step.up), false, run)
+      this.#kernels.gated(at(step.gate), at(step.up), tokens.length * gate.rows, step.activation)
+      this.#matmul(down, at(step.gate), tokens.length, at(step.said), false, run)
+      tokens.forEach(({ token, weight }, place) => {
+        this.#heap.floats(run.scratch, 1)[0] = weight
+        this.#kernels.add_weighted(at(step.y) + token * size, at(step.said) + place * size, run.scratch, 1, hiddenSize)
+      })
+    })
+  }
+}
+
+/** For each expert the tokens that ask it, and what its answer counts: the softmax over the best few logits. */
+function route (logits: Float32Array, { experts, top }: Experts): Array<Array<{ token: number, weight: number }>> {
+  const asked = experts.map((): Array<{ token: number, weight: number }> => [])
+  for (let token = 0; token * experts.length < logits.length; token++) {
+    const own = [...logits.subarray(token * experts.length, (token + 1) * experts.length)]
+    const best = [...own.keys()].sort((a, b) => (own[b] as number) - (own[a] as number)).slice(0, top)
+    const shares = best.map(expert => Math.exp((own[expert] as number) - (own[best[0] as number] as number)))
+    const total = shares.reduce((sum, share) => sum + share, 0)
+    best.forEach((expert, place) => asked[expert]?.push({ token, weight: (shares[place] as number) / total }))
+  }
+  return asked
 }
 
 function aligned (size: number): number {

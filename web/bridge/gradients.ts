@@ -6,7 +6,7 @@
 
 import { EngineError } from './engine.ts'
 import { describe } from './faults.ts'
-import { createSession, FLOAT, type Heap, loadModule, Use } from './engine_wasm.ts'
+import { createSession, FLOAT, type Heap, loadModule, Use } from './ort_wasm.ts'
 
 /** A float32 array: its name among the graph's inputs, its values row by row, its dimensions. */
 export type Input = [name: string, data: Float32Array, dims: number[]]
@@ -46,8 +46,8 @@ class Gradients implements JsGradients {
 
   async build (forward: Uint8Array, backward: Uint8Array): Promise<void> {
     await guard('onnxruntime cannot build the gradients', async () => {
-      this.#sessions.set('y', await createSession(this.#heap, forward, new Map()))
-      this.#sessions.set('dx', await createSession(this.#heap, backward, new Map()))
+      this.#sessions.set('y', await createSession(this.#heap, forward))
+      this.#sessions.set('dx', await createSession(this.#heap, backward))
     })
   }
 

@@ -33,6 +33,15 @@ export type Step =
   | { op: 'attention', q: string, k: string, v: string, y: string, scale: number, window: number, softcap: number }
   | { op: 'gated', gate: string, up: string, activation: number }
   | { op: 'add', x: string, y: string }
+  | Experts
+
+/** `logits` say whom each token of `x` asks; `own` and `said` are for the tokens of one expert and what it says. */
+export interface Experts {
+  op: 'experts', x: string, y: string, logits: string, own: string, said: string, gate: string, up: string
+  top: number, experts: Expert[], activation: number
+}
+
+export interface Expert { gate: Weight, up: Weight, down: Weight }
 
 /**
  * Buffers are told by name: how many floats each has for one token. `x` is what goes through the blocks. Rotary tables
@@ -121,6 +130,7 @@ class Reader {
       case 'attention': return this.#attention(step)
       case 'gated': return this.#gated(step)
       case 'add': return { op: 'add', ...this.#wide({ x: step.x, y: step.y }, this.#width(step.x)) }
+      case 'experts': return this.#experts(step)
       default: throw wrong(`the step ${String(step.op)} is unknown`)
     }
   }
@@ -163,9 +173,32 @@ class Reader {
   }
 
   #gated (step: Fields): Step {
+    return { op: 'gated', ...this.#wide({ gate: step.gate, up: step.up }, this.#width(step.gate)), activation: this.#activation(step) }
+  }
+
+  #experts (step: Fields): Step {
+    const experts = list(step.experts, 'experts').map(names => {
+      const [gate, up, down] = list(names, 'an expert').map(name => this.#weight(name))
+      if (gate === undefined || up === undefined || down === undefined) throw wrong('an expert has three weights')
+      return { gate, up, down }
+    })
+    const wide = this.#wide({ x: step.x, y: step.y, own: step.own, said: step.said }, this.#width(step.x))
+    const inner = this.#wide({ gate: step.gate, up: step.up }, this.#width(step.gate))
+    for (const { gate, up, down } of experts) {
+      const [outer, inside] = [this.#width(wide.x), this.#width(inner.gate)]
+      const fits = gate.columns === outer && up.columns === outer && gate.rows === inside && up.rows === inside
+      if (!fits || down.columns !== inside || down.rows !== outer) throw wrong(`the expert ${gate.name} does not fit`)
+    }
+    if (new Set(Object.values({ ...wide, ...inner })).size < 6) throw wrong('experts need six buffers')
+    const { logits } = this.#wide({ logits: step.logits }, experts.length)
+    const top = whole(step.top, 'top', experts.length)
+    return { op: 'experts', ...wide, ...inner, logits, top, experts, activation: this.#activation(step) }
+  }
+
+  #activation (step: Fields): number {
     const activation = ACTIVATIONS.indexOf(String(step.activation))
     if (activation < 0) throw wrong(`the activation ${String(step.activation)} is unknown`)
-    return { op: 'gated', ...this.#wide({ gate: step.gate, up: step.up }, this.#width(step.gate)), activation }
+    return activation
   }
 
   #width (name: unknown): number {

@@ -44,10 +44,10 @@ class Bridge extends PythonBridge {
   }
 }
 
-/** The engine's code comes with onnxruntime-web, so only when it is wanted. */
+/** The engine's code is not small, so only when it is wanted. */
 async function loadEngine (config: NodeConfig): Promise<JsEngine> {
   const { createEngine } = await import('../bridge/engine.ts')
-  return await createEngine({ backend: config.backend, ortUrl: ortUrl(config), threads: config.threads })
+  return await createEngine({ backend: config.backend, ortUrl: ortUrl(config) })
 }
 
 function ortUrl ({ origin }: NodeConfig): string {
@@ -55,7 +55,7 @@ function ortUrl ({ origin }: NodeConfig): string {
 }
 
 async function start ({ config, network }: StartNode): Promise<void> {
-  report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, weights: '', message: '' })
+  report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, message: '' })
   const [python, manifest, engine] = await Promise.all([
     bootPython(config.origin, [], report), fetchText(config.model.manifest, "the model's manifest"), loadEngine(config)
   ])

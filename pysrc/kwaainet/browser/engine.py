@@ -1,11 +1,11 @@
-"""The Engine port in a tab: onnxruntime-web behind ``web/bridge/engine.ts``, on wasm or webgpu.
+"""The Engine port in a tab, behind ``web/bridge/engine.ts``: our kernels on wasm, onnxruntime-web on webgpu.
 
 Rule of the file: the books of the caches, and whose rows of which slab they are, are kept here, their
 tensors there; what crosses is plain data and flat typed arrays, each copied once and owned by its
 receiver. (A view of the Python heap would be free, but is cut off whenever that heap grows; a step's
 hidden states are a few KiB.)
 
-Where the KV caches live, and why, is told at the top of ``engine_wasm.ts`` and ``engine_webgpu.ts``:
+Where the KV caches live, and why, is told at the top of ``engine_simd.ts`` and ``engine_webgpu.ts``:
 neither copies them per step.
 """
 
@@ -36,10 +36,10 @@ from ..types import BlockRange, SpanShape
 
 # Enough new positions at once that every kernel for long prefills is used.
 PROBE_TOKENS = 40
-# Rows without a step that a run of steps goes over rather than being two runs. With SmolLM2-135M on wasm a
-# row alone takes 53 ms, of which 10 are its own. A graphics device hardly notices rows, but would have to
-# copy those of a run for part of a slab.
-_BRIDGES = {"wasm": 4, "webgpu": None}
+# Rows without a step that a run of steps goes over rather than being two runs. On wasm a row takes about half
+# as long as a run of it alone. A graphics device hardly notices rows, but would have to copy those of a run
+# for part of a slab.
+_BRIDGES = {"wasm": 1, "webgpu": None}
 # One of each form: a device that has a kernel wrong is found out.
 _PROBE_FORMS = {"0.qkv": Form.Q4, "0.o": Form.Q8, "0.gate_up": Form.Q4_WITH_ZEROS}
 _ERRORS = ("EngineError", "CapacityError", "DeviceLost")
@@ -65,6 +65,11 @@ class BrowserEngine:
     def half(self) -> bool:
         """Whether the device has ``shader-f16``."""
         return bool(self._engine.half)
+
+    @property
+    def graphs(self) -> str:
+        """See ``ports.Engine``."""
+        return str(self._engine.graphs)
 
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
         """See ``ports.Engine``. The copy is made here and now, in the JavaScript heap."""

@@ -268,10 +268,7 @@ class Model(TypedDict):
 
 
 class NodeConfig(TypedDict):
-    """What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all.
-
-    ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen.
-    """
+    """What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all."""
 
     origin: str
     relays: list[str]
@@ -280,8 +277,6 @@ class NodeConfig(TypedDict):
     backend: Backend
     threads: int
     public_name: str
-    weights: str
-    memory: int
 
 
 class StartNode(TypedDict):
@@ -316,7 +311,6 @@ class StateChange(TypedDict):
     state: State
     blocks: list[int]
     backend: str
-    weights: str
     message: str
 
 

@@ -7,7 +7,8 @@ other numbers than the file's.
 * ``float32``: every number as the file means it: the fastest where onnxruntime uses a processor;
 * ``q4``: blocks of 4 bits, and those of 8 beside them, as they are in the file, all else float32;
 * ``q8``: blocks of 8 bits as they are; whatever else can be is rounded to 8 bits;
-* ``float16``: weights, caches and arithmetic of half precision, on devices that have it.
+* ``float16``: weights, caches and arithmetic of half precision, on devices that have it;
+* ``stored``: all as in the file, which is what our own kernels compute with, and the only way they do.
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ from ..types import BlockRange
 from .graph import OnnxWriter
 from .matrices import Form
 from .nbits import BLOCK
+from .program import ProgramWriter, kept_as_stored
 from .writer import SpanWriter
 
-AUTO, FLOAT32, FLOAT16, Q4, Q8 = "auto", "float32", "float16", "q4", "q8"
-WEIGHT_FORMATS = (FLOAT32, FLOAT16, Q4, Q8)
+AUTO, FLOAT32, FLOAT16, Q4, Q8, STORED = "auto", "float32", "float16", "q4", "q8", "stored"
+WEIGHT_FORMATS = (FLOAT32, FLOAT16, Q4, Q8, STORED)
+FLOAT = 4  # bytes
 Entries = Mapping[str, TensorEntry]
 
 # What a backend computes well, best first. On processors onnxruntime reads blocks of 4 bits only
-# somewhat faster than float32, those of 8 at a twentieth, and in WebAssembly either at a twentieth.
-_PREFERRED = {"cpu": (FLOAT32, Q4), "wasm": (FLOAT32,), "webgpu": (Q4, Q8, FLOAT32, FLOAT16)}
+# somewhat faster than float32, those of 8 at a twentieth.
+_PREFERRED = {"cpu": (FLOAT32, Q4), "wasm": (STORED,), "webgpu": (Q4, Q8, FLOAT32, FLOAT16)}
 # Petals' names for how weights are stored (``QuantType``); its clients only show them.
 _QUANT_TYPES = {Q4: "nf4", Q8: "int8"}
 
@@ -89,7 +92,8 @@ def choose(
     if check_format(wanted) != AUTO:
         found = _offer(wanted, config, blocks, entries, engine)
         if found is None:
-            raise ConfigError(f"{wanted} weights cannot be had here: {_LACKING[wanted]}")
+            lacking = _ONLY_STORED if engine.graphs == "program" else _LACKING[wanted]
+            raise ConfigError(f"{wanted} weights cannot be had here: {lacking}")
         return replace(found, why="as asked for")
     offers = [
         offer
@@ -109,7 +113,9 @@ def choose(
     return replace(smallest, why=f"{too_much}, and nothing takes less")
 
 
+_ONLY_STORED = "the wasm backend computes with weights as the file has them"
 _LACKING = {
+    STORED: "only the wasm backend computes with weights as the file has them",
     FLOAT16: "the device computes no half precision",
     Q4: "the file has no blocks of 4 bits that can be kept as they are",
     Q8: "the model's sizes are no multiples of 32",
@@ -120,6 +126,10 @@ def _offer(
     name: str, config: ModelConfig, blocks: BlockRange, entries: Entries, engine: Engine
 ) -> WeightFormat | None:
     """The format for these blocks; ``None`` if the engine or the file lacks it."""
+    if (name == STORED) != (engine.graphs == "program"):
+        return None
+    if name == STORED:
+        return WeightFormat(name, _stored_size(config, entries), True, ProgramWriter(config, blocks))
     forms = forms_of(name, config, blocks, entries)
     if (name == FLOAT16 and not engine.half) or (name == Q8 and not forms):
         return None
@@ -129,6 +139,15 @@ def _offer(
     size = sum(prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in writer.tensor_shapes())
     exact = name in (FLOAT32, Q4) or (name == Q8 and forms == forms_of(Q4, config, blocks, entries))
     return WeightFormat(name, size, exact, writer)
+
+
+def _stored_size(config: ModelConfig, entries: Entries) -> int:
+    """What our kernels keep: the file's bytes, but of what they cannot read, and the rotary tables."""
+    sizes = (
+        entry.length if kept_as_stored(entry.dtype, entry.shape) else FLOAT * prod(entry.shape)
+        for entry in entries.values()
+    )
+    return sum(sizes) + FLOAT * config.max_position_embeddings * config.rotary_dim
 
 
 def forms_of(name: str, config: ModelConfig, blocks: BlockRange, entries: Entries) -> dict[str, Form]:

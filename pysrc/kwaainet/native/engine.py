@@ -53,6 +53,7 @@ class NativeEngine:
 
     backend = "cpu"
     half = True
+    graphs = "onnx"
 
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads

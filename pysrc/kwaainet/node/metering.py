@@ -69,6 +69,11 @@ class MeteredEngine:
         """See ``ports.Engine``."""
         return self._engine.half
 
+    @property
+    def graphs(self) -> str:
+        """See ``ports.Engine``."""
+        return self._engine.graphs
+
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
         """See ``ports.Engine``."""
         await self._engine.add_tensor(name, array)

@@ -42,6 +42,7 @@ class NumpyEngine:
 
     backend = "cpu"
     half = False
+    graphs = "onnx"
 
     def __init__(self) -> None:
         self._tensors: Values = {}

@@ -19,6 +19,9 @@ from ..formats.weights import Weight, weights_of
 from ..inference.cache import MAX_TOKENS
 from ..inference.graph import OnnxWriter
 from ..inference.matrices import Form
+from ..inference.program import ProgramWriter
+from ..inference.writer import SpanWriter
+from ..inference.writers import writer_for
 from ..ports import Engine, Floats
 from ..types import BlockRange
 from . import engine_steps
@@ -222,7 +225,7 @@ async def a_closed_engine_can_be_filled_again(engine: Engine, reference: Engine)
 
 async def missing_tensors_are_refused(engine: Engine, reference: Engine) -> None:
     await engine.close()
-    writer = OnnxWriter(CONFIG, BlockRange(0, 2))
+    writer = writer_for(engine.graphs, CONFIG, BlockRange(0, 2))
     for name, table in writer.constants():
         await engine.add_tensor(name, table)
     await refused(EngineError, engine.build(writer.graph(), writer.shape))
@@ -231,9 +234,9 @@ async def missing_tensors_are_refused(engine: Engine, reference: Engine) -> None
 async def missing_norms_are_refused(engine: Engine, reference: Engine) -> None:
     """These are inputs of the graph and no initializers: nobody but the engine misses them."""
     await engine.close()
-    writer = OnnxWriter(CONFIG, BlockRange(0, 1))
+    writer = writer_for(engine.graphs, CONFIG, BlockRange(0, 1))
     for name, tensor in [*writer.constants(), *writer.pack_block(0, weights_of(random_weights(CONFIG, 0)))]:
-        if name != "0.post_norm":
+        if name not in ("0.post_norm", "0.post_attention_layernorm.weight"):
             await engine.add_tensor(name, tensor)
     await refused(EngineError, engine.build(writer.graph(), writer.shape))
 
@@ -242,7 +245,7 @@ async def broken_weights_are_refused(engine: Engine, reference: Engine) -> None:
     await engine.close()
     weights = random_weights(CONFIG, 0)
     weights["mlp.down_proj.weight"][3, 3] = np.nan
-    writer = OnnxWriter(CONFIG, BlockRange(0, 1))
+    writer = writer_for(engine.graphs, CONFIG, BlockRange(0, 1))
     for name, tensor in [*writer.constants(), *writer.pack_block(0, weights_of(weights))]:
         await engine.add_tensor(name, tensor)
     await refused(EngineError, engine.build(writer.graph(), writer.shape))
@@ -261,10 +264,10 @@ async def quantized_weights_compute_what_their_numbers_do(engine: Engine, refere
     }
     blocks, exact = BlockRange(0, 1), NumpyEngine()
     forms = {"0.qkv": Form.Q4_WITH_ZEROS, "0.o": Form.Q8, "0.gate_up": Form.Q4}
-    for built, writer in (
-        (engine, OnnxWriter(QUANTIZED, blocks, forms)),
-        (exact, OnnxWriter(QUANTIZED, blocks)),
-    ):
+    kept: SpanWriter = OnnxWriter(QUANTIZED, blocks, forms)
+    if engine.graphs == "program":
+        kept = ProgramWriter(QUANTIZED, blocks)
+    for built, writer in ((engine, kept), (exact, OnnxWriter(QUANTIZED, blocks))):
         for name, tensor in [*writer.constants(), *writer.pack_block(0, weights)]:
             await built.add_tensor(name, tensor)
         await built.build(writer.graph(), writer.shape)

@@ -14,7 +14,7 @@ import numpy as np
 from ..formats.config import ModelConfig
 from ..formats.quantize import quantize
 from ..formats.weights import Weight, weights_of
-from ..inference.graph import OnnxWriter
+from ..inference.writers import writer_for
 from ..ports import Engine, Floats
 from ..types import BlockRange
 
@@ -64,7 +64,7 @@ def stored(dtype: str, numbers: Floats) -> Weight:
 async def fill(engine: Engine, config: ModelConfig = CONFIG, only: BlockRange | None = None) -> Engine:
     """Build ``engine`` over ``config``'s blocks, or only some of them, with random weights."""
     blocks = only or BlockRange(0, config.num_hidden_layers)
-    writer = OnnxWriter(config, blocks)
+    writer = writer_for(engine.graphs, config, blocks)
     for name, table in writer.constants():
         await engine.add_tensor(name, table)
     for index in range(blocks.start, blocks.end):

@@ -47,7 +47,7 @@ async function run ({ suite, origin, backend, threads, ports }: Request): Promis
     readBlob: async (digest: string) => await blobs.read(digest),
     writeBlob: async (digest: string, data: Uint8Array<ArrayBuffer>) => await blobs.write(digest, data),
     fetchRange,
-    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}${ORT}`, threads }),
+    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}${ORT}` }),
     createGradients: async () => await createGradients(`${origin}${ORT}`, threads)
   }
   const python = await (booted ??= boot(origin))

@@ -51,6 +51,7 @@ class JsEngine:
 
     def __init__(self, backend: str = "wasm") -> None:
         self.backend = backend
+        self.graphs = "onnx"
         self.tensors: dict[str, bytes] = {}
         self.verified: list[dict[str, Any]] = []
         self.slabs: dict[int, dict[str, np.ndarray]] = {}

@@ -25,6 +25,10 @@ class Able:
     backend: str
     half: bool = False
 
+    @property
+    def graphs(self) -> str:
+        return "program" if self.backend == "wasm" else "onnx"
+
 
 def entries(dtype: str, **others: str) -> dict[str, TensorEntry]:
     """The span's tensors of one type, but for the norms and ``others`` (``q_proj="F16"``)."""
@@ -47,7 +51,7 @@ def chosen(engine: Able, files: dict[str, TensorEntry], *options: Any) -> Weight
     [
         ("cpu", "Q4_0", "float32"),
         ("cpu", "Q8_0", "float32"),
-        ("wasm", "Q4_0", "float32"),
+        ("wasm", "Q4_0", "stored"),
         ("webgpu", "Q4_0", "q4"),
         ("webgpu", "Q4_1", "q4"),
         ("webgpu", "Q8_0", "q8"),
@@ -76,7 +80,7 @@ def test_within_a_budget(engine: Able, dtype: str, name: str, exact: bool) -> No
 
 
 def test_what_is_asked_for_is_done_and_said() -> None:
-    found = chosen(Able("wasm"), entries("Q4_0"), "q8")
+    found = chosen(Able("webgpu"), entries("Q4_0"), "q8")
     assert (found.name, found.exact, found.why) == ("q8", False, "as asked for")
     assert "q8 (" in str(found)
     assert "rounded" in str(found)
@@ -92,12 +96,24 @@ def test_what_is_asked_for_is_done_and_said() -> None:
         ("q4", "Q8_0", "no blocks of 4 bits"),
         ("q4", "F16", "no blocks of 4 bits"),
         ("float16", "F16", "computes no half precision"),
-        ("int3", "F16", "there are auto, float32, float16, q4, q8"),
+        ("stored", "F16", "only the wasm backend"),
+        ("int3", "F16", "there are auto, float32, float16, q4, q8, stored"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_reason(wanted: str, dtype: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         chosen(Able("cpu"), entries(dtype), wanted)
+
+
+def test_our_kernels_take_what_the_file_has_and_nothing_else() -> None:
+    files = entries("Q4_0", o_proj="Q2_K", down_proj="F16")
+    found = chosen(Able("wasm"), files, "auto", 1)
+    tables = 4 * CONFIG.max_position_embeddings * CONFIG.head_dim
+    widened = sum(4 * 192 * 192 - entry.length for entry in files.values() if entry.dtype == "Q2_K")
+    assert found.size == sum(entry.length for entry in files.values()) + tables + widened
+    assert found.exact
+    with pytest.raises(ConfigError, match="as the file has them"):
+        chosen(Able("wasm"), entries("Q4_0"), "float32")
 
 
 def test_each_matrix_has_its_own_form() -> None:

@@ -58,6 +58,20 @@ def stored(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> tupl
     return raw.reshape(shape[0], -1), numbers
 
 
+def write_plain(folder: Path, plain: dict[str, np.ndarray]) -> Path:
+    """Hugging Face's directory of these weights."""
+    folder.mkdir()
+    safetensors.numpy.save_file(plain, folder / "model.safetensors", {"format": "pt"})
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
+        "intermediate_size": INNER, "num_hidden_layers": BLOCKS, "num_attention_heads": HEADS,
+        "num_key_value_heads": KEY_HEADS, "vocab_size": VOCABULARY, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 64, "tie_word_embeddings": False, "torch_dtype": "float32",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     """The model as GGUF, opened, and as Hugging Face's directory of float32."""
@@ -95,21 +109,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
         norm(f"blk.{i}.ffn_norm.weight", f"model.layers.{i}.post_attention_layernorm.weight")
     norm("output_norm.weight", "model.norm.weight")
     add("output.weight", "lm_head.weight", (VOCABULARY, HIDDEN))
-    assert turn > len(TYPES)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    (folder / "plain").mkdir()
-    safetensors.numpy.save_file(plain, folder / "plain" / "model.safetensors", {"format": "pt"})
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
-        "intermediate_size": INNER, "num_hidden_layers": BLOCKS, "num_attention_heads": HEADS,
-        "num_key_value_heads": KEY_HEADS, "vocab_size": VOCABULARY, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 64, "tie_word_embeddings": False, "torch_dtype": "float32",
-    }  # fmt: skip
-    (folder / "plain" / "config.json").write_text(json.dumps(config))
-    return open_model(folder / "types.gguf"), folder / "plain"
+    return open_model(folder / "types.gguf"), write_plain(folder / "plain", plain)
 
 
 async def logits(model: Model) -> Floats:

@@ -23,6 +23,7 @@ AGAINST_NATIVE_REFERENCES = (
     "formats/test_quants.py",
     "formats/test_safetensors.py",
     "inference/test_pretokenizer.py",
+    "inference/test_sentencepiece.py",
     "inference/test_tokenizer.py",
     "inference/test_vocabulary.py",
 )

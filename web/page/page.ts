@@ -29,6 +29,7 @@ const node = createNode({
   origin: location.origin,
   blocks: query.get('blocks') ?? '',
   publicName: query.get('name') ?? '',
+  ...(query.has('weights') ? { weights: query.get('weights') as string } : {}),
   ...(query.has('threads') ? { threads: Number(query.get('threads')) } : {}),
   ...(backend === undefined ? {} : { backend }),
   ...(webrtc === 'off' || webrtc === 'forwarded' ? { webrtc } : {}),
@@ -52,6 +53,7 @@ function showState (event: NodeEvent): void {
   stop.disabled = idle
   element('state').textContent = WORDS[event.event] ?? event.event
   element('backend').textContent = idle ? '–' : event.backend ?? '–'
+  element('weights').textContent = idle ? '–' : event.weights ?? '–'
   element('blocks').textContent = idle || event.blocks?.length !== 2 ? '–' : `${event.blocks[0]}:${event.blocks[1]}`
   element('peer').textContent = event.peer_id ?? '–'
   if (idle) element('relay').textContent = '–'

@@ -19,6 +19,8 @@ export interface NodeEvent {
   peer_id?: string
   blocks?: number[]
   backend?: string
+  /** How weights are kept in memory, and why so. */
+  weights?: string
   message?: string
   /** Of `progress`: bytes or steps of a stage; total 0 = unknown. */
   stage?: string
@@ -42,6 +44,10 @@ export interface NodeOptions {
   blocks?: string
   /** Absent: webgpu where there is a real adapter, else wasm. */
   backend?: Backend
+  /** How weights are kept in memory: auto (absent: the best that is exact and fits), or a format such as float32 or q4. */
+  weights?: string
+  /** Bytes that weights may take where their format can be chosen; absent: half of what the browser says there is. */
+  memory?: number
   threads?: number
   publicName?: string
   /** STUN and TURN servers as RTCPeerConnection takes them; absent: those the origin names. */
@@ -91,6 +97,11 @@ function defaultThreads (): number {
   return Math.min(4, Math.max(1, Math.floor(navigator.hardwareConcurrency / 2)))
 }
 
+function halfTheMemory (): number {
+  const { deviceMemory = 4 } = navigator as { deviceMemory?: number } // GiB, where browsers say it
+  return deviceMemory * 2 ** 29
+}
+
 export function createNode (options: NodeOptions): Node {
   return new TabNode(options)
 }
@@ -130,7 +141,9 @@ class TabNode implements Node {
         blocks: this.#options.blocks ?? '',
         backend: checked.backend,
         threads: crossOriginIsolated ? this.#options.threads ?? defaultThreads() : 1,
-        public_name: this.#options.publicName ?? ''
+        public_name: this.#options.publicName ?? '',
+        weights: this.#options.weights ?? 'auto',
+        memory: this.#options.memory ?? halfTheMemory()
       }, given ?? described.iceServers)
     } catch (error) {
       this.#fail(error instanceof Error ? error.message : String(error))
@@ -206,7 +219,7 @@ class TabNode implements Node {
     if (message.type === 'state' && message.state === 'error') this.#fail(message.message)
     else if (message.type === 'state') {
       this.#present ||= message.state !== 'starting'
-      this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend })
+      this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, weights: message.weights })
     } else if (message.type === 'serving') {
       const { sessions, tokens_done, leaving_in } = message
       const serving = { sessions, tokens_done, ...(leaving_in === 0 ? {} : { leaving_in }) }
@@ -238,8 +251,8 @@ class TabNode implements Node {
   }
 
   #tell (event: NodeEvent): void {
-    const { peer_id, blocks, backend } = this.#status
-    this.#status = { ...(peer_id === undefined ? {} : { peer_id }), ...(blocks === undefined ? {} : { blocks }), ...(backend === undefined ? {} : { backend }), ...event }
+    const { peer_id, blocks, backend, weights } = this.#status
+    this.#status = { ...(peer_id === undefined ? {} : { peer_id }), ...(blocks === undefined ? {} : { blocks }), ...(backend === undefined ? {} : { backend }), ...(weights === undefined ? {} : { weights }), ...event }
     this.#emit(this.#status)
   }
 

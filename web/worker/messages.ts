@@ -215,7 +215,7 @@ export interface Model {
   text?: TextFile
 }
 
-/** What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all. */
+/** What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all. ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen. */
 export interface NodeConfig {
   origin: string
   relays: string[]
@@ -224,6 +224,8 @@ export interface NodeConfig {
   backend: "wasm" | "webgpu"
   threads: number
   public_name: string
+  weights: string
+  memory: number
 }
 
 /** Boot Pyodide and the node. */
@@ -251,6 +253,7 @@ export interface StateChange {
   state: "starting" | "reserving" | "loading" | "joining" | "online" | "draining" | "offline" | "error"
   blocks: number[]
   backend: string
+  weights: string
   message: string
 }
 

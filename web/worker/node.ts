@@ -55,7 +55,7 @@ function ortUrl ({ origin }: NodeConfig): string {
 }
 
 async function start ({ config, network }: StartNode): Promise<void> {
-  report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, message: '' })
+  report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, weights: '', message: '' })
   const [python, manifest, engine] = await Promise.all([
     bootPython(config.origin, [], report), fetchText(config.model.manifest, "the model's manifest"), loadEngine(config)
   ])

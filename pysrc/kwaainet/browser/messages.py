@@ -268,7 +268,10 @@ class Model(TypedDict):
 
 
 class NodeConfig(TypedDict):
-    """What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all."""
+    """What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all.
+
+    ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen.
+    """
 
     origin: str
     relays: list[str]
@@ -277,6 +280,8 @@ class NodeConfig(TypedDict):
     backend: Backend
     threads: int
     public_name: str
+    weights: str
+    memory: int
 
 
 class StartNode(TypedDict):
@@ -311,6 +316,7 @@ class StateChange(TypedDict):
     state: State
     blocks: list[int]
     backend: str
+    weights: str
     message: str
 
 

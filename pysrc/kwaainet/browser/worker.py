@@ -77,6 +77,8 @@ class Tab:
             movable=movable,
             public_name=asked["public_name"] or None,
             repository=model.get("repository") or None,
+            weights=asked["weights"],
+            weight_bytes=asked["memory"],
         )
         config.check_model(manifest.config)
         host = await BrowserHost.create(JsPort(bridge))
@@ -148,7 +150,14 @@ class Tab:
         status = self._node.status
         blocks = [status.blocks.start, status.blocks.end]
         self._tell(
-            {"type": "state", "state": state, "blocks": blocks, "backend": status.backend, "message": message}
+            {
+                "type": "state",
+                "state": state,
+                "blocks": blocks,
+                "backend": status.backend,
+                "weights": status.weights,
+                "message": message,
+            }
         )
 
     async def _watch(self) -> None:

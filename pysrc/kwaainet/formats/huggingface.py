@@ -139,6 +139,7 @@ def read_tensors(
     entries: dict[str, TensorEntry] = {}
     for name, tensor in tensors.items():
         if name in wanted:
+            tensor.check_weight(name)
             entries[name] = TensorEntry(file, tensor.offset, tensor.length, "", tensor.dtype, tensor.shape)
         elif not _BUFFER.fullmatch(name) and name != LM_HEAD:  # a tied head may be stored, and is not used
             raise UnsupportedModel(

@@ -41,10 +41,10 @@ def _classify(character: str) -> str:
 _CLASSES = _Classes()
 _L, _S, _O = "[A-Za-zſ]", r"[ \t\n]", "[!']"  # \p{L}, \s, and neither those nor \p{N}
 _GPT_2 = re.compile(rf"'s|'t|'re|'ve|'m|'ll|'d| ?{_L}+| ?0+| ?{_O}+|{_S}+(?![^ \t\n])|{_S}+")
-_LLAMA_3 = re.compile(
-    r"'[sStTmMdDſ]|'[rRvV][eE]|'[lL][lL]"
-    rf"|[^\n0A-Za-zſ]?{_L}+|0{{1,3}}| ?{_O}+\n*|{_S}*\n+|{_S}+(?![^ \t\n])|{_S}+"
-)
+_APOSTROPHES = r"'[sStTmMdDſ]|'[rRvV][eE]|'[lL][lL]"
+_OTHERS = rf" ?{_O}+\n*|{_S}*\n+|{_S}+(?![^ \t\n])|{_S}+"
+_LLAMA_3 = re.compile(rf"{_APOSTROPHES}|[^\n0A-Za-zſ]?{_L}+|0{{1,3}}|{_OTHERS}")
+_QWEN_2 = re.compile(rf"{_APOSTROPHES}|[^\n0A-Za-zſ]?{_L}+|0|{_OTHERS}")
 _DIGIT = re.compile("0")
 
 # Each stage cuts what the one before it left, seeing one piece at a time.
@@ -52,6 +52,7 @@ KINDS = {
     "gpt-2": (_GPT_2,),
     "smollm": (_DIGIT, _GPT_2),
     "llama-3": (_LLAMA_3,),
+    "qwen2": (_QWEN_2,),
 }
 
 

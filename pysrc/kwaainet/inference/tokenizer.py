@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte-level BPE in pure Python, so that it runs in a tab too.
+"""Text to token ids and back: byte-level or SentencePiece BPE in pure Python, so that it runs in a tab too.
 
 Follows Hugging Face ``tokenizers``' BPE and its ``ByteLevel`` decoder (the test oracle). Rule of
 the file: a text of any length costs n log n, and no piece of text comes out with half a character.
@@ -11,8 +11,10 @@ from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
+from unicodedata import normalize
 
 from ..errors import InputError
+from . import sentencepiece
 from .pretokenizer import split
 from .vocabulary import Vocabulary
 
@@ -76,7 +78,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """The text of ``ids``; ids without a token say nothing, broken UTF-8 becomes U+FFFD."""
-        return b"".join(self._token_bytes(number, skip_special) for number in ids).decode(errors="replace")
+        text = b"".join(self._token_bytes(number, skip_special) for number in ids).decode(errors="replace")
+        return text.removeprefix(" ") if self.vocabulary.space_prefix else text
 
     def decoder(self, *, skip_special: bool = True) -> Decoder:
         """For a text that arrives token by token."""
@@ -99,11 +102,18 @@ class Tokenizer:
                 else self._added[number].encode(errors="replace")
             )
         token = self._tokens.get(number, "")
+        if self.vocabulary.kind == sentencepiece.KIND:
+            return sentencepiece.token_bytes(token)
         if all(character in _BYTES for character in token):
             return bytes(_BYTES[character] for character in token)
         return token.encode(errors="replace")
 
     def _encode_plain(self, text: str) -> Iterator[int]:
+        if self.vocabulary.kind == sentencepiece.KIND:
+            yield from self._encode_pieces(text)
+            return
+        if self.vocabulary.nfc:
+            text = normalize("NFC", text)
         for word in split(text, self.vocabulary.kind):
             ids = self._cache.get(word)
             if ids is None:
@@ -111,6 +121,14 @@ class Tokenizer:
                 if len(self._cache) < _MAX_CACHED and len(word) < 64:
                     self._cache[word] = ids
             yield from ids
+
+    def _encode_pieces(self, text: str) -> Iterator[int]:
+        known, prefixed = self.vocabulary.ids, self.vocabulary.space_prefix
+        try:
+            spelt = list(sentencepiece.symbols(text, known, space_prefix=prefixed))
+        except UnicodeEncodeError as error:
+            raise InputError(f"the text has a lone surrogate in {text[:40]!r}: {error.reason}") from None
+        yield from (known[symbol] for symbol in merge(spelt, self._ranks))
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
         try:

@@ -1,4 +1,4 @@
-"""A byte-level BPE vocabulary, from GGUF metadata or ``tokenizer.json``, and back to the latter.
+"""A vocabulary of byte-level or SentencePiece BPE, from GGUF or ``tokenizer.json``, and back to the latter.
 
 Follows Hugging Face ``tokenizers``' file format and llama.cpp's ``llama-vocab.cpp``. Rule of the
 file: what would change the tokens of a text is either understood or refused by its name.
@@ -7,12 +7,13 @@ file: what would change the tokens of a text is either understood or refused by 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from ..errors import ModelFileError, UnsupportedModel
 from ..formats.json_text import parse_object
+from . import sentencepiece
 from .pretokenizer import KINDS
 
 MAX_JSON_BYTES = 128 << 20  # Llama 3's has 17 MB
@@ -23,17 +24,20 @@ _LLAMA_3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN_2_PATTERN = _LLAMA_3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _PLAIN_BYTE_LEVEL = {**_BYTE_LEVEL, "use_regex": False}
 _DIGITS = {"type": "Digits", "individual_digits": True}
-_SPLIT = {"type": "Split", "pattern": {"Regex": _LLAMA_3_PATTERN}, "behavior": "Isolated", "invert": False}
+_SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
+_NFC = {"type": "NFC"}
 _STEPS: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [_BYTE_LEVEL],
     "smollm": [_DIGITS, _BYTE_LEVEL],
-    "llama-3": [_SPLIT, _PLAIN_BYTE_LEVEL],
+    "llama-3": [{**_SPLIT, "pattern": {"Regex": _LLAMA_3_PATTERN}}, _PLAIN_BYTE_LEVEL],
+    "qwen2": [{**_SPLIT, "pattern": {"Regex": _QWEN_2_PATTERN}}, _PLAIN_BYTE_LEVEL],
 }
 _GGUF_KINDS = {"llama-bpe": "llama-3", "llama3": "llama-3", "llama-v3": "llama-3"}  # llama.cpp's names
-_CONTROL, _USER_DEFINED = 3, 4  # llama.cpp's token types
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # llama.cpp's token types
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,10 @@ class Vocabulary:
 
     ``added`` tokens are found in a text as they are written, before anything else, and ``special``
     names those of them that control the model. ``prefix`` ids begin every text. ``ignore_merges``:
-    a word that is a token needs no merges. Raises ``ModelFileError`` if it contradicts itself.
+    a word that is a token needs no merges. ``nfc``: a text is composed first (Unicode's form C).
+    ``kind`` may be ``sentencepiece.KIND``: then tokens are spelt as that file says, and
+    ``space_prefix`` says that a text gets a space before it. Raises ``ModelFileError`` if it
+    contradicts itself.
     """
 
     ids: Mapping[str, int]
@@ -52,9 +59,11 @@ class Vocabulary:
     special: frozenset[str] = frozenset()
     prefix: tuple[int, ...] = ()
     ignore_merges: bool = False
+    nfc: bool = False
+    space_prefix: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if self.kind not in (*KINDS, sentencepiece.KIND):
             raise UnsupportedModel(f"pre-tokenizer {self.kind!r:.60}; supported are {', '.join(KINDS)}")
         for token, number in (*self.ids.items(), *self.added.items()):
             if not 0 <= number < MAX_TOKENS or len(token) > MAX_TOKEN_CHARACTERS:
@@ -69,8 +78,12 @@ class Vocabulary:
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Vocabulary:
         """From ``tokenizer.ggml.*``; ``UnsupportedModel`` names another kind of tokenizer."""
         get = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}.get
+        if get("model") == "llama":
+            return _sentencepiece(get)
         if get("model") != "gpt2":
-            raise UnsupportedModel(f"tokenizer.ggml.model is {get('model')!r:.40}; only 'gpt2' is supported")
+            raise UnsupportedModel(
+                f"tokenizer.ggml.model is {get('model')!r:.40}; only 'gpt2' and 'llama' are supported"
+            )
         tokens, merges = get("tokens"), get("merges")
         if not _are_strings(tokens) or not _are_strings(merges):
             raise ModelFileError("tokenizer.ggml.tokens and .merges must be lists of strings")
@@ -84,16 +97,11 @@ class Vocabulary:
             ids=_unique(tokens),
             merges=[_pair(merge) for merge in merges],
             kind=kind,
-            added={
-                token: i
-                for i, token in enumerate(tokens)
-                if types[i : i + 1] in ([_CONTROL], [_USER_DEFINED])
-            },
-            special=frozenset(
-                token for token, type_ in zip(tokens, types, strict=False) if type_ == _CONTROL
-            ),
+            added=_of_types(tokens, types, _CONTROL, _USER_DEFINED),
+            special=frozenset(_of_types(tokens, types, _CONTROL)),
             prefix=(begin,) if adds_begin and isinstance(begin, int) else (),
             ignore_merges=kind == "llama-3",
+            nfc=kind == "qwen2",
         )
 
     @classmethod
@@ -102,27 +110,31 @@ class Vocabulary:
         if len(text) > MAX_JSON_BYTES:
             raise ModelFileError(f"tokenizer.json has {len(text)} bytes; {MAX_JSON_BYTES} are allowed")
         value = parse_object(text, "tokenizer.json")
-        if value.get("normalizer") is not None:
-            raise UnsupportedModel(
-                f"tokenizer.json: normalizer {_type(value['normalizer'])} is not supported"
-            )
-        if _type(value.get("decoder")) != "ByteLevel":
-            raise UnsupportedModel(f"tokenizer.json: decoder {_type(value.get('decoder'))} is not supported")
-        model = _plain_bpe(value.get("model"))
+        normalizer, model = value.get("normalizer"), value.get("model")
+        pieces = isinstance(model, dict) and model.get("byte_fallback") is True
+        forms = [form for form, known in sentencepiece.NORMALIZERS.items() if normalizer == known and pieces]
+        if not forms and normalizer not in (None, _NFC):
+            raise UnsupportedModel(f"tokenizer.json: normalizer {_type(normalizer)} is not supported")
+        decoder = value.get("decoder")
+        if sentencepiece.DECODERS[forms[0]] != decoder if forms else _type(decoder) != "ByteLevel":
+            raise UnsupportedModel(f"tokenizer.json: decoder {_type(decoder)} is not supported")
+        model = _plain_bpe(model, pieces=bool(forms))
         added = [_added_token(item) for item in _list(value, "added_tokens")]
         return cls(
             ids=model["vocab"],
             merges=[_pair(merge) for merge in _list(model, "merges")],
-            kind=_kind(value.get("pre_tokenizer")),
+            kind=_kind(value.get("pre_tokenizer"), pieces=bool(forms)),
             added={token: number for token, number, _ in added},
             special=frozenset(token for token, _, special in added if special),
             prefix=_prefix(value.get("post_processor")),
             ignore_merges=model.get("ignore_merges") is True,
+            nfc=normalizer == _NFC,
+            space_prefix=forms == [True],
         )
 
     def to_json(self) -> str:
         """A ``tokenizer.json`` that ``tokenizers`` loads from version 0.14 on."""
-        steps = _STEPS[self.kind]
+        steps, pieces = _STEPS.get(self.kind, []), self.kind == sentencepiece.KIND
         added = [
             {"id": number, "content": token, "special": token in self.special}
             | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -131,15 +143,14 @@ class Vocabulary:
         model: dict[str, Any] = {
             "type": "BPE",
             "dropout": None,
-            "unk_token": None,
+            "unk_token": sentencepiece.UNKNOWN if pieces and sentencepiece.UNKNOWN in self.ids else None,
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
+            "fuse_unk": pieces,
+            "byte_fallback": pieces,
             "vocab": dict(self.ids),
-            "merges": [
-                f"{left} {right}" for left, right in self.merges
-            ],  # the old spelling: all versions read it
+            # the old spelling: all versions read it
+            "merges": [f"{left} {right}" for left, right in self.merges],
         }
         if self.ignore_merges:
             model["ignore_merges"] = True
@@ -148,17 +159,21 @@ class Vocabulary:
             "truncation": None,
             "padding": None,
             "added_tokens": added,
-            "normalizer": None,
-            "pre_tokenizer": steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps},
+            "normalizer": sentencepiece.NORMALIZERS[self.space_prefix]
+            if pieces
+            else _NFC
+            if self.nfc
+            else None,
+            "pre_tokenizer": _pre_tokenizer(steps),
             "post_processor": self._post_processor(),
-            "decoder": _BYTE_LEVEL,
+            "decoder": sentencepiece.DECODERS[self.space_prefix] if pieces else _BYTE_LEVEL,
             "model": model,
         }
         return json.dumps(value, ensure_ascii=False, indent=1)
 
-    def _post_processor(self) -> dict[str, Any]:
+    def _post_processor(self) -> dict[str, Any] | None:
         if not self.prefix:
-            return _BYTE_LEVEL
+            return None if self.kind == sentencepiece.KIND else _BYTE_LEVEL
         names = {number: token for token, number in (*self.ids.items(), *self.added.items())}
         begin = [{"SpecialToken": {"id": names[number], "type_id": 0}} for number in self.prefix]
         first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
@@ -171,6 +186,33 @@ class Vocabulary:
                 for number in self.prefix
             },
         }
+
+
+def _sentencepiece(get: Callable[..., Any]) -> Vocabulary:
+    """From the ``tokenizer.ggml.*`` of a Llama 2, Mistral or Gemma."""
+    tokens, types, begin = get("tokens"), get("token_type", []), get("bos_token_id")
+    if not _are_strings(tokens) or not isinstance(types, list):
+        raise ModelFileError("tokenizer.ggml.tokens and .token_type must be lists")
+    ids = _unique(tokens)
+    return Vocabulary(
+        ids=ids,
+        merges=sentencepiece.merges_of(ids, sentencepiece.gguf_scores(tokens, types, get("scores"))),
+        kind=sentencepiece.KIND,
+        added=_of_types(tokens, types, _UNKNOWN, _CONTROL, _USER_DEFINED),
+        special=frozenset(_of_types(tokens, types, _UNKNOWN, _CONTROL)),
+        prefix=(begin,) if get("add_bos_token", True) is True and isinstance(begin, int) else (),
+        space_prefix=get("add_space_prefix", True) is True,
+    )
+
+
+def _of_types(tokens: list[str], types: list[Any], *wanted: int) -> dict[str, int]:
+    return {token: i for i, (token, type_) in enumerate(zip(tokens, types, strict=False)) if type_ in wanted}
+
+
+def _pre_tokenizer(steps: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if len(steps) < 2:
+        return steps[0] if steps else None
+    return {"type": "Sequence", "pretokenizers": steps}
 
 
 def _are_strings(value: Any) -> TypeGuard[list[str]]:
@@ -203,10 +245,11 @@ def _list(value: Mapping[str, Any], key: str) -> list[Any]:
     return items
 
 
-def _plain_bpe(model: Any) -> dict[str, Any]:
+def _plain_bpe(model: Any, *, pieces: bool) -> dict[str, Any]:
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise UnsupportedModel(f"tokenizer.json: model {_type(model)} is not supported, only byte-level BPE")
-    for key in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+    refused = ["dropout", "continuing_subword_prefix", "end_of_word_suffix"]
+    for key in refused if pieces else (*refused, "unk_token", "byte_fallback"):
         if model.get(key):
             raise UnsupportedModel(f"tokenizer.json: {key} {model[key]!r:.40} is not supported")
     vocab = model.get("vocab")
@@ -230,7 +273,9 @@ def _added_token(item: Any) -> tuple[str, int, bool]:
     return item["content"], item["id"], item.get("special") is True
 
 
-def _kind(pre_tokenizer: Any) -> str:
+def _kind(pre_tokenizer: Any, *, pieces: bool) -> str:
+    if pieces and pre_tokenizer is None:
+        return sentencepiece.KIND
     steps = [pre_tokenizer]
     if isinstance(pre_tokenizer, dict) and pre_tokenizer.get("type") == "Sequence":
         steps = _list(pre_tokenizer, "pretokenizers")

@@ -37,7 +37,7 @@ _BLOCK = {
     "mlp.up_proj.weight": "ffn_up.weight",
     "mlp.down_proj.weight": "ffn_down.weight",
 }
-_PRE = {"gpt-2": "gpt-2", "smollm": "smollm", "llama-3": "llama-bpe"}
+_PRE = {"gpt-2": "gpt-2", "smollm": "smollm", "llama-3": "llama-bpe", "qwen2": "qwen2"}
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
 
@@ -131,6 +131,8 @@ def _metadata(model: Model, dtype: str) -> dict[str, Value]:
 
 
 def _tokenizer(vocabulary: Vocabulary, size: int) -> dict[str, Value]:
+    if vocabulary.kind not in _PRE:
+        raise UnsupportedModel(f"a tokenizer of the kind {vocabulary.kind} cannot be written to GGUF")
     tokens = [f"[PAD{number}]" for number in range(size)]
     types = [_UNUSED] * size
     for token, number in (*vocabulary.ids.items(), *vocabulary.added.items()):

@@ -42,6 +42,7 @@ class NodeStatus:
     addresses: tuple[str, ...]
     blocks: BlockRange
     backend: str
+    weights: str = ""
     sessions: int = 0
     tokens_done: int = 0
     cache_tokens_left: int = 0
@@ -119,6 +120,7 @@ class ServerNode:
             tuple(self._host.addresses),
             first.blocks,
             first.backend,
+            first.weights,
             sessions=sum(span.sessions for span in spans),
             tokens_done=sum(span.tokens_done for span in spans),
             cache_tokens_left=first.cache_tokens_left,

@@ -36,6 +36,7 @@ class FakeNode:
         default_factory=lambda: SimpleNamespace(
             blocks=BlockRange(2, 5),
             backend="wasm",
+            weights="q4",
             error="device lost",
             sessions=1,
             tokens_done=7,

@@ -15,6 +15,9 @@ LLAMA_3 = (
 )
 
 
+QWEN_2 = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
 def byte_level(use_regex: bool) -> pre_tokenizers.ByteLevel:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
 
@@ -23,6 +26,7 @@ ORACLES = {
     "gpt-2": byte_level(True),
     "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level(True)]),
     "llama-3": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA_3), "isolated"), byte_level(False)]),
+    "qwen2": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN_2), "isolated"), byte_level(False)]),
 }
 
 # Assigned characters only: which ones later Unicode versions assign differs among the two.

@@ -126,6 +126,14 @@ def test_prefix_is_put_once(tiny_metadata: dict[str, Any]) -> None:
     assert theirs.encode("hello").ids == [0, *hello]
 
 
+def test_a_decomposed_text_is_composed_where_the_model_wants_it(tiny_metadata: dict[str, Any]) -> None:
+    ours = Tokenizer.from_gguf_metadata(tiny_metadata | {"tokenizer.ggml.pre": "qwen2"})
+    theirs = tokenizers.Tokenizer.from_str(ours.vocabulary.to_json())
+    for text in "e\u0301 hello 1234", "<|end|>A\u030a\u1e69", "\u1100\u1161":
+        assert ours.encode(text) == theirs.encode(text).ids
+    assert ours.decode(ours.encode("e\u0301")) == "\xe9"
+
+
 def test_words_that_are_tokens_need_no_merges(tiny_tokenizer_json: dict[str, Any]) -> None:
     value = json.loads(json.dumps(tiny_tokenizer_json))
     value["model"]["vocab"]["Ġhello"] = 1000  # no merge leads there

@@ -30,7 +30,7 @@ def test_what_we_write_we_read_and_so_does_tokenizers(
     tiny_metadata: dict[str, Any], kind: str, prefix: tuple[int, ...]
 ) -> None:
     base = Vocabulary.from_gguf(tiny_metadata)
-    vocabulary = replace(base, kind=kind, prefix=prefix, ignore_merges=kind == "llama-3")
+    vocabulary = replace(base, kind=kind, prefix=prefix, ignore_merges=kind == "llama-3", nfc=kind == "qwen2")
     assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
     theirs = tokenizers.Tokenizer.from_str(vocabulary.to_json())
     assert tuple(theirs.encode("").ids) == prefix
@@ -62,9 +62,10 @@ def test_what_begins_a_text(
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model": "llama"}, UnsupportedModel, "model is 'llama'; only 'gpt2'"),
+        ({"model": "bert"}, UnsupportedModel, "model is 'bert'; only 'gpt2' and 'llama'"),
+        ({"model": "llama"}, ModelFileError, "scores must be a list"),
         ({"model": None}, UnsupportedModel, "model is None"),
-        ({"pre": "qwen2"}, UnsupportedModel, "pre-tokenizer 'qwen2'; supported are gpt-2, smollm, llama-3"),
+        ({"pre": "tekken"}, UnsupportedModel, "pre-tokenizer 'tekken'; supported are gpt-2, smollm, llama-3"),
         ({"pre": None}, UnsupportedModel, "pre-tokenizer 'None'"),
         ({"tokens": None}, ModelFileError, "must be lists of strings"),
         ({"tokens": ["a", "a"]}, ModelFileError, "a token twice"),
@@ -110,7 +111,7 @@ TEMPLATE = {
         (_model(vocab={"a": -1}, merges=[]), ModelFileError, "has the id -1"),
         (_model(merges=None), ModelFileError, "merges must be a list"),
         (_model(merges=[["h"]]), ModelFileError, "not a merge of two tokens"),
-        (_top(normalizer={"type": "NFC"}), UnsupportedModel, "normalizer NFC"),
+        (_top(normalizer={"type": "NFKC"}), UnsupportedModel, "normalizer NFKC"),
         (_top(decoder=None), UnsupportedModel, "decoder None"),
         (_top(pre_tokenizer={"type": "Metaspace"}), UnsupportedModel, "pre-tokenizer Metaspace"),
         (_top(pre_tokenizer=None), UnsupportedModel, "pre-tokenizer None"),

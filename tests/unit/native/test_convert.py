@@ -53,7 +53,7 @@ def test_what_cannot_be_carried_over_is_refused_before_anything_is_written(
     model, path = open_model(write_directory(tmp_path / "m", tiny_weights)), tmp_path / "x.gguf"
     with pytest.raises(ConfigError, match="F32, F16, Q4_0, Q8_0, BF16, not Q2_K"):
         convert.write_gguf(model, path, "Q2_K", ignore)
-    foreign = write_gguf(tmp_path / "f.gguf", tiny_weights, metadata={"tokenizer.ggml.model": "llama"})
+    foreign = write_gguf(tmp_path / "f.gguf", tiny_weights, metadata={"tokenizer.ggml.model": "bert"})
     with pytest.raises(UnsupportedModel, match="only 'gpt2'"):
         convert.write_gguf(open_model(foreign), path, "F16", ignore)
     odd = open_model(write_directory(tmp_path / "o", tiny_weights, config={"rms_norm_eps": 1.00000001e-5}))

@@ -14,6 +14,8 @@ from kwaainet.formats.weights import weights_of
 from kwaainet.inference.graph import OnnxWriter
 from kwaainet.native import engine as module
 from kwaainet.native.engine import NativeEngine
+from kwaainet.ports import Engine, Floats
+from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CONFIG, fill, hidden_states, random_weights
 from kwaainet.types import BlockRange
 
@@ -128,3 +130,23 @@ def test_a_single_position_model_passes_its_self_test() -> None:
             await engine.open_cache(1, 2)
 
     asyncio.run(run())
+
+
+def test_half_precision_differs_by_its_rounding_only() -> None:
+    writer = OnnxWriter(CONFIG, BlockRange(0, 1), real="float16")
+    weights = weights_of(random_weights(CONFIG, 0))
+    hidden = hidden_states(1, 9)
+
+    async def compute(engine: Engine, writer: OnnxWriter) -> Floats:
+        for name, tensor in [*writer.constants(), *writer.pack_block(0, weights)]:
+            await engine.add_tensor(name, tensor)
+        await engine.build(writer.graph(), writer.shape)
+        cache = await engine.open_cache(1, 9)
+        parts = [await engine.run(cache, hidden[:, :8]), await engine.run(cache, hidden[:, 8:])]
+        await engine.close()
+        return np.concatenate(parts, axis=1)
+
+    half = asyncio.run(compute(NativeEngine(threads=1), writer))
+    whole = asyncio.run(compute(NumpyEngine(), ONE_BLOCK))
+    error = np.abs(half - whole).max() / np.abs(whole).max()
+    assert 1e-6 < error < 5e-3

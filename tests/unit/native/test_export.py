@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_made(tied_model: Path, tmp_path: Path) -> None:
 def test_tokenizers_not_understood(
     tmp_path: Path, write_gguf: Write, write_directory: Write, tiny_weights: Weights
 ) -> None:
-    foreign = write_gguf(tmp_path / "m.gguf", tiny_weights, metadata={"tokenizer.ggml.model": "llama"})
+    foreign = write_gguf(tmp_path / "m.gguf", tiny_weights, metadata={"tokenizer.ggml.model": "bert"})
     with pytest.raises(UnsupportedModel, match="only 'gpt2'"):
         export(open_model(foreign), tmp_path / "a")
     assert not (tmp_path / "a").exists()

@@ -232,9 +232,9 @@ def test_tensors_that_do_not_fit_the_config(
 def test_a_model_without_a_tokenizer_opens(
     tmp_path: Path, write_gguf: Write, write_directory: Write, tiny_weights: Weights
 ) -> None:
-    foreign: dict[str, Any] = {"tokenizer.ggml.model": "llama"}
+    foreign: dict[str, Any] = {"tokenizer.ggml.model": "bert"}
     model = open_model(write_gguf(tmp_path / "m.gguf", tiny_weights, metadata=foreign))
-    with pytest.raises(UnsupportedModel, match="only 'gpt2' is supported"):
+    with pytest.raises(UnsupportedModel, match="only 'gpt2' and 'llama' are supported"):
         _ = model.tokenizer
     folder = write_directory(tmp_path / "m", tiny_weights)
     (folder / "tokenizer.json").unlink()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...inference.weight_format import AUTO, WEIGHT_FORMATS
 from ...types import BlockRange
 
 DRAIN = 90.0  # seconds; NodeConfig.drain_limit
@@ -80,6 +81,15 @@ def add_listening(parser: argparse.ArgumentParser, default: Sequence[str]) -> No
         type=Path,
         metavar="FILE",
         help="keep the identity here (made if absent, mode 0600)",
+    )
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """``--weights``; ``None`` if not given."""
+    parser.add_argument(
+        "--weights",
+        choices=(AUTO, *WEIGHT_FORMATS),
+        help="how weights are kept in memory (auto: the best format that computes exactly and fits)",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...inference.weight_format import AUTO
 from ...node.announce import DhtAnnouncer
 from ...node.config import NodeConfig, parse_blocks
 from ...node.dht import DhtNode
@@ -31,6 +33,7 @@ from .flags import (
     add_listening,
     add_model,
     add_repository,
+    add_weights,
 )
 from .joining import join_dht, open_host
 from .signals import leave_in_order, until_signalled
@@ -50,6 +53,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of the engine (0: all cores)"
     )
+    add_weights(parser)
     add_drain(parser)
     parser.add_argument("--public-name", metavar="NAME", help="what health monitors show")
     parser.set_defaults(run=run)
@@ -77,7 +81,7 @@ async def run(options: argparse.Namespace) -> int:
         stack.push_async_callback(node.stop)
         emit(_online(node.status))
         for span in node.status.spans:
-            say(f"serving blocks {span.blocks} of {span.prefix}")
+            say(f"serving blocks {span.blocks} of {span.prefix}, weights as {span.weights}")
         await until_signalled()
         emit({"event": "draining", "seconds": options.drain})
         say(f"finishing what is being served, at most {options.drain:g} s")
@@ -113,6 +117,8 @@ async def _hosted(
         movable=movable,
         public_name=options.public_name,
         repository=options.repository or None,
+        weights=options.weights or AUTO,
+        weight_bytes=memory_budget() // len(options.model),
         using_relay=False,
         answer_ping=False,
     )
@@ -121,6 +127,14 @@ async def _hosted(
     return HostedModel(
         config, model.manifest, model.source, NativeEngine(options.threads), gradients, model.source
     )
+
+
+def memory_budget() -> int:
+    """Bytes that weights may take: half of this machine's memory; 0, no limit, where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def _node(models: list[HostedModel], host: NativeHost, dht: DhtNode) -> ServerNode:
@@ -151,5 +165,6 @@ def _online(status: NodeStatus) -> dict[str, Any]:
         "blocks": [status.blocks.start, status.blocks.end],
         "models": {span.prefix: [span.blocks.start, span.blocks.end] for span in status.spans},
         "backend": status.backend,
+        "weights": status.weights,
         "maddrs": list(status.addresses),
     }

@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit
 from ...errors import ConfigError, KwaaiNetError, LocalError
 from ...types import BlockRange, Progress
 from ..chromium import Browser, Page
-from .flags import DRAIN, add_blocks, add_command, add_drain
+from .flags import DRAIN, add_blocks, add_command, add_drain, add_weights
 from .signals import leave_in_order, until_signalled
 from .terminal import STAGES, ProgressLine, emit, say
 
@@ -27,12 +27,13 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TabOptions:
-    """What the page is told. ``blocks`` and ``backend`` of ``None`` leave the choice to the tab;
+    """What the page is told. ``None`` leaves the choice to the tab;
     ``drain`` is the seconds that leaving may take."""
 
     url: str
     blocks: BlockRange | str | None = None  # auto:N lets the tab choose where so many are
     backend: str | None = None
+    weights: str | None = None
     headless: bool = False
     browser: Path | None = None
     profile: Path | None = None
@@ -46,7 +47,7 @@ class TabOptions:
                 f"{self.url!r} is not the address of a page; give the http address a relay printed"
             )
         drain = None if self.drain == DRAIN else f"{self.drain:g}"  # the page's own default
-        query = {"blocks": self.blocks, "backend": self.backend, "drain": drain}
+        query = {"blocks": self.blocks, "backend": self.backend, "weights": self.weights, "drain": drain}
         text = urlencode({name: str(value) for name, value in query.items() if value is not None})
         return parts._replace(query=text).geturl()
 
@@ -149,6 +150,7 @@ def add_tab_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=("wasm", "webgpu"), help="what computes; the tab chooses if not given"
     )
+    add_weights(parser)
     parser.add_argument("--headless", action="store_true", help="without a window")
     parser.add_argument("--browser", type=Path, metavar="FILE", help="the Chrome or Chromium to start")
 
@@ -172,6 +174,7 @@ async def run(options: argparse.Namespace) -> int:
         options.url,
         options.blocks,
         options.backend,
+        options.weights,
         options.headless,
         options.browser,
         options.profile,

@@ -99,7 +99,9 @@ async def _open_tabs(
     for index, blocks in enumerate(spans):
         name = f"tab {index}: "
         narrator = Narrator(progress, partial(_tell, name), name)
-        tab_options = TabOptions(relay.http, blocks, options.backend, headless, options.browser, drain=0.0)
+        tab_options = TabOptions(
+            relay.http, blocks, options.backend, options.weights, headless, options.browser, drain=0.0
+        )
         tab = await stack.enter_async_context(contributing_tab(tab_options, narrator))
         await tab.until("online")
 

@@ -25,6 +25,7 @@ def test_the_choices_stand_in_the_query() -> None:
     assert options.page_url() == "http://127.0.0.1:8080/?blocks=0%3A15&backend=wasm"
     assert TabOptions("http://h/").page_url() == "http://h/"
     assert TabOptions("http://h/", "auto:3").page_url() == "http://h/?blocks=auto%3A3"
+    assert TabOptions("http://h/", weights="q8").page_url() == "http://h/?weights=q8"
     assert TabOptions("http://h/", drain=0).page_url() == "http://h/?drain=0"
 
 

@@ -1,7 +1,7 @@
 """The architectures served here, a row each: what makes one differ from Llama.
 
 Follows ``transformers``' model and config classes of these names. Rule of the file: only tables; what a
-model's own ``config.json`` or GGUF metadata says is read by ``huggingface`` and ``gguf_models``.
+model's own ``config.json`` or GGUF metadata says is read by ``huggingface`` and ``gguf_llama``.
 """
 
 from __future__ import annotations

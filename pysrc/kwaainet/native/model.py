@@ -11,14 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelFileError
 from ..formats import gguf_llama, huggingface
 from ..formats.config import EMBED, LM_HEAD, NORM, ModelConfig
+from ..formats.gguf import GgufIndex
 from ..formats.json_text import parse_object
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
+from ..formats.quants import dequantize
+from ..formats.rope import MAX_FACTORS
 from ..formats.weights import Weight
 from ..inference.head import LanguageHead
 from ..inference.text import TextSettings
@@ -138,8 +142,23 @@ def _open_file(path: Path) -> Opened:
             raise InputError("give the directory that holds this file and its config.json")
         return _open_directory(path.parent, {path.name: []})
     index, files = read_gguf(path)
-    config, entries = gguf_llama.read_config(index), gguf_llama.read_tensors(index, path.name)
+    config = gguf_llama.read_config(index, _rope_factors(index, files, path.name))
+    entries = gguf_llama.read_tensors(index, path.name)
     return config, entries, files, from_gguf(index.metadata)
+
+
+def _rope_factors(index: GgufIndex, files: Mapping[str, Path], file: str) -> Floats | None:
+    """What divides the frequencies of the rotary embedding, where a GGUF file keeps it as a tensor."""
+    for name in gguf_llama.ROPE_FACTORS:
+        stored = index.tensors.get(name)
+        if stored is not None:
+            if prod(stored.shape) > MAX_FACTORS:
+                raise ModelFileError(
+                    f"tensor {name} has {prod(stored.shape)} numbers; {MAX_FACTORS} are allowed"
+                )
+            data = FileSource(files).read_now(stored.file or file, stored.offset, stored.length)
+            return dequantize(stored.dtype, data, prod(stored.shape))
+    return None
 
 
 def _open_directory(folder: Path, shards: Mapping[str, list[str]] | None = None) -> Opened:

@@ -6,6 +6,7 @@ import { RelayedHost } from '../bridge/host.ts'
 import { newSeed, takeIdentity } from '../bridge/identity.ts'
 import { attachRtc } from '../bridge/rtc_shim.ts'
 import { Switchboard } from '../bridge/rpc.ts'
+import { flushed, watchSockets } from '../bridge/sockets.ts'
 import type { NodeChannel } from '../bridge/streams.ts'
 import type { NetworkToPage, PageToNetwork, StartNetwork } from './messages.ts'
 
@@ -17,6 +18,7 @@ function report (message: NetworkToPage): void {
 
 async function start ({ identity, relays, node, rtc, direct, ice_servers: iceServers }: StartNetwork): Promise<void> {
   attachRtc(rtc)
+  watchSockets()
   const channel: NodeChannel = new Channel(node)
   const host = await RelayedHost.create(identity === 'kept' ? await takeIdentity() : newSeed(), { relays, direct, iceServers }, {
     connection: (state, relay, addresses, reason) => {
@@ -33,7 +35,8 @@ async function start ({ identity, relays, node, rtc, direct, ice_servers: iceSer
 addEventListener('message', ({ data }: MessageEvent<PageToNetwork>) => {
   if (data.type === 'bye') {
     switchboard?.bye(data.reason)
-    if (data.said !== undefined) Atomics.store(new Int32Array(data.said), 0, 1)
+    const { said } = data
+    if (said !== undefined) void flushed().then(() => Atomics.store(new Int32Array(said), 0, 1))
   } else {
     start(data).catch((error: unknown) => {
       const { fault, message } = asFault(error, 'ProtocolError')

@@ -3,6 +3,8 @@
 // of one block are one buffer, given to a run as past and as present, so that the attention writes in place; truncating is
 // a smaller length. A run for all rows of a slab, as decode steps are, copies nothing. Rows of a run for some of them, as
 // prefills are, pass through buffers of their own, because a tensor over a buffer starts at its first byte.
+// Graph capture is left alone: it is for one shape a session, so that decode steps would need a session of their own and
+// all weights twice, and no device was at hand to show that it pays.
 
 import type { InferenceSession, Tensor } from 'onnxruntime-web'
 import {

@@ -95,7 +95,11 @@ class BrowserSource:
             self._check(answer, file, offset, length)
             reason = answer.reason or f"status {answer.status}, {len(answer.body or b'')} of {length} bytes"
             log.warning("%s at %d: %s; attempt %d of %d", file, offset, reason, attempt + 1, ATTEMPTS)
-        raise Unreachable(f"{self._base} did not send {file} in {ATTEMPTS} attempts: {reason}")
+        hint = "; a host of another origin must allow it (Access-Control-Allow-Origin)"
+        raise Unreachable(
+            f"{self._base} did not send {file} in {ATTEMPTS} attempts: {reason}"
+            + (hint if answer.status == 0 else "")
+        )
 
     def _check(self, answer: RangeAnswer, file: str, offset: int, length: int) -> None:
         """Raise for what another attempt cannot mend."""

@@ -43,6 +43,7 @@ class ModelFiles:
     """What the origin offers of one model: its manifest as JSON text and its files by name.
 
     ``repository`` is the address of its page, by which health monitors list it; may be empty.
+    ``base`` is where tabs find the files: here, or on another host.
     ``text`` is the JSON of its ``TextSettings``, empty where a chat cannot be had.
     """
 
@@ -52,6 +53,7 @@ class ModelFiles:
     files: Mapping[str, Path]
     repository: str = ""
     text: str = ""
+    base: str = "/model/"
 
 
 class Api(Protocol):
@@ -106,7 +108,7 @@ class Origin:
             "prefix": self.model.prefix,
             "num_blocks": self.model.num_blocks,
             "manifest": "/model/manifest.json",
-            "files": "/model/",
+            "files": self.model.base,
             "repository": self.model.repository,
             **({"text": _text_file(self.model.text)} if self.model.text else {}),
         }

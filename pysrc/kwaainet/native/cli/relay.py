@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..http import ModelFiles, Origin, parse_http_address, parse_ice_server, ser
 from ..model import Model, open_model
 from ..open_hop import OpenHop
 from ..openai import ApiOptions
+from ..published import fetch_published
 from ..relay import Relay
 from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository
@@ -69,6 +70,7 @@ class RelayOptions:
     gateway: GatewayOptions = DEFAULT_OPTIONS
     ice_servers: Sequence[str] = ()
     api: ApiOptions | None = None
+    model_url: str = ""
 
 
 @dataclass(slots=True)
@@ -98,6 +100,8 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         if options.model is not None:
             model = await asyncio.to_thread(open_model, options.model, report=report, name=prefix)
             prefix = model.name
+        offered = await _offered(model, options, prefix)
+        prefix = offered.prefix if offered else prefix
         host = await open_host(
             stack, listen=options.listen, announce=options.announce, identity_path=options.identity_path
         )
@@ -119,7 +123,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             assets,
             lambda: [address for address in host.addresses if "/ws/" in address],
             __version__,
-            await asyncio.to_thread(_model_files, model, options.repository) if model else None,
+            offered,
             lambda: _status(host, relay, announcements, gateway),
             ice_servers,
             api,
@@ -154,16 +158,32 @@ async def _open_gateway(
     return gateway
 
 
-def _model_files(model: Model, repository: str) -> ModelFiles:
-    manifest = model.manifest
-    try:
-        text = model.text.to_json()
-    except InputError as error:  # its blocks can be served all the same
-        log.warning("%s offers no chat: %s", manifest.name, error)
-        text = ""
-    return ModelFiles(
-        manifest.name, manifest.config.num_hidden_layers, manifest.to_json(), model.files, repository, text
+async def _offered(model: Model | None, options: RelayOptions, prefix: str | None) -> ModelFiles | None:
+    """What tabs are told of the model, wherever its files lie."""
+    published = await fetch_published(options.model_url) if options.model_url else None
+    if model is None:
+        if published is None:
+            return None
+        manifest = replace(published.manifest, name=prefix or published.manifest.name)
+        text, files = published.text, {}
+    else:
+        manifest, text, files = model.manifest, await asyncio.to_thread(_text, model), dict(model.files)
+    offered = ModelFiles(
+        manifest.name, manifest.config.num_hidden_layers, manifest.to_json(), files, options.repository, text
     )
+    if published is None:
+        return offered
+    published.check_same(manifest)
+    there = replace(published.manifest, name=manifest.name)
+    return replace(offered, manifest=there.to_json(), base=published.base)
+
+
+def _text(model: Model) -> str:
+    try:
+        return model.text.to_json()
+    except InputError as error:  # its blocks can be served all the same
+        log.warning("%s offers no chat: %s", model.name, error)
+        return ""
 
 
 def _status(
@@ -209,6 +229,13 @@ def add_relay_flags(parser: argparse.ArgumentParser) -> None:
     add_repository(parser)
     add_model(parser, required=False)
     parser.add_argument(
+        "--model-url",
+        default="",
+        metavar="URL",
+        help="where tabs fetch the model instead: a folder that kwaainet model split wrote, on any host "
+        "that serves ranges; --model is then needed only for a gateway or --api",
+    )
+    parser.add_argument(
         "--open-hop",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -246,6 +273,7 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         gateway_options(options),
         options.ice_server,
         relay_api_options(options),
+        options.model_url,
     )
 
 

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from kwaainet.errors import ConfigError, KwaaiNetError, Unreachable
+from kwaainet.formats.manifest import ModelManifest
 from kwaainet.native.cli.joining import open_host
 from kwaainet.native.cli.main import build_parser
 from kwaainet.native.cli.relay import DEFAULT_LISTEN, RelayOptions, RunningRelay, relay_options, running_relay
+from kwaainet.native.model import open_model
+from kwaainet.native.publish import publish
 from kwaainet.node.directory import dht_reader, directory_reader
 from kwaainet.node.exposure import Exposure
 from kwaainet.swarm.announcement import PROTOCOL, Announcement
@@ -178,3 +182,37 @@ def test_flags_become_options() -> None:
         ["/dns/h/tcp/1"],
         DEFAULT_LISTEN,
     )
+
+
+def test_tabs_are_sent_to_the_host_where_a_model_is_published(
+    page: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "published"
+    publish(open_model(tiny_gguf), out, lambda progress: None, parts=1)
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_static("/m/", out)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        base = f"http://127.0.0.1:{runner.addresses[0][1]}/m/"
+        for more, prefix in (({"model": tiny_gguf}, "tiny-hf"), ({"prefix": "mine"}, "mine")):
+            told = options(model_url=base, **more)
+            async with (
+                running_relay(told, lambda progress: None) as relay,
+                aiohttp.ClientSession() as session,
+            ):
+                async with session.get(relay.http + "kwaainet.json") as answer:
+                    model = (await answer.json())["model"]
+                assert (model["prefix"], model["files"], "text" in model) == (prefix, base, True)
+                async with session.get(relay.http + "model/manifest.json") as answer:
+                    manifest = ModelManifest.from_json(await answer.read())
+            assert manifest.name == prefix
+            assert {entry.file for entry in manifest.tensors.values()} == {
+                "outer.bin",
+                "blocks-0000-0001.bin",
+            }
+        await runner.cleanup()
+
+    asyncio.run(main())

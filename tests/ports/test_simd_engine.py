@@ -27,6 +27,7 @@ from kwaainet.formats.weights import Weight, weights_of
 from kwaainet.inference.graph import OnnxWriter
 from kwaainet.inference.program import ProgramWriter
 from kwaainet.ports import Engine, Floats
+from kwaainet.testing.architectures import Case
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CONFIG, fill, hidden_states, random_weights
 from kwaainet.testing.span import assert_close, outputs_of
@@ -34,6 +35,7 @@ from kwaainet.types import BlockRange
 
 HERE = Path(__file__).resolve().parent
 NODE = HERE.parents[1] / ".venv" / "bin" / "node"
+ONE = BlockRange(0, 1)
 
 
 class JsError(Exception):
@@ -227,5 +229,28 @@ def test_a_span_can_be_filled_after_one_that_was_refused(make: Any) -> None:
                 await outputs_of(engine, hidden_states(2, 3)),
                 await outputs_of(reference, hidden_states(2, 3)),
             )
+
+    asyncio.run(run())
+
+
+CASES = json.loads((HERE.parent / "vectors" / "architectures.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_architecture_computes_what_hugging_face_computes(make: Any, name: str) -> None:
+    """At once, in chunks and steps beyond the window, and with blocks left out."""
+
+    async def run() -> None:
+        case = Case.read(CASES[name])
+        async with closing(make()) as engine:
+            await case.fill(engine)
+            whole, steps, one = [await engine.open_cache(1, 32, blocks) for blocks in (None, None, ONE)]
+            at_once, first = await engine.run(whole, case.hidden), await engine.run(one, case.hidden)
+            parts = [await engine.run(steps, part) for part in np.split(case.hidden, [6, 11, 12, 13], axis=1)]
+        for found in (at_once, np.concatenate(parts, axis=1)):
+            np.testing.assert_allclose(found, case.expected, rtol=0, atol=5e-5)
+        async with closing(make()) as engine:
+            await case.fill(engine, ONE)
+            np.testing.assert_array_equal(await outputs_of(engine, case.hidden), first)
 
     asyncio.run(run())

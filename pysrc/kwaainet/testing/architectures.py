@@ -15,7 +15,7 @@ import numpy as np
 from ..formats.config import ModelConfig, block_name
 from ..formats.huggingface import read_config
 from ..formats.weights import weights_of
-from ..inference.graph import OnnxWriter
+from ..inference.writers import writer_for
 from ..ports import Engine, Floats
 from ..types import BlockRange
 
@@ -57,7 +57,7 @@ class Case:
     async def fill(self, engine: Engine, blocks: BlockRange | None = None) -> None:
         """Build ``engine`` over ``blocks``, all of them unless said."""
         blocks = blocks or BlockRange(0, self.config.num_hidden_layers)
-        writer = OnnxWriter(self.config, blocks)
+        writer = writer_for(engine.graphs, self.config, blocks)
         for name, array in writer.constants():
             await engine.add_tensor(name, array)
         for index in range(blocks.start, blocks.end):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import ConfigError, UnsupportedModel
+from kwaainet.inference import sentencepiece
+from kwaainet.inference.vocabulary import Vocabulary
 from kwaainet.native import convert
 from kwaainet.native.model import open_model
 from kwaainet.types import Progress
@@ -61,3 +63,9 @@ def test_what_cannot_be_carried_over_is_refused_before_anything_is_written(
         convert.write_gguf(odd, path, "F16", ignore)
     assert not path.exists()
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_tokenizer_of_another_kind_is_refused_by_its_name() -> None:
+    vocabulary = Vocabulary(ids={"a": 0}, merges=[], kind=sentencepiece.KIND)
+    with pytest.raises(UnsupportedModel, match=f"of the kind {sentencepiece.KIND} is not carried over"):
+        convert._tokenizer(vocabulary, 1)

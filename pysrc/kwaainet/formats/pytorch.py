@@ -234,6 +234,11 @@ def _placed(tensors: Mapping[str, _Tensor], places: Mapping[str, _Place]) -> dic
         if place.offset < end:
             raise ModelFileError(f"storages {before:.80} and {key:.80} overlap at byte {place.offset}")
         end, before = place.offset + place.length, key
+    for name, tensor in tensors.items():
+        if tensor.storage.key not in places:
+            raise ModelFileError(
+                f"the file has no storage {tensor.storage.key:.80}, which tensor {name:.80} needs"
+            )
     return {name: _stored(name, tensor, places[tensor.storage.key]) for name, tensor in tensors.items()}
 
 

@@ -150,6 +150,14 @@ def test_storages_that_the_file_does_not_hold() -> None:
         )
 
 
+def test_a_storage_that_the_end_does_not_list_is_missed() -> None:
+    data = legacy_file({"t": tensor(np.ones(4, np.float32))})
+    listed = pickle.dumps(["0"], 2)
+    assert listed in data
+    with pytest.raises(ModelFileError, match="no storage 0, which tensor t needs"):
+        read(data.replace(listed, pickle.dumps([], 2)))
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [

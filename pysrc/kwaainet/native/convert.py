@@ -133,10 +133,6 @@ def _metadata(model: Model, dtype: str) -> dict[str, Value]:
 def _tokenizer(vocabulary: Vocabulary, size: int) -> dict[str, Value]:
     if vocabulary.kind not in _PRE:
         raise UnsupportedModel(f"a tokenizer of the kind {vocabulary.kind} cannot be written to GGUF")
-    if vocabulary.kind not in _PRE:
-        raise UnsupportedModel(
-            f"a tokenizer of the kind {vocabulary.kind:.40} is not carried over to GGUF here"
-        )
     tokens = [f"[PAD{number}]" for number in range(size)]
     types = [_UNUSED] * size
     for token, number in (*vocabulary.ids.items(), *vocabulary.added.items()):

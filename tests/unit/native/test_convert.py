@@ -67,5 +67,5 @@ def test_what_cannot_be_carried_over_is_refused_before_anything_is_written(
 
 def test_a_tokenizer_of_another_kind_is_refused_by_its_name() -> None:
     vocabulary = Vocabulary(ids={"a": 0}, merges=[], kind=sentencepiece.KIND)
-    with pytest.raises(UnsupportedModel, match=f"of the kind {sentencepiece.KIND} is not carried over"):
+    with pytest.raises(UnsupportedModel, match=f"of the kind {sentencepiece.KIND} cannot be written to GGUF"):
         convert._tokenizer(vocabulary, 1)

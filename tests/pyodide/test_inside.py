@@ -19,6 +19,7 @@ PORTABLE = ("wire", "compression", "formats", "dht", "swarm", "inference", "node
 AGAINST_NATIVE_REFERENCES = (
     "formats/test_gguf.py",
     "formats/test_gguf_llama.py",
+    "formats/test_gguf_shards.py",
     "formats/test_quantize.py",
     "formats/test_quants.py",
     "formats/test_safetensors.py",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -91,7 +92,6 @@ def test_names_that_lead_nowhere(
 
 
 def test_what_the_reference_splits_is_read_by_range(tmp_path: Path) -> None:
-    gguf = pytest.importorskip("gguf")
     weights = {f"blk.{i}.attn_q.weight": np.full((64, 32), i, np.float32) for i in range(5)}
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=2)
     writer.add_uint32("llama.block_count", 5)

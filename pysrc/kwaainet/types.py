@@ -108,6 +108,7 @@ class SpanShape:
 
     ``switches`` name, after a block's number and a dot, tensors of one dimension that each run gets as
     inputs: zeros in their place skip the block. ``half``: caches and switches are float16, not float32.
+    ``window`` and ``softcap`` are those of its attention, 0 where there is none: kernels of their own.
     """
 
     blocks: int
@@ -117,6 +118,8 @@ class SpanShape:
     max_positions: int
     switches: tuple[str, ...] = ("input_norm", "post_norm")
     half: bool = False
+    window: int = 0
+    softcap: float = 0.0
 
     def switches_of(self, block: int) -> list[str]:
         """The full names of a block's switches."""

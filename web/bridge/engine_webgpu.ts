@@ -51,7 +51,7 @@ export class GpuRuntime implements Runtime<GpuSlab> {
 
   async verify (probe: Probe): Promise<void> {
     const allowed = probe.shape.half ? HALF_TOLERANCE : TOLERANCE
-    const kind = `${probe.shape.kvHeads} heads of ${probe.shape.headDim}, ${[...probe.tensors.keys()].join()}, ${allowed}`
+    const kind = `${probe.shape.kvHeads} heads of ${probe.shape.headDim}, ${[...probe.tensors.keys()].join()}, ${probe.graph.byteLength}, ${allowed}`
     await this.#device()
     if (this.#passed.has(kind)) return
     const expected = await this.#computeOnProcessor(probe)

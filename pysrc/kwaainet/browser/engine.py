@@ -229,6 +229,8 @@ def _probe_config(shape: SpanShape) -> ModelConfig:
         num_attention_heads=2 * shape.kv_heads,
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim,
+        sliding_window=min(shape.window, PROBE_TOKENS // 2) or None,
+        attn_logit_softcapping=shape.softcap or None,
         vocab_size=1,
         max_position_embeddings=2 * PROBE_TOKENS,
         rms_norm_eps=1e-5,

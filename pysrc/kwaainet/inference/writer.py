@@ -68,6 +68,8 @@ def span_shape(config: ModelConfig, blocks: BlockRange, half: bool = False) -> S
         max_positions=config.max_position_embeddings,
         switches=switches(config),
         half=half,
+        window=max(config.window(index) or 0 for index in range(blocks.start, blocks.end)),
+        softcap=config.attn_logit_softcapping or 0.0,
     )
 
 

@@ -219,6 +219,14 @@ def test_a_graphics_device_is_verified_before_the_weights_go_to_it(make: Any) ->
     clock.run(run())
 
 
+def test_the_probe_attends_as_the_span_does(make: Any) -> None:
+    make(JsEngine("webgpu"))
+    probe = sys.modules["kwaainet.browser.engine"]._probe_config
+    plain, special = (probe(SpanShape(1, 64, 2, 16, 64, window=at, softcap=at / 2)) for at in (0, 4096))
+    assert (plain.sliding_window, plain.attn_logit_softcapping) == (None, None)
+    assert (special.sliding_window, special.attn_logit_softcapping) == (20, 2048.0)
+
+
 def test_a_device_that_fails_gets_no_weights(make: Any) -> None:
     async def run() -> None:
         js = JsEngine("webgpu")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kwaainet.formats.config import FULL, SLIDING
 from kwaainet.inference.writer import packed_parts, span_shape
 from kwaainet.testing.span import CONFIG
 from kwaainet.types import BlockRange, SpanShape
@@ -37,6 +38,13 @@ def test_every_weight_is_packed_once(
     assert sorted(parts) == sorted(names)
     assert sorted(part for packed in parts.values() for part in packed) == sorted(config.block_shapes())
     assert span_shape(config, BlockRange(3, 5)) == SpanShape(2, 200, 2, 32, 320, switches)
+
+
+def test_engines_are_told_what_the_attention_needs() -> None:
+    types = (SLIDING, SLIDING, FULL)
+    config = replace(CONFIG, sliding_window=7, layer_types=types, attn_logit_softcapping=50.0)
+    assert [span_shape(config, BlockRange(at, at + 1)).window for at in range(3)] == [7, 7, 0]
+    assert span_shape(config, BlockRange(0, 3)).softcap == 50.0
 
 
 def test_the_norm_before_the_mlp_is_found_by_what_it_does() -> None:

@@ -189,7 +189,11 @@ def test_places_that_cannot_be_had(swarm: Swarm, tmp_path: Path) -> None:
         "identity_shared": (["relay", *FREE, "--identity-path", readable], USAGE, "chmod 600"),
         "identity_garbage": (["relay", *FREE, "--identity-path", garbage], FAILED, "garbage"),
         "prefix": (["relay", *FREE, "--prefix", "a.b"], FAILED, "delimits block uids"),
-        "export_there": (["model", "export", swarm.model, swarm.model], USAGE, "holds model.safetensors already"),
+        "export_there": (
+            ["model", "export", swarm.model, swarm.model],
+            USAGE,
+            "holds model.safetensors already",
+        ),
         "export_nowhere": (["model", "export", swarm.model, "/proc/out"], USAGE, "cannot write /proc/out"),
     }
     check(tmp_path, cases)

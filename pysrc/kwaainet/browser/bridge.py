@@ -12,19 +12,50 @@ from typing import Any, cast
 from js import Object
 from pyodide.ffi import create_proxy, to_js
 
+from .event_loop import Queues
 from .messages import NetworkToNode, NodeToNetwork, NodeToPage
 from .store import RangeAnswer
 
 
-class JsPort:
-    """``NetworkPort``: messages as plain objects."""
+class JsAlarm:
+    """``Alarm`` by a MessagePort and a timer of JavaScript."""
 
     def __init__(self, bridge: Any) -> None:
-        self._bridge = bridge
-        self._post = bridge.post  # looked up once: it is on the path of every message
+        self._wake_in = bridge.wakeIn
+        self.wake: Callable[[], None] = bridge.wake  # looked up once: it is on the path of every message
+
+    def wake_in(self, seconds: float) -> None:
+        """See ``Alarm``."""
+        self._wake_in(seconds * 1000)
+
+
+def take_over(bridge: Any, loop: Any) -> Queues:
+    """Run Pyodide's event loop by queues of our own from now on."""
+
+    def prepare() -> None:
+        loop._install_running_loop()
+        loop._install_asyncgen_hooks()
+
+    queues = Queues(loop, JsAlarm(bridge), prepare)
+    bridge.onTurn(create_proxy(queues.turn))
+    return queues
+
+
+class JsPort:
+    """``NetworkPort``: messages as plain objects, those of streams, which are most, as arguments.
+
+    ``after`` is called when a message was taken and no Python waits: the rest can be done at once.
+    """
+
+    def __init__(self, bridge: Any, after: Callable[[], None] = lambda: None) -> None:
+        self._bridge, self._after = bridge, after
+        self._post, self._post_data = bridge.post, bridge.postData
 
     def post(self, message: NodeToNetwork) -> None:
-        self._post(_to_object(message))
+        if message["type"] == "data":
+            self._post_data(message["id"], to_js(message["body"]))
+        else:
+            self._post(_to_object(message))
 
     def listen(self, receive: Callable[[NetworkToNode], None]) -> None:
         def take(message: Any) -> None:
@@ -35,8 +66,13 @@ class JsPort:
             if "addresses" in fields:
                 fields["addresses"] = list(fields["addresses"])
             receive(cast(NetworkToNode, fields))
+            self._after()
 
-        self._bridge.listen(create_proxy(take))
+        def take_data(number: int, body: Any) -> None:
+            receive({"type": "data", "id": number, "body": body.to_bytes()})
+            self._after()
+
+        self._bridge.listen(create_proxy(take), create_proxy(take_data))
 
 
 class JsFiles:

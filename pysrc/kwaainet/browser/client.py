@@ -18,9 +18,8 @@ from ..node.directory import directory_reader
 from ..node.model import load_head
 from ..types import Progress
 from . import chat_messages, messages
-from .bridge import JsFiles, JsPort, on_message, reporter
+from .bridge import JsFiles, JsPort, on_message, reporter, take_over
 from .chat import Chat, ChatModel
-from .event_loop import allow_the_past
 from .host import BrowserHost
 from .store import BrowserSource, BrowserStore
 from .worker import relay_of
@@ -35,10 +34,10 @@ async def main(bridge: Any, config: Any, manifest_text: str, text: str) -> None:
     Raises ``ConfigError``, ``ModelFileError``, ``UnsupportedModel`` and what loading raises.
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    allow_the_past(asyncio.get_running_loop())
+    queues = take_over(bridge, asyncio.get_running_loop())
     asked = cast(chat_messages.ClientConfig, config.to_py())
     tell = cast(Any, reporter(bridge))
-    host = await BrowserHost.create(JsPort(bridge))
+    host = await BrowserHost.create(JsPort(bridge, queues.turn))
     try:
         tell({"type": "client-state", "state": "loading"})
         model, _ = await asyncio.gather(

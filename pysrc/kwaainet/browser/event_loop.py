@@ -1,27 +1,133 @@
-"""Mends the event loop of Pyodide where it is stricter than asyncio's.
+"""Gives Pyodide's event loop the queues of asyncio's own: JavaScript wakes Python once for all that is ready.
 
-Follows ``asyncio.loop.call_at``, for which a moment that has passed means at once; Pyodide's WebLoop
-raises ``ValueError`` instead, and whoever awaited ``asyncio.timeout`` with a moment to spare dies of it.
-Rule of the file: only what a runtime does otherwise than asyncio documents.
+Pyodide's WebLoop asks JavaScript for a task for every callback, keeps every cancelled timer until it rings,
+and refuses a timer of the past. Follows ``asyncio.base_events`` (``call_soon``, ``call_at``, ``_run_once``).
+Rule of the file: only what a runtime does otherwise than asyncio documents, or dearer; no JavaScript.
 """
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, TimerHandle
+import asyncio
+import heapq
+from asyncio import AbstractEventLoop, Handle, TimerHandle
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import Any, Protocol
 
-SOON = 0.001  # seconds; what is due now must still lie ahead when the loop looks at its own clock
+ROUNDS = 16  # over what is ready, each made ready by the one before, until JavaScript has its turn
+MANY_CANCELLED = 64  # timers; then those that were cancelled are thrown out, if they are most
 
 
-def allow_the_past(loop: AbstractEventLoop) -> None:
-    """Make ``loop.call_at`` take a moment that has passed for now."""
-    strict = loop.call_at
+class Alarm(Protocol):
+    """What JavaScript does for a loop: both have ``Queues.turn`` called from a task of its own."""
+
+    def wake(self) -> None:
+        """Soon, once."""
+
+    def wake_in(self, seconds: float) -> None:
+        """After so many seconds, about, and not when it was wished before."""
+
+
+class Queues:
+    """The ready callbacks and timers of ``loop``, whose own scheduling they replace.
+
+    ``prepare`` is called before callbacks run.
+    """
+
+    def __init__(
+        self, loop: AbstractEventLoop, alarm: Alarm, prepare: Callable[[], object] = lambda: None
+    ) -> None:
+        self._loop, self._alarm, self._prepare = loop, alarm, prepare
+        self._ready: deque[Handle] = deque()
+        self._timers: list[TimerHandle] = []
+        self._cancelled = 0  # of the timers
+        self._is_woken = self._in_turn = False
+        self._armed: float | None = None  # when JavaScript will wake us, at the latest
+        for name in ("call_soon", "call_later", "call_at", "create_future", "_timer_handle_cancelled"):
+            setattr(loop, name, getattr(self, name))
+        setattr(loop, "call_soon_threadsafe", self.call_soon)  # noqa: B010  # there is one thread
+
+    def call_soon(
+        self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> Handle:
+        """See ``asyncio.loop.call_soon``."""
+        handle = Handle(callback, arguments, self._loop, context)
+        self._ready.append(handle)
+        self._wake()
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> TimerHandle:
+        """See ``asyncio.loop.call_later``."""
+        return self.call_at(self._loop.time() + delay, callback, *arguments, context=context)
 
     def call_at(
-        when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+        self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
     ) -> TimerHandle:
-        return strict(max(when, loop.time() + SOON), callback, *arguments, context=context)
+        """See ``asyncio.loop.call_at``; a moment that has passed means soon."""
+        timer = TimerHandle(when, callback, arguments, self._loop, context)
+        heapq.heappush(self._timers, timer)
+        timer._scheduled = True  # type: ignore[attr-defined]  # so that its cancelling is told
+        self._arm()
+        return timer
 
-    loop.call_at = call_at  # type: ignore[assignment, method-assign]
+    def create_future(self) -> asyncio.Future[Any]:
+        """See ``asyncio.loop.create_future``. Pyodide's own kind makes a callback more for each."""
+        return asyncio.Future(loop=self._loop)
+
+    def turn(self) -> None:
+        """Run what is ready or due, and what that makes ready; later, where a task is running already."""
+        if self._in_turn or asyncio.current_task(self._loop) is not None:
+            return self._wake()
+        self._in_turn, self._is_woken = True, False
+        self._prepare()
+        try:
+            for _ in range(ROUNDS):
+                self._take_due()
+                if not self._ready:
+                    break
+                for _ in range(len(self._ready)):
+                    handle = self._ready.popleft()
+                    if not handle.cancelled():
+                        handle._run()
+        finally:
+            self._in_turn = False
+            if self._ready:
+                self._wake()
+            self._arm()
+
+    def _wake(self) -> None:
+        if not (self._is_woken or self._in_turn):
+            self._is_woken = True
+            self._alarm.wake()
+
+    def _arm(self) -> None:
+        """Have ourselves woken for the first timer, unless we will be."""
+        if (
+            self._timers
+            and not self._in_turn
+            and (self._armed is None or self._timers[0].when() < self._armed)
+        ):
+            self._armed = self._timers[0].when()
+            self._alarm.wake_in(max(0.0, self._armed - self._loop.time()))
+
+    def _take_due(self) -> None:
+        now = self._loop.time()
+        if self._armed is not None and self._armed <= now:
+            self._armed = None
+        while self._timers and (self._timers[0].cancelled() or self._timers[0].when() <= now):
+            timer = heapq.heappop(self._timers)
+            timer._scheduled = False  # type: ignore[attr-defined]
+            if timer.cancelled():
+                self._cancelled -= 1
+            else:
+                self._ready.append(timer)
+
+    def _timer_handle_cancelled(self, timer: TimerHandle) -> None:
+        self._cancelled += 1
+        if self._cancelled > MANY_CANCELLED and 2 * self._cancelled > len(self._timers):
+            self._timers = [one for one in self._timers if not one.cancelled()]
+            heapq.heapify(self._timers)
+            self._cancelled = 0

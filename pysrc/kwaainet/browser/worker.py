@@ -22,9 +22,8 @@ from ..node.server import ServerNode
 from ..swarm.announcement import PROTOCOL
 from ..types import PeerId, Progress
 from . import messages
-from .bridge import JsFiles, JsPort, on_stop, reporter
+from .bridge import JsFiles, JsPort, on_stop, reporter, take_over
 from .engine import BrowserEngine
-from .event_loop import allow_the_past
 from .gradients import BrowserGradients
 from .host import BrowserHost
 from .store import BrowserSource, BrowserStore
@@ -43,9 +42,10 @@ WATCH_PERIOD = 1.0  # seconds between looks at what the page should know of a se
 async def main(bridge: Any, config: Any, manifest: str) -> None:
     """Serve until the page says stop. ``config`` is a ``messages.NodeConfig`` as a JavaScript object."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    allow_the_past(asyncio.get_running_loop())
+    queues = take_over(bridge, asyncio.get_running_loop())
     asked = cast(messages.NodeConfig, config.to_py())
-    tab = await Tab.create(bridge, asked, manifest)
+    host = await BrowserHost.create(JsPort(bridge, queues.turn))
+    tab = Tab.create(bridge, asked, manifest, host)
     on_stop(bridge, tab.leave)
     await tab.serve()
 
@@ -66,7 +66,7 @@ class Tab:
         host.on_return = self._announce_again
 
     @classmethod
-    async def create(cls, bridge: Any, asked: messages.NodeConfig, manifest_text: str) -> Tab:
+    def create(cls, bridge: Any, asked: messages.NodeConfig, manifest_text: str, host: BrowserHost) -> Tab:
         """Raises ``ConfigError``, ``ModelFileError`` and ``EngineError``."""
         manifest = ModelManifest.from_json(manifest_text)
         blocks, movable = parse_blocks(asked["blocks"], manifest.config.num_hidden_layers)
@@ -81,7 +81,6 @@ class Tab:
             weight_bytes=asked["memory"],
         )
         config.check_model(manifest.config)
-        host = await BrowserHost.create(JsPort(bridge))
         relay = relay_of(asked["relays"])
         files = JsFiles(bridge)
         node = ServerNode(

@@ -23,8 +23,15 @@ class PortBridge {
     this.#port.postMessage(message, 'body' in message && message.body !== undefined ? [message.body.buffer] : [])
   }
 
-  listen (receive: (message: NetworkToNode) => void): void {
-    this.#port.onmessage = ({ data }: MessageEvent<NetworkToNode>) => { receive(data) }
+  postData (id: number, body: Uint8Array<ArrayBuffer>): void {
+    this.post({ type: 'data', id, body })
+  }
+
+  listen (receive: (message: NetworkToNode) => void, take: (id: number, body: Uint8Array) => void): void {
+    this.#port.onmessage = ({ data }: MessageEvent<NetworkToNode>) => {
+      if (data.type === 'data') take(data.id, data.body)
+      else receive(data)
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 """Conversions between JavaScript's values and ours: nothing of theirs gets past the bridge."""
 
+import asyncio
 import importlib
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,27 +16,59 @@ def bridge(javascript: SimpleNamespace) -> ModuleType:
     return importlib.import_module("kwaainet.browser.bridge")
 
 
-def test_messages_go_out_as_plain_objects(bridge: ModuleType) -> None:
+def test_messages_go_out_as_plain_objects_and_data_as_arguments(bridge: ModuleType) -> None:
     posted: list[Any] = []
-    port = bridge.JsPort(SimpleNamespace(post=posted.append))
-    port.post({"type": "data", "id": 3, "body": b"abc"})
-    assert (posted[0].type, posted[0].id, posted[0].body.to_bytes()) == ("data", 3, b"abc")
+    port = bridge.JsPort(SimpleNamespace(post=posted.append, postData=lambda *fields: posted.append(fields)))
+    port.post({"type": "result", "id": 3, "body": b"abc"})
+    port.post({"type": "data", "id": 4, "body": b"def"})
+    assert (posted[0].type, posted[0].id, posted[0].body.to_bytes()) == ("result", 3, b"abc")
+    assert (posted[1][0], posted[1][1].to_bytes()) == (4, b"def")
 
 
 def test_messages_come_in_with_bytes(bridge: ModuleType, javascript: SimpleNamespace) -> None:
     receivers: list[Any] = []
     heard: list[Any] = []
-    bridge.JsPort(SimpleNamespace(post=None, listen=receivers.append)).listen(heard.append)
-    receivers[0](javascript.Object({"type": "data", "id": 2, "body": javascript.Bytes(b"\0\1")}.items()))
+    js = SimpleNamespace(post=None, postData=None, listen=lambda *both: receivers.extend(both))
+    bridge.JsPort(js, lambda: heard.append("a turn")).listen(heard.append)
+    receivers[0](javascript.Object({"type": "result", "id": 2, "body": javascript.Bytes(b"\0\1")}.items()))
     receivers[0](
         javascript.Object({"type": "connection", "state": "reserved", "addresses": ("/ip4/x",)}.items())
     )
     receivers[0](javascript.Object({"type": "end", "id": 2}.items()))
+    receivers[1](4, javascript.Bytes(b"\2"))
     assert heard == [
-        {"type": "data", "id": 2, "body": b"\0\1"},
+        {"type": "result", "id": 2, "body": b"\0\1"},
+        "a turn",
         {"type": "connection", "state": "reserved", "addresses": ["/ip4/x"]},
+        "a turn",
         {"type": "end", "id": 2},
+        "a turn",
+        {"type": "data", "id": 4, "body": b"\2"},
+        "a turn",
     ]
+
+
+def test_the_loop_is_taken_over_and_woken_by_javascript(bridge: ModuleType) -> None:
+    class PyodideLoop(asyncio.SelectorEventLoop):
+        prepared = 0
+
+        def _install_running_loop(self) -> None:
+            self.prepared += 1
+
+        def _install_asyncgen_hooks(self) -> None:
+            pass
+
+    loop, turns, wakes, alarms, done = PyodideLoop(), list[Any](), list[int](), list[float](), list[str]()
+    alarm = SimpleNamespace(wake=lambda: wakes.append(1), wakeIn=alarms.append, onTurn=turns.append)
+    bridge.take_over(alarm, loop)
+    loop.call_later(0.5, print)
+    loop.call_soon(done.append, "soon")
+    assert (wakes, done) == ([1], [])
+    assert alarms == [pytest.approx(500, abs=50)]
+    turns[0]()
+    assert done == ["soon"]
+    assert loop.prepared == 1
+    loop.close()
 
 
 def test_blobs_and_ranges(bridge: ModuleType, javascript: SimpleNamespace) -> None:

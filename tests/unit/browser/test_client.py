@@ -34,7 +34,12 @@ ORDER = {
 @pytest.fixture
 def client(javascript: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.delitem(importlib.import_module("sys").modules, "kwaainet.browser.client", raising=False)
-    return importlib.import_module("kwaainet.browser.client")
+    module = importlib.import_module("kwaainet.browser.client")
+    turn = SimpleNamespace(turn=lambda: None)
+    monkeypatch.setattr(
+        module, "take_over", lambda bridge, loop: turn
+    )  # the clock of the test drives its loop
+    return module
 
 
 class Bridge:
@@ -51,8 +56,13 @@ class Bridge:
             fields["body"] = fields["body"].to_bytes()
         self._worker.post(fields)
 
-    def listen(self, receive: Any) -> None:
+    def postData(self, number: int, body: Any) -> None:
+        self._worker.post({"type": "data", "id": number, "body": body.to_bytes()})
+
+    def listen(self, receive: Any, take: Any) -> None:
         def pass_on(message: dict[str, Any]) -> None:
+            if message["type"] == "data":
+                return take(message["id"], self._javascript.Bytes(message["body"]))
             body = {"body": self._javascript.Bytes(message["body"])} if "body" in message else {}
             receive(self._javascript.Object({**message, **body}.items()))
 

@@ -65,7 +65,7 @@ export class PythonBridge {
   readonly #network: MessagePort
   readonly #inbox: Inbox
   readonly #waking = new MessageChannel()
-  #turn: () => void = () => {}
+  #ring: () => void = () => {}
   #alarm: ReturnType<typeof setTimeout> | undefined
   #blobs: Promise<Blobs> | null = null
 
@@ -90,8 +90,8 @@ export class PythonBridge {
   }
 
   /** What `wake` and `wakeIn` have called, each time in a task of its own. */
-  onTurn (turn: () => void): void {
-    this.#turn = turn
+  onTurn (turn: () => void, ring: () => void): void {
+    this.#ring = ring
     this.#waking.port1.onmessage = () => { turn() }
   }
 
@@ -99,7 +99,7 @@ export class PythonBridge {
 
   wakeIn (milliseconds: number): void {
     clearTimeout(this.#alarm)
-    this.#alarm = setTimeout(() => { this.#turn() }, Math.min(milliseconds, LONGEST_TIMER))
+    this.#alarm = setTimeout(() => { this.#ring() }, Math.min(Math.ceil(milliseconds), LONGEST_TIMER))
   }
 
   async readBlob (digest: string): Promise<Uint8Array | null> {

@@ -37,7 +37,7 @@ def take_over(bridge: Any, loop: Any) -> Queues:
         loop._install_asyncgen_hooks()
 
     queues = Queues(loop, JsAlarm(bridge), prepare)
-    bridge.onTurn(create_proxy(queues.turn))
+    bridge.onTurn(create_proxy(queues.turn), create_proxy(queues.ring))
     return queues
 
 

@@ -20,13 +20,13 @@ MANY_CANCELLED = 64  # timers; then those that were cancelled are thrown out, if
 
 
 class Alarm(Protocol):
-    """What JavaScript does for a loop: both have ``Queues.turn`` called from a task of its own."""
+    """What JavaScript does for a loop, from a task of its own."""
 
     def wake(self) -> None:
-        """Soon, once."""
+        """Call ``Queues.turn`` soon, once."""
 
     def wake_in(self, seconds: float) -> None:
-        """After so many seconds, about, and not when it was wished before."""
+        """Call ``Queues.ring`` after so many seconds, about, and not when it was wished before."""
 
 
 class Queues:
@@ -79,9 +79,10 @@ class Queues:
 
     def turn(self) -> None:
         """Run what is ready or due, and what that makes ready; later, where a task is running already."""
+        self._is_woken = False
         if self._in_turn or asyncio.current_task(self._loop) is not None:
             return self._wake()
-        self._in_turn, self._is_woken = True, False
+        self._in_turn = True
         self._prepare()
         try:
             for _ in range(ROUNDS):
@@ -97,6 +98,11 @@ class Queues:
             if self._ready:
                 self._wake()
             self._arm()
+
+    def ring(self) -> None:
+        """A turn for the timers; one that is not due yet, as clocks differ, is waited for anew."""
+        self._armed = None
+        self.turn()
 
     def _wake(self) -> None:
         if not (self._is_woken or self._in_turn):
@@ -115,8 +121,6 @@ class Queues:
 
     def _take_due(self) -> None:
         now = self._loop.time()
-        if self._armed is not None and self._armed <= now:
-            self._armed = None
         while self._timers and (self._timers[0].cancelled() or self._timers[0].when() <= now):
             timer = heapq.heappop(self._timers)
             timer._scheduled = False  # type: ignore[attr-defined]

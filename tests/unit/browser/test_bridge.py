@@ -59,7 +59,9 @@ def test_the_loop_is_taken_over_and_woken_by_javascript(bridge: ModuleType) -> N
             pass
 
     loop, turns, wakes, alarms, done = PyodideLoop(), list[Any](), list[int](), list[float](), list[str]()
-    alarm = SimpleNamespace(wake=lambda: wakes.append(1), wakeIn=alarms.append, onTurn=turns.append)
+    alarm = SimpleNamespace(
+        wake=lambda: wakes.append(1), wakeIn=alarms.append, onTurn=lambda *both: turns.extend(both)
+    )
     bridge.take_over(alarm, loop)
     loop.call_later(0.5, print)
     loop.call_soon(done.append, "soon")

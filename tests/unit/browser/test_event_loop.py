@@ -19,7 +19,7 @@ class World(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self.clock, self.wakes, self.alarms = 100.0, 0, []
-        self.pending, self.alarm = False, None
+        self.pending, self.alarm, self.early = False, None, 0.0
         self.queues = Queues(self, self)
 
     def time(self) -> float:
@@ -36,11 +36,14 @@ class World(asyncio.SelectorEventLoop):
         """Do as JavaScript does, until it would wait beyond ``until`` seconds from now."""
         end = self.clock + until
         while self.pending or (self.alarm is not None and self.alarm <= end):
-            if not self.pending:
+            if self.pending:
+                self.pending = False
+                self.queues.turn()
+            else:
                 assert self.alarm is not None
-                self.clock, self.alarm = max(self.clock, self.alarm), None
-            self.pending = False
-            self.queues.turn()
+                self.clock, self.alarm = max(self.clock, self.alarm - self.early), None
+                self.early = 0.0
+                self.queues.ring()
         self.clock = end
 
     def do(self, work: Coroutine[Any, Any, Any], within: float = 0.0) -> Any:
@@ -92,6 +95,15 @@ def test_timers_ring_in_their_order_and_only_the_first_is_waited_for(world: Worl
     assert done == ["first", "second"]
     world.settle(1.0)
     assert done == ["first", "second", "third"]
+
+
+def test_a_timer_that_javascript_rings_too_early_is_waited_for_again(world: World) -> None:
+    done: list[str] = []
+    world.call_later(1.0, done.append, "rung")
+    world.early = 0.001
+    world.settle(2.0)
+    assert done == ["rung"]
+    assert world.alarms == [1.0, pytest.approx(0.001)]
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 0.001])

@@ -18,7 +18,8 @@ export async function bootPython (origin: string, packages: string[], report: (m
   const indexURL = new URL(PYODIDE, origin).href
   const { loadPyodide } = await import(`${indexURL}pyodide.mjs`) as typeof import('pyodide')
   const python = await loadPyodide({ indexURL, convertNullToNone: true, packages: [PACKAGE, ...packages] })
-  const missing = [PACKAGE, ...packages].filter(name => python.loadedPackages[name] === undefined)
+  const loaded = Object.keys(python.loadedPackages).map(name => name.toLowerCase()) // Jinja2 calls itself so
+  const missing = [PACKAGE, ...packages].filter(name => !loaded.includes(name))
   if (missing.length > 0) throw new Error(`the Python packages cannot be loaded: ${missing.join(', ')}`)
   step(1)
   return python

@@ -22,7 +22,10 @@ METHODS = [
 ]
 # What may take time: the rest must answer at once, because sans-IO code calls it.
 BLOCKING = {ports.Stream, ports.Host, ports.Engine, ports.Gradients, ports.BlobStore, ports.RangeSource}
-IMMEDIATE = {"peer_id", "addresses", "remote_peer", "backend", "handle_unary", "handle_stream"}
+IMMEDIATE = {
+    *("peer_id", "addresses", "remote_peer", "handle_unary", "handle_stream"),  # of hosts and streams
+    *("backend", "graphs", "half"),  # of engines
+}
 
 
 def test_these_are_the_ports() -> None:

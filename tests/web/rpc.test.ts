@@ -230,6 +230,21 @@ test('goodbye: error frames at once, then the farewell call', async () => {
   assert.equal(server.host.streams[0]!.aborted, null, 'a reset would take it back')
 })
 
+test('after the goodbye nothing is announced again, and the connections end', async () => {
+  const [client, server] = pairOfTabs()
+  await client.say({ type: 'serve', protocol: 'R.rpc_announce', kind: 'unary' })
+  await server.say({ type: 'farewell', peer: 'client', protocol: 'R.rpc_announce', body: fromHex('0ff1') })
+  server.switchboard.bye('the tab was closed')
+  await server.say({ type: 'call', id: 7, peer: 'client', protocol: 'R.rpc_announce', body: fromHex('0b') })
+  assert.deepEqual([server.last('fault').id, server.last('fault').error], [7, 'Unreachable'])
+  await settle()
+  assert.equal(toHex(client.last('call').body), '0ff1')
+  assert.ok(!server.host.closed, 'the farewell is not answered yet')
+  await client.say({ type: 'result', id: client.last('call').id })
+  await settle()
+  assert.ok(server.host.closed)
+})
+
 test('an answer under way when the tab goes does not reset the stream', async () => {
   const [client, server] = pairOfTabs()
   const id = await openStream(client, server)

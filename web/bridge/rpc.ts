@@ -36,6 +36,7 @@ export class Switchboard {
   readonly #serving: Array<Promise<void>> = []
   #lastId = 0
   #farewell: Farewell | null = null
+  #gone = false
 
   constructor (channel: NodeChannel, host: NetworkHost) {
     this.#channel = channel
@@ -43,13 +44,22 @@ export class Switchboard {
     channel.listen(message => { this.#receive(message) })
   }
 
-  /** The page goes away: error frames first, then the stored call. Nothing here waits. */
+  /**
+   * The page goes away: error frames first, then the stored call. Nothing here waits. A browser may let workers live on
+   * a while: what the node calls from now on is refused, lest it announce itself again, and the connections end.
+   */
   bye (reason: string): void {
-    for (const pump of this.#pumps.values()) pump.leave(reason)
-    for (const answer of this.#answers.values()) answer({ type: 'fault', id: 0, error: 'CapacityError', message: reason })
+    this.#gone = true
+    this.#endServing(reason)
     const farewell = this.#farewell
     this.#farewell = null
-    if (farewell !== null) this.#exchange(farewell, AbortSignal.timeout(5000)).catch(() => {})
+    if (farewell === null) return
+    this.#exchange(farewell, AbortSignal.timeout(5000)).catch(() => {}).finally(() => { void this.#host.close() })
+  }
+
+  #endServing (reason: string): void {
+    for (const pump of this.#pumps.values()) pump.leave(reason)
+    for (const answer of this.#answers.values()) answer({ type: 'fault', id: 0, error: 'CapacityError', message: reason })
   }
 
   #receive (message: NodeToNetwork): void {
@@ -63,8 +73,11 @@ export class Switchboard {
       case 'listen': this.#reply(message.id, async () => { await Promise.all(this.#serving); await this.#host.listen() }); break
       case 'leave': this.#reply(message.id, async () => { await this.#leave(message.reason) }); break
       case 'farewell': this.#farewell = message; break
-      case 'call': void this.#call(message); break
-      case 'open': void this.#open(message); break
+      case 'call':
+      case 'open':
+        if (this.#gone) this.#fault(message.id, fault('Unreachable', 'the page of this tab is being closed'))
+        else void (message.type === 'call' ? this.#call(message) : this.#open(message))
+        break
       default: this.#route(message)
     }
   }
@@ -200,7 +213,7 @@ export class Switchboard {
   async #leave (reason: string): Promise<void> {
     this.#farewell = null // the node took its announcement down itself
     const busy = this.#pumps.size + this.#answers.size > 0
-    this.bye(reason)
+    this.#endServing(reason)
     if (busy) await new Promise(resolve => setTimeout(resolve, 500)) // closing at once would beat the frames
     await this.#host.close()
   }

@@ -44,11 +44,12 @@ def take_over(bridge: Any, loop: Any) -> Queues:
 class JsPort:
     """``NetworkPort``: messages as plain objects, those of streams, which are most, as arguments.
 
-    ``after`` is called when a message was taken and no Python waits: the rest can be done at once.
+    Taking a message only makes Python ready; it runs when all messages that have arrived are taken, so
+    that the steps among them are computed together.
     """
 
-    def __init__(self, bridge: Any, after: Callable[[], None] = lambda: None) -> None:
-        self._bridge, self._after = bridge, after
+    def __init__(self, bridge: Any) -> None:
+        self._bridge = bridge
         self._post, self._post_data = bridge.post, bridge.postData
 
     def post(self, message: NodeToNetwork) -> None:
@@ -66,11 +67,9 @@ class JsPort:
             if "addresses" in fields:
                 fields["addresses"] = list(fields["addresses"])
             receive(cast(NetworkToNode, fields))
-            self._after()
 
         def take_data(number: int, body: Any) -> None:
             receive({"type": "data", "id": number, "body": body.to_bytes()})
-            self._after()
 
         self._bridge.listen(create_proxy(take), create_proxy(take_data))
 

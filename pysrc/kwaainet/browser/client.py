@@ -34,10 +34,10 @@ async def main(bridge: Any, config: Any, manifest_text: str, text: str) -> None:
     Raises ``ConfigError``, ``ModelFileError``, ``UnsupportedModel`` and what loading raises.
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    queues = take_over(bridge, asyncio.get_running_loop())
+    take_over(bridge, asyncio.get_running_loop())
     asked = cast(chat_messages.ClientConfig, config.to_py())
     tell = cast(Any, reporter(bridge))
-    host = await BrowserHost.create(JsPort(bridge, queues.turn))
+    host = await BrowserHost.create(JsPort(bridge))
     try:
         tell({"type": "client-state", "state": "loading"})
         model, _ = await asyncio.gather(

@@ -42,9 +42,9 @@ WATCH_PERIOD = 1.0  # seconds between looks at what the page should know of a se
 async def main(bridge: Any, config: Any, manifest: str) -> None:
     """Serve until the page says stop. ``config`` is a ``messages.NodeConfig`` as a JavaScript object."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    queues = take_over(bridge, asyncio.get_running_loop())
+    take_over(bridge, asyncio.get_running_loop())
     asked = cast(messages.NodeConfig, config.to_py())
-    host = await BrowserHost.create(JsPort(bridge, queues.turn))
+    host = await BrowserHost.create(JsPort(bridge))
     tab = Tab.create(bridge, asked, manifest, host)
     on_stop(bridge, tab.leave)
     await tab.serve()

@@ -18,6 +18,9 @@ from ..ports import Engine, Floats
 from ..types import PeerId
 
 
+ROUNDS_OF_OTHERS = 8  # of the event loop: from a message to its request in line are about five
+
+
 @dataclass(slots=True, eq=False)
 class Request(Job):
     """A job with its input [rows, n, hidden], and where its output goes."""
@@ -104,9 +107,10 @@ class Turns:
                 self._scheduler.done(work, loop.time())
                 for request in work.jobs:
                     self._go_on(request)
-                # Those who got their results send them first: in a tab the engine computes in this thread.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
+                # Those who got their results send them first, and what came meanwhile gets in line, so that it
+                # is computed together: in a tab the engine computes in this thread.
+                for _ in range(ROUNDS_OF_OTHERS):
+                    await asyncio.sleep(0)
         finally:
             self._task = None
 

@@ -29,7 +29,7 @@ def test_messages_come_in_with_bytes(bridge: ModuleType, javascript: SimpleNames
     receivers: list[Any] = []
     heard: list[Any] = []
     js = SimpleNamespace(post=None, postData=None, listen=lambda *both: receivers.extend(both))
-    bridge.JsPort(js, lambda: heard.append("a turn")).listen(heard.append)
+    bridge.JsPort(js).listen(heard.append)
     receivers[0](javascript.Object({"type": "result", "id": 2, "body": javascript.Bytes(b"\0\1")}.items()))
     receivers[0](
         javascript.Object({"type": "connection", "state": "reserved", "addresses": ("/ip4/x",)}.items())
@@ -38,13 +38,9 @@ def test_messages_come_in_with_bytes(bridge: ModuleType, javascript: SimpleNames
     receivers[1](4, javascript.Bytes(b"\2"))
     assert heard == [
         {"type": "result", "id": 2, "body": b"\0\1"},
-        "a turn",
         {"type": "connection", "state": "reserved", "addresses": ["/ip4/x"]},
-        "a turn",
         {"type": "end", "id": 2},
-        "a turn",
         {"type": "data", "id": 4, "body": b"\2"},
-        "a turn",
     ]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from browser.peers import Peer
 from interop.running import petals_server, relay, tab
 
 from kwaainet.identity.keys import PrivateKey
@@ -24,7 +25,7 @@ from kwaainet.native.stream import RawStream
 from kwaainet.node.client import Client
 from kwaainet.node.dht import DhtNode
 from kwaainet.node.directory import dht_reader
-from kwaainet.types import PeerId
+from kwaainet.types import BlockRange, PeerId
 
 from .generation import STOCK_PREFIX, free_port
 from .model import BLOCKS, GGUF, HIDDEN_SIZE, PREFIX, exported
@@ -71,7 +72,9 @@ async def _probe(relay_address: str, tab_peer: str, count: int) -> dict[str, lis
             if name == "tab":
                 assert str(hop.peer) == tab_peer
                 probes["network worker"] = Echo(host, hop.peer)
-            probes[f"{name}, no tokens"] = _step(session.step, 0)
+            # our client refuses such a step; servers do not
+            bare = await Peer(host, dht).session(str(hop.peer), length, BlockRange(0, BLOCKS), prefix)
+            probes[f"{name}, no tokens"] = _step(bare.step, 0)
             probes[f"{name}, one token"] = _step(session.step, 1)
         return await _in_turns(probes, count)
 

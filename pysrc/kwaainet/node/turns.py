@@ -17,7 +17,6 @@ from ..inference.scheduler import Job, Scheduler, Work
 from ..ports import Engine, Floats
 from ..types import PeerId
 
-
 ROUNDS_OF_OTHERS = 8  # of the event loop: from a message to its request in line are about five
 
 
@@ -107,8 +106,8 @@ class Turns:
                 self._scheduler.done(work, loop.time())
                 for request in work.jobs:
                     self._go_on(request)
-                # Those who got their results send them first, and what came meanwhile gets in line, so that it
-                # is computed together: in a tab the engine computes in this thread.
+                # Those who got their results send them first, and what came meanwhile gets in line, to be
+                # computed together: in a tab the engine computes in this thread.
                 for _ in range(ROUNDS_OF_OTHERS):
                     await asyncio.sleep(0)
         finally:

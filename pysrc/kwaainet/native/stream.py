@@ -147,6 +147,7 @@ class RawStream:
         """Wait while more than ``HIGH_WATER`` bytes are queued. Raises ``StreamReset``."""
         while self.unsent > HIGH_WATER:
             await self._change()
+            self._check()
 
     def finish(self) -> None:
         """Half-close: nothing more will be written. Ignored on a stream that is gone."""
@@ -260,11 +261,11 @@ class RawStream:
             self._closing = None
 
     async def _change(self) -> None:
+        """Wait for news; not for its end, as what came right before it is to be taken first."""
         self._check()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await waiter
-        self._check()
 
     def _check(self) -> None:
         if self._error is not None:  # raised anew: one that is kept would keep the data of those it went by

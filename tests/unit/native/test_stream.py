@@ -183,6 +183,22 @@ def test_a_reset_reaches_the_other_end_behind_what_had_arrived():
     run(main())
 
 
+def test_who_waits_to_read_gets_what_came_right_before_the_connection_was_lost():
+    async def main():
+        link, ours, theirs = await streams()
+        reading = asyncio.ensure_future(ours.read())
+        await asyncio.sleep(0)  # it waits
+        theirs.write(b"farewell")
+        while not ours._chunks:
+            await asyncio.sleep(0)
+        link.lost("the wire is cut")
+        assert bytes(await reading) == b"farewell"
+        with pytest.raises(StreamReset, match="the wire is cut"):
+            await ours.read()
+
+    asyncio.run(main())
+
+
 def test_a_lost_connection_ends_its_streams_and_tells_once():
     async def main():
         alice, link, bob, _ = await linked()

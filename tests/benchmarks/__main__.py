@@ -1,21 +1,25 @@
 """The benchmarks of README's table: ``make bench``, or some only: ``make bench ARGS="relaying start"``.
 
 Peers are measured in the same run, in turns; figures are medians. The table goes to standard output,
-what happens to standard error, every figure to .cache/benchmarks/NAME.json. The exit code is 1 if a
-benchmark could not be run or the guard found a figure worse than its baseline; a missed goal is not an
-error.
+what happens to standard error, every figure to .cache/benchmarks/NAME.json, what the processes said to
+.cache/benchmarks/logs/NAME. Kills and leaves that this commit has already (``journal.py``) count towards the
+rounds asked for. The exit code is 1 if a benchmark could not be run or the guard found a figure worse than
+its baseline; a missed goal is not an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from interop.running import ROOT, Failed
+from interop.running import Failed
 
 from . import (
     direct,
@@ -34,9 +38,9 @@ from . import (
     tab_chain,
     visits,
 )
+from .journal import RESULTS, forget
 from .report import Result, Row, markdown, save
 
-RESULTS = ROOT / ".cache" / "benchmarks"
 DEFAULT_ROUNDS = 5
 
 BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
@@ -68,19 +72,23 @@ def main() -> int:
     parser.add_argument(
         "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="of each peer (%(default)s)"
     )
+    parser.add_argument("--anew", action="store_true", help="count no kills and leaves of earlier runs")
     options = parser.parse_args()
     if unknown := set(options.names) - BENCHMARKS.keys():
         parser.error(
             f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
         )
     RESULTS.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever was started is ended
     rows: list[Row] = []
     failed = False
     for name in options.names or BENCHMARKS:
         print(f"benchmark {name}", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(prefix=f"kwaainet-{name}-") as folder:
+        if options.anew:
+            forget(name)
+        with _folder(name) as folder:
             try:
-                result = BENCHMARKS[name](Path(folder), options.rounds)
+                result = BENCHMARKS[name](folder, options.rounds)
             except (Failed, OSError, subprocess.CalledProcessError) as error:
                 print(f"benchmark {name} failed: {error}", file=sys.stderr, flush=True)
                 failed = True
@@ -89,6 +97,20 @@ def main() -> int:
         rows += result.rows
     print(markdown(rows))
     return 1 if failed else 0
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    """For one run; what processes have written is kept until the next one."""
+    logs = RESULTS / "logs" / name
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix=f"kwaainet-{name}-") as folder:
+        try:
+            yield Path(folder)
+        finally:
+            for path in (*Path(folder).glob("*.out"), *Path(folder).glob("*.err")):
+                shutil.copy(path, logs)
 
 
 if __name__ == "__main__":

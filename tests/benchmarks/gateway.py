@@ -1,21 +1,17 @@
 """The gap that a stock petals client sees when the tab in use behind the gateway is killed.
 
-One unmodified client generates again and again through the relay's gateway; in every generation the
-process that serves one of the two spans is ended by SIGKILL, and another takes its place before the
-next. The gap is the longest of the token intervals that end within ``WINDOW`` seconds after the kill.
-``gateway`` kills native stand-ins (``native_tab.py``), which start in a second, ``gateway_tabs`` real tabs.
+One unmodified client generates again and again through the relay's gateway; in a generation the process that
+serves one of the two spans is ended by SIGKILL, and another starts in its place. The gap is the longest of
+the token intervals that end within ``WINDOW`` seconds after the kill. ``gateway`` kills native stand-ins
+(``native_tab.py``), which start in a second, ``gateway_tabs`` real tabs.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +31,8 @@ from interop.running import (
     tab,
 )
 
+from .holders import LEFT, Holders, Start
+from .journal import Journal
 from .report import Result, kills_row
 
 SPANS = ("0:3", "3:5")
@@ -43,31 +41,41 @@ NEW_TOKENS, KILLED_AT = 48, 16
 WINDOW = 5.0  # seconds
 PATIENCE = 120.0
 
-Server = tuple[Running, dict[str, Any]]  # and its online event
-Start = Callable[[str, str], AbstractContextManager[Server]]  # (blocks, name) -> a server
-
 
 def measure(folder: Path, rounds: int) -> Result:
     """Native stand-ins for tabs. Needs the real peers."""
-    return _measure(folder, "native stand-ins", _stand_ins, KILLS_A_ROUND * rounds)
+    return _measure(folder, Journal("gateway"), "native stand-ins", _stand_ins, KILLS_A_ROUND * rounds)
 
 
 def measure_tabs(folder: Path, rounds: int) -> Result:
     """Needs the real peers and the headless Chromium."""
-    return _measure(folder, "tabs, wasm", _tabs, KILLS_A_ROUND * rounds)
+    return _measure(folder, Journal("gateway_tabs"), "tabs, wasm", _tabs, KILLS_A_ROUND * rounds)
 
 
 def _measure(
-    folder: Path, victims: str, starter: Callable[[Path, dict[str, Any], Case], Start], kills: int
+    folder: Path,
+    journal: Journal,
+    victims: str,
+    starter: Callable[[Path, dict[str, Any], Case], Start],
+    kills: int,
 ) -> Result:
-    case = _make_model(folder)
-    with relay(folder, "--model", case.folder, "--prefix", case.prefix, "--expose", "gateway") as origin:
-        outcome = _Kills(folder, origin, case, starter(folder, origin, case)).run(kills)
+    if len(journal.of("kill")) < kills:
+        case = _make_model(folder)
+        exposed = ("--prefix", case.prefix, "--expose", "gateway")
+        with (
+            relay(folder, "--model", case.folder, *exposed) as origin,
+            Holders(starter(folder, origin, case), SPANS) as holders,
+        ):
+            _Kills(folder, origin, case, holders, journal).run(kills)
+    found, undisturbed = journal.of("kill"), journal.of("generation")
+    everything = found + undisturbed
     row = kills_row(
-        "stock client, gateway", f"{kills} kills ({victims})", outcome["gaps"], outcome["usual"],
-        outcome["wrong"], outcome["generations"], len(outcome["errors"]),
+        "stock client, gateway", f"{len(found)} kills ({victims})",
+        [one["gap"] for one in found], median(one["usual"] for one in found),
+        sum(not one["equal"] for one in everything), len(everything),
+        sum(bool(one["error"]) for one in everything),
     )  # fmt: skip
-    return Result([row], outcome)
+    return Result([row], {"kills": found, "undisturbed": len(undisturbed)})
 
 
 def _make_model(folder: Path) -> Case:
@@ -87,76 +95,81 @@ def _tabs(folder: Path, origin: dict[str, Any], case: Case) -> Start:
     return lambda blocks, name: tab(folder, origin["http"], *flags, blocks, name=name)
 
 
-@dataclass
 class _Kills:
-    """One client, and a killer that replaces what it kills."""
+    """One client, and a killer that looks on while it generates."""
 
-    folder: Path
-    origin: dict[str, Any]
-    case: Case
-    start: Start
-    at: list[tuple[int, float]] = field(default_factory=list)  # (generation, unix time)
+    def __init__(
+        self, folder: Path, origin: dict[str, Any], case: Case, holders: Holders, journal: Journal
+    ) -> None:
+        self._folder, self._origin, self._case = folder, origin, case
+        self._holders, self._journal = holders, journal
+        self._killed: dict[str, Any] = {}  # in the generation under way
 
-    def run(self, kills: int) -> dict[str, Any]:
-        until, spec, result = (self.folder / name for name in ("enough", "spec", "result"))
+    def run(self, kills: int) -> None:
+        """Until there are so many kills."""
+        until, spec, result = (self._folder / name for name in ("enough", "spec", "result"))
         asked = {"generations": 100 * kills, "prompt_tokens": 6, "new_tokens": NEW_TOKENS}
-        spec.write_text(json.dumps(self.case.spec(self.origin["tcp"], until=str(until), **asked)))
+        spec.write_text(json.dumps(self._case.spec(self._origin["tcp"], until=str(until), **asked)))
         command = [PEERS_PYTHON, PEERS / "petals_streamer.py", spec, result]
-        names = (f"server-{number}" for number in itertools.count())
-        with ExitStack() as stack:
-            servers = {
-                blocks: [stack.enter_context(self.start(blocks, next(names))) for _ in range(2)]
-                for blocks in SPANS
-            }
-            client = stack.enter_context(started(command, self.folder, "client", OFFLINE))
-            for number in range(kills):
-                blocks = SPANS[number % len(SPANS)]
-                self._kill(client, servers[blocks])
-                servers[blocks].append(stack.enter_context(self.start(blocks, next(names))))
-            until.touch()
+        turns = itertools.cycle(SPANS)
+        self._wait_for_all()
+        with started(command, self._folder, "client", OFFLINE) as client:
+            for event in self._events(client):
+                if event["event"] == "generation":
+                    self._note(event)
+                    if len(self._journal.of("kill")) >= kills:
+                        until.touch()
+                        break
+                elif not self._killed and KILLED_AT <= event["index"] < NEW_TOKENS - 8:
+                    self._kill(next(turns))
             if client.process.wait(PATIENCE):
                 raise Failed(client.tail())
-        return self._outcome(json.loads(result.read_text())["generations"])
 
-    def _kill(self, client: Running, servers: list[Server]) -> None:
-        """Amid the next generation."""
-        now, _ = _progress(client)
+    def _wait_for_all(self) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not (now < (progress := _progress(client))[0] and KILLED_AT <= progress[1] < NEW_TOKENS - 8):
-            if time.monotonic() > deadline or client.process.poll() is not None:
-                raise Failed(f"the client got no further\n{client.tail()}")
-            time.sleep(POLL / 10)
-        in_use = status(self.origin)["gateway"]["in_use"]
-        victim = next(server for server in servers if server[1]["peer_id"] in in_use)
-        servers.remove(victim)
-        self.at.append((progress[0], time.time()))
-        for process_id in (*_children(victim[0].process.pid), victim[0].process.pid):
-            os.killpg(process_id, signal.SIGKILL)
+        while any(len(self._holders.peers(blocks)) < LEFT for blocks in SPANS):
+            if time.monotonic() > deadline:
+                raise Failed("the servers did not start in time")
+            time.sleep(POLL)
 
-    def _outcome(self, generations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        gaps, usual = [], []
-        for generation, killed in self.at:
-            times = generations[generation]["times"]
-            intervals = [(end, end - begin) for begin, end in itertools.pairwise(times)]
-            gaps.append(
-                max((gap for end, gap in intervals if killed < end < killed + WINDOW), default=WINDOW)
-            )
-            usual += [gap for end, gap in intervals if end < killed]
-        return {
-            "gaps": gaps,
-            "usual": median(usual),
-            "generations": len(generations),
-            "wrong": sum(not one["equal"] for one in generations),
-            "errors": [one["error"] for one in generations if one["error"]],
-        }
+    def _events(self, client: Running) -> Iterator[dict[str, Any]]:
+        """What the client prints, as it comes; ``Failed`` if nothing more does."""
+        deadline = time.monotonic() + PATIENCE
+        with client.out.open() as out:
+            rest = ""
+            while time.monotonic() < deadline:
+                rest += out.read()
+                lines = rest.split("\n")
+                rest = lines.pop()
+                events = [json.loads(line) for line in lines]
+                # of tokens only the last is news: a generation must not be killed in when it is over
+                yield from (one for one in events[:-1] if one["event"] == "generation")
+                yield from events[-1:]
+                if events:
+                    deadline = time.monotonic() + PATIENCE
+                elif client.process.poll() is not None:
+                    break
+                time.sleep(POLL / 10)
+        raise Failed(f"the client got no further\n{client.tail()}")
 
+    def _kill(self, blocks: str) -> None:
+        """A server of this part that is in use, if enough others stand by."""
+        there = self._holders.peers(blocks)
+        in_use = there & set(status(self._origin)["gateway"]["in_use"])
+        if len(there) >= LEFT and in_use:
+            self._killed = {"blocks": blocks, "at": time.time()}
+            self._holders.kill(in_use.pop())
 
-def _progress(client: Running) -> tuple[int, int]:
-    lines = [line for line in client.lines()[-1:] if line.get("event") == "token"]
-    return (lines[0]["generation"], lines[0]["index"]) if lines else (-1, 0)
-
-
-def _children(process_id: int) -> list[int]:
-    """A tab's browser leads a process group of its own."""
-    path = Path(f"/proc/{process_id}/task/{process_id}/children")
-    return [int(child) for child in path.read_text().split()]
+    def _note(self, generation: dict[str, Any]) -> None:
+        """One that is over, with a kill in it or without."""
+        times, killed = generation["times"], self._killed
+        fields = {"equal": generation["equal"], "error": generation["error"]}
+        self._killed = {}
+        if not killed:
+            self._journal.note("generation", **fields)
+            return
+        intervals = [(end, end - begin) for begin, end in itertools.pairwise(times)]
+        after = (gap for end, gap in intervals if killed["at"] < end < killed["at"] + WINDOW)
+        gap = WINDOW if generation["error"] else max(after, default=WINDOW)
+        usual = median(gap for end, gap in intervals if end < killed["at"])
+        self._journal.note("kill", **fields, gap=gap, usual=usual, blocks=killed["blocks"])

@@ -6,9 +6,10 @@ SPEC: model, initial_peers, dht_prefix as for petals_client.py, and
   prompt_tokens, new_tokens
   request_timeout  seconds (20)
   beams          of one more generation, by beam search (optional)
-Prints {"event": "token", "generation", "index"} with every token. RESULT: "generations", one
-{"equal", "servers", "times", "error"} each: whether the tokens are those of local Hugging Face, and the
-unix times at which they came; "beams", whether that generation's tokens are equal.
+Prints {"event": "token", "generation", "index"} with every token and, at its end, of every generation
+{"event": "generation", "equal", "servers", "times", "error"}: whether the tokens are those of local Hugging
+Face, and the unix times at which they came. RESULT: "generations", the same of all; "beams", whether that
+generation's tokens are equal.
 """
 
 import json
@@ -64,6 +65,7 @@ def run(spec):
             error = repr(failure)[:500]
         outcome = {"equal": got == expected, "servers": servers, "times": streamer.times, "error": error}
         generations.append(outcome)
+        print(json.dumps({"event": "generation", "generation": generation, **outcome}), flush=True)
         if "until" in spec and Path(spec["until"]).exists():
             break
     result = {"generations": generations}

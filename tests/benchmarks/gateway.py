@@ -67,7 +67,7 @@ def _measure(
             Holders(starter(folder, origin, case), SPANS) as holders,
         ):
             _Kills(folder, origin, case, holders, journal).run(kills)
-    found, undisturbed = journal.of("kill"), journal.of("generation")
+    found, undisturbed = journal.measured("kill"), journal.of("generation")
     everything = found + undisturbed
     row = kills_row(
         "stock client, gateway", f"{len(found)} kills ({victims})",

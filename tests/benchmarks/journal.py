@@ -13,13 +13,13 @@ import sys
 import time
 from typing import Any
 
-from interop.running import ROOT
+from interop.running import ROOT, Failed
 
 RESULTS = ROOT / ".cache" / "benchmarks"
 
 
 class Journal:
-    """The lines of one benchmark. Of those of this commit, ``done`` counts the ones of a kind."""
+    """The lines of one benchmark. Those of other commits stay where they are."""
 
     def __init__(self, name: str) -> None:
         self._path = RESULTS / f"{name}.jsonl"
@@ -31,6 +31,12 @@ class Journal:
     def of(self, kind: str) -> list[dict[str, Any]]:
         """All of this kind that this commit has, oldest first."""
         return [line for line in self._lines if line["kind"] == kind]
+
+    def measured(self, kind: str) -> list[dict[str, Any]]:
+        """The same; ``Failed`` if there is nothing."""
+        if not (found := self.of(kind)):
+            raise Failed(f"no {kind} has been measured at this commit; ask for a round or more")
+        return found
 
     def note(self, kind: str, **fields: Any) -> None:
         """Keep one more, and say so."""

@@ -69,7 +69,7 @@ def _measure(
             Holders(starter(folder, origin, model), SPANS) as holders,
         ):
             asyncio.run(_Killer(holders, journal).run(origin["tcp"], model, kills))
-    return Result(*_outcome(journal.of("kill"), name))
+    return Result(*_outcome(journal.measured("kill"), name))
 
 
 def _outcome(found: list[dict[str, Any]], name: str) -> tuple[list[Row], dict[str, Any]]:

@@ -73,7 +73,7 @@ def measure(folder: Path, rounds: int) -> Result:
         model = write_small_model(folder / "small")
         with relay(folder, "--model", model, "--prefix", PREFIX) as ready:
             asyncio.run(_leaves(ready["http"], ready["tcp"], journal, count))
-    leaves = journal.of("leave")
+    leaves = journal.measured("leave")
     return Result(_rows(leaves), {"leaves": leaves})
 
 

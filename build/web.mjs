@@ -56,11 +56,18 @@ async function placeVersion (name, from, wanted) {
   return `/${name}/${version}/`
 }
 
+/** Bytes of each file, for the tab to tell how much there is to load before it knows otherwise. */
+async function sizesIn (folder) {
+  const names = await readdir(folder)
+  return Object.fromEntries(await Promise.all(names.map(async name => [name, (await stat(join(folder, name))).size])))
+}
+
 await rm(ASSETS, { recursive: true, force: true })
 await mkdir(ASSETS, { recursive: true })
 const folders = {
   ORT: JSON.stringify(await placeVersion('ort', ORT, ORT_FILES)),
-  PYODIDE: JSON.stringify(await placeVersion('pyodide', PYODIDE, /./))
+  PYODIDE: JSON.stringify(await placeVersion('pyodide', PYODIDE, /./)),
+  PYODIDE_SIZES: JSON.stringify(await sizesIn(PYODIDE))
 }
 const network = await bundle('web/worker/network.ts')
 const node = await bundle('web/worker/node.ts', folders)

@@ -128,8 +128,12 @@ class SpanShape:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One line of progress: ``done`` of ``total`` (bytes or steps; total 0 = unknown)."""
+    """One line of progress: ``done`` of ``total`` (bytes or steps; total 0 = unknown).
+
+    Of the bytes done, ``cached`` were here before and cost no transfer.
+    """
 
     stage: str
     done: int = 0
     total: int = 0
+    cached: int = 0

@@ -44,7 +44,7 @@ class Visit:
         """One event of the page."""
         name = str(event["event"])
         if name == "progress":
-            name = {"fetched": "weights", "cached": "weights"}.get(event["stage"], event["stage"])
+            name = str(event["stage"])
         elif name == "connection":
             name = str(event["connection"])
         self.first.setdefault(name, time.monotonic() - self.started)

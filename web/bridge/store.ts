@@ -78,19 +78,26 @@ async function sha256 (data: Bytes): Promise<string> {
   return Array.from(digest, byte => byte.toString(16).padStart(2, '0')).join('')
 }
 
+/** Who wants to know of bytes as they come: `received` of each piece, `settled` how many an ended request brought. */
+export interface Transfer { received: (bytes: number) => void, settled: (bytes: number) => void }
+const UNSEEN: Transfer = { received: () => {}, settled: () => {} }
+
 /** One try at a range: the status (0 = no answer), the file's whole size if told, and the bytes. */
 export interface RangeAnswer { status: number, total: number, body: Bytes | null, reason: string }
 
 /** Fetch `length` bytes at `offset`. A body is read only from a 206, or from a 200 of exactly the range asked. */
-export async function fetchRange (url: string, offset: number, length: number): Promise<RangeAnswer> {
+export async function fetchRange (url: string, offset: number, length: number, transfer: Transfer = UNSEEN): Promise<RangeAnswer> {
   const abort = new AbortController()
   let timer = 0
-  const alive = (): void => {
+  let came = 0
+  const alive = (bytes: number): void => {
+    came += bytes
+    transfer.received(bytes)
     clearTimeout(timer)
     timer = setTimeout(() => { abort.abort(new Error(`no byte came for ${STALL / 1000} s`)) }, STALL) as unknown as number
   }
   try {
-    alive()
+    alive(0)
     const response = await fetch(url, { headers: { Range: `bytes=${offset}-${offset + length - 1}` }, signal: abort.signal })
     const total = sizeOf(response)
     const usable = response.status === 206 || (response.status === 200 && offset === 0 && total === length)
@@ -103,6 +110,7 @@ export async function fetchRange (url: string, offset: number, length: number): 
     return { status: 0, total: -1, body: null, reason: describe(error) }
   } finally {
     clearTimeout(timer)
+    transfer.settled(came)
   }
 }
 
@@ -113,7 +121,7 @@ function sizeOf (response: Response): number {
 }
 
 /** At most `length` bytes; a shorter body is returned short. */
-async function readBody (response: Response, length: number, alive: () => void): Promise<Bytes> {
+async function readBody (response: Response, length: number, alive: (bytes: number) => void): Promise<Bytes> {
   const data = new Uint8Array(length)
   let received = 0
   if (response.body === null) return data.subarray(0, 0)
@@ -121,7 +129,7 @@ async function readBody (response: Response, length: number, alive: () => void):
     const part = chunk.subarray(0, length - received)
     data.set(part, received)
     received += part.length
-    alive()
+    alive(part.length)
     if (received === length) break
   }
   return received === length ? data : data.subarray(0, received)

@@ -4,7 +4,7 @@
 import { type ClientEvent, createClient } from '../sdk/index.ts'
 import { element, KINDS, shortName } from './words.ts'
 
-const STAGES: Record<string, string> = { python: 'Python', fetched: 'the first and last layer', cached: 'the first and last layer, kept from before' }
+const STAGES: Record<string, string> = { python: 'Python', weights: 'the first and last layer' }
 const MAX_TOKENS = 256
 
 const query = new URLSearchParams(location.search)

@@ -14,7 +14,7 @@ const WORDS: Partial<Record<NodeEvent['event'], string>> = {
   offline: 'Not contributing.',
   error: 'Stopped by a problem.'
 }
-const STAGES: Record<string, string> = { python: 'Python', fetched: 'weights', cached: 'weights kept from before', build: 'the engine' }
+const STAGES: Record<string, string> = { python: 'Python', weights: 'the weights', build: 'the engine' }
 const CONNECTIONS: Record<string, string> = { connecting: 'connecting…', reserved: 'connected', lost: 'lost, trying again…' }
 
 const query = new URLSearchParams(location.search)
@@ -71,8 +71,11 @@ function showServing ({ sessions = 0, leaving_in }: NodeEvent): void {
   element('state').textContent = `Finishing: ${sessions} session${sessions === 1 ? '' : 's'}, at most ${leaving_in} s. Stop again to leave at once.`
 }
 
-function showProgress ({ stage = '', done = 0, total = 0 }: NodeEvent): void {
-  const amount = total > 1e5 ? ` ${(done / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB` : ''
+function showProgress ({ stage = '', done = 0, total = 0, cached = 0, rate = 0, seconds_left: left }: NodeEvent): void {
+  const mega = (bytes: number): string => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)
+  const speed = rate > 0 ? `, ${mega(rate)} MB/s` : ''
+  const time = left === undefined ? '' : `, ${Math.ceil(left)} s left`
+  const amount = total > 1e5 ? `: ${mega(done)} of ${mega(total)} MB${cached > 0 ? ` (${mega(cached)} MB were kept here)` : ''}${speed}${time}` : ''
   element('state').textContent = `Loading ${STAGES[stage] ?? stage}${amount}…`
   if (total > 0) element<HTMLProgressElement>('progress').value = done / total
 }

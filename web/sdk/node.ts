@@ -15,17 +15,25 @@ const BYE_LEAST = 30 // ... after the network worker has said its goodbyes, wher
 const BYE_MOST = 400 // ... in any case: a browser waits half a second for a page that goes
 
 export interface NodeEvent {
-  event: State | 'connection' | 'progress' | 'serving' | 'peers'
+  event: State | 'connection' | 'progress' | 'storage' | 'serving' | 'peers'
   peer_id?: string
   blocks?: number[]
   backend?: string
   /** How weights are kept in memory, and why so. */
   weights?: string
   message?: string
-  /** Of `progress`: bytes or steps of a stage; total 0 = unknown. */
+  /** Of `progress`: bytes of everything there is to load, 0 = unknown; `stage` is what is waited for: python, weights, build. */
   stage?: string
   done?: number
   total?: number
+  /** ... how many of those done were kept here before; bytes a second from the network; how long that takes, if known. */
+  cached?: number
+  rate?: number
+  seconds_left?: number
+  /** Of `storage`: whether the weights are kept for the next start; if not, `message` says why and what to do. Bytes. */
+  kept?: boolean
+  needed?: number
+  room?: number
   /** Of `connection`: connecting, reserved or lost. */
   connection?: string
   /** Of `serving`, and in the status while online or draining: open sessions, tokens computed so far. */
@@ -226,9 +234,12 @@ class TabNode implements Node {
       this.#status = { ...this.#status, ...serving }
       this.#emit({ event: 'serving', ...serving })
     } else if (message.type === 'progress') {
-      const { stage, done, total } = message
+      const { type, ...progress } = message
       if (this.#status.event !== 'loading') this.#tell({ event: 'loading' })
-      this.#emit({ event: 'progress', stage, done, total })
+      this.#emit({ event: type, ...progress })
+    } else if (message.type === 'storage') {
+      const { type, ...storage } = message
+      this.#emit({ event: type, ...storage })
     } else if (message.type === 'failed') this.#fail(message.message)
     else this.#stopped()
   }

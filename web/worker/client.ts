@@ -3,11 +3,13 @@
 
 import type { PyProxy } from 'pyodide/ffi'
 import type { ClientConfig, ClientToPage, PageToClient, StartClient } from './chat_messages.ts'
+import { LoadMeter } from './loading.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
 const PACKAGES = ['jinja2'] // renders chat templates
 
 const inbox = new Inbox()
+const meter = new LoadMeter(report)
 let take: ((message: PageToClient) => void) | null = null
 const early: PageToClient[] = []
 
@@ -18,7 +20,8 @@ function report (message: ClientToPage): void {
 /** What kwaainet.browser.client sees as `bridge`. */
 class Bridge extends PythonBridge {
   report (message: ClientToPage): void {
-    report(message)
+    if (message.type === 'progress') meter.python(message)
+    else report(message)
   }
 
   /** Messages of the page, those that came before included. */
@@ -32,9 +35,9 @@ async function start ({ config, network }: StartClient): Promise<void> {
   const { origin, model } = config
   if (model.text === undefined) throw new Error('this model has no tokenizer that is known here, so it cannot be talked to')
   report({ type: 'client-state', state: 'starting' })
-  const bridge = new Bridge(network, inbox)
+  const bridge = new Bridge(network, inbox, meter)
   const [python, manifest, text] = await Promise.all([
-    bootPython(origin, PACKAGES, report),
+    bootPython(origin, PACKAGES, meter),
     fetchText(model.manifest, "the model's manifest"),
     fetchText(model.text.url, "the model's tokenizer", model.text.integrity)
   ])

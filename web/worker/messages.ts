@@ -215,7 +215,7 @@ export interface Model {
   text?: TextFile
 }
 
-/** What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all. ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen. */
+/** What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all. ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen. ``cache`` is how many bytes of fetched weights this browser may keep; absent: a share of its quota. */
 export interface NodeConfig {
   origin: string
   relays: string[]
@@ -226,6 +226,7 @@ export interface NodeConfig {
   public_name: string
   weights: string
   memory: number
+  cache?: number
 }
 
 /** Boot Pyodide and the node. */
@@ -257,12 +258,24 @@ export interface StateChange {
   message: string
 }
 
-/** ``done`` of ``total`` bytes or steps of a stage; total 0 = unknown. */
+/** How far loading is: ``done`` of ``total`` bytes of all there is to load, 0 while that is unknown. ``stage`` is what is waited for: ``python``, then ``weights``, then ``build``. ``cached`` of the bytes done were kept here before. ``rate`` is bytes a second from the network, smoothed, 0 when none came; ``seconds_left`` is absent while it cannot be told. */
 export interface LoadProgress {
   type: "progress"
   stage: string
   done: number
   total: number
+  cached: number
+  rate: number
+  seconds_left?: number
+}
+
+/** Whether what was fetched is there at the next start, told once it is known and when that changes. ``needed`` bytes are this node's weights, ``room`` those the browser gives for them; ``message`` is for people: why they are not kept and what to do, empty where they are. */
+export interface Storage {
+  type: "storage"
+  kept: boolean
+  needed: number
+  room: number
+  message: string
 }
 
 /** What an online node does, told when it changes; ``leaving_in`` is seconds, 0 unless it drains. */
@@ -325,6 +338,7 @@ export type PageToNode =
 export type NodeToPage =
   | StateChange
   | LoadProgress
+  | Storage
   | Serving
   | Failed
   | Stopped

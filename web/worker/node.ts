@@ -4,6 +4,7 @@
 import type { PyProxy } from 'pyodide/ffi'
 import type { JsEngine } from '../bridge/engine.ts'
 import type { JsGradients } from '../bridge/gradients.ts'
+import { LoadMeter } from './loading.ts'
 import type { NodeConfig, NodeToPage, PageToNode, StartNode } from './messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
@@ -12,6 +13,7 @@ declare const ORT: string // the path of onnxruntime-web's folder, with a versio
 let stop: ((drain: number) => void) | null = null
 let stopAsked: number | null = null // the shortest time asked for before anybody could be told
 const inbox = new Inbox()
+const meter = new LoadMeter(report)
 
 function report (message: NodeToPage): void {
   postMessage(message)
@@ -23,7 +25,7 @@ class Bridge extends PythonBridge {
   readonly #config: NodeConfig
 
   constructor (network: MessagePort, engine: JsEngine, config: NodeConfig) {
-    super(network, inbox)
+    super(network, inbox, meter)
     this.engine = engine
     this.#config = config
   }
@@ -35,7 +37,8 @@ class Bridge extends PythonBridge {
   }
 
   report (message: NodeToPage): void {
-    report(message)
+    if (message.type === 'progress') meter.python(message)
+    else report(message)
   }
 
   onStop (callback: (drain: number) => void): void {
@@ -57,7 +60,7 @@ function ortUrl ({ origin }: NodeConfig): string {
 async function start ({ config, network }: StartNode): Promise<void> {
   report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, weights: '', message: '' })
   const [python, manifest, engine] = await Promise.all([
-    bootPython(config.origin, [], report), fetchText(config.model.manifest, "the model's manifest"), loadEngine(config)
+    bootPython(config.origin, [], meter), fetchText(config.model.manifest, "the model's manifest"), loadEngine(config)
   ])
   const worker = python.pyimport('kwaainet.browser.worker') as PyProxy & { main: (bridge: Bridge, config: NodeConfig, manifest: string) => Promise<void> }
   await worker.main(new Bridge(network, engine, config), config, manifest)

@@ -22,7 +22,7 @@ from .bridge import JsFiles, JsPort, on_message, reporter, take_over
 from .chat import Chat, ChatModel
 from .host import BrowserHost
 from .store import BrowserSource, BrowserStore
-from .worker import relay_of
+from .worker import loading, relay_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ async def load_model(
     """Tokenizer, template and head, the head by range and from what was kept."""
 
     def report(progress: Progress) -> None:
-        tell({"type": "progress", "stage": progress.stage, "done": progress.done, "total": progress.total})
+        tell(loading(progress))
 
     files = JsFiles(bridge)
     source, store = BrowserSource(files, model["files"]), BrowserStore(files)

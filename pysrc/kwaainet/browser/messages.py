@@ -271,6 +271,7 @@ class NodeConfig(TypedDict):
     """What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all.
 
     ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen.
+    ``cache`` is how many bytes of fetched weights this browser may keep; absent: a share of its quota.
     """
 
     origin: str
@@ -282,6 +283,7 @@ class NodeConfig(TypedDict):
     public_name: str
     weights: str
     memory: int
+    cache: NotRequired[int]
 
 
 class StartNode(TypedDict):
@@ -321,12 +323,34 @@ class StateChange(TypedDict):
 
 
 class LoadProgress(TypedDict):
-    """``done`` of ``total`` bytes or steps of a stage; total 0 = unknown."""
+    """How far loading is: ``done`` of ``total`` bytes of all there is to load, 0 while that is unknown.
+
+    ``stage`` is what is waited for: ``python``, then ``weights``, then ``build``. ``cached`` of the bytes
+    done were kept here before. ``rate`` is bytes a second from the network, smoothed, 0 when none came;
+    ``seconds_left`` is absent while it cannot be told.
+    """
 
     type: Literal["progress"]
     stage: str
     done: int
     total: int
+    cached: int
+    rate: float
+    seconds_left: NotRequired[float]
+
+
+class Storage(TypedDict):
+    """Whether what was fetched is there at the next start, told once it is known and when that changes.
+
+    ``needed`` bytes are this node's weights, ``room`` those the browser gives for them; ``message`` is for
+    people: why they are not kept and what to do, empty where they are.
+    """
+
+    type: Literal["storage"]
+    kept: bool
+    needed: int
+    room: int
+    message: str
 
 
 class Serving(TypedDict):
@@ -353,4 +377,4 @@ NetworkToNode = (
     Identity | Connection | Call | Result | Fault | Open | Data | Credit | End | Close | Cancel | NetworkGone
 )
 PageToNode = StartNode | StopNode | NetworkGone
-NodeToPage = StateChange | LoadProgress | Serving | Failed | Stopped
+NodeToPage = StateChange | LoadProgress | Storage | Serving | Failed | Stopped

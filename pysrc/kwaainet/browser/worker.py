@@ -132,14 +132,7 @@ class Tab:
             if self._online and not self._leaving:  # a failed start and a stop are told when they are over
                 self._tell_state("error", status.error or "the node left the swarm by itself")
         else:
-            self._tell(
-                {
-                    "type": "progress",
-                    "stage": progress.stage,
-                    "done": progress.done,
-                    "total": progress.total,
-                }
-            )
+            self._tell(loading(progress))
 
     def _tell_state(self, state: messages.State, message: str) -> None:
         """Only what is new: the node announces itself again and again."""
@@ -183,6 +176,18 @@ class Tab:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def loading(progress: Progress) -> messages.LoadProgress:
+    """What Python knows of it; JavaScript adds its own part (web/worker/loading.ts)."""
+    return {
+        "type": "progress",
+        "stage": progress.stage,
+        "done": progress.done,
+        "total": progress.total,
+        "cached": progress.cached,
+        "rate": 0.0,
+    }
 
 
 def relay_of(relays: list[str]) -> PeerId:

@@ -28,7 +28,7 @@ Borrow: TypeAlias = Callable[[int, TensorEntry], Awaitable[bytes]]  # see ``blob
 
 log = logging.getLogger(__name__)
 
-CACHED, FETCHED, BUILD = "cached", "fetched", "build"  # stages of progress; the first two count bytes
+WEIGHTS, BUILD = "weights", "build"  # stages of progress; the first counts bytes
 BLOCKS_AHEAD = 2  # fetched or being fetched: the one packed next, and one more meanwhile
 ATTEMPTS = 2  # a source gets one more chance to send the right bytes
 
@@ -40,6 +40,10 @@ class LoadStats:
     total: int
     fetched: int = 0
     cached: int = 0
+
+    def progress(self) -> Progress:
+        """How far that is."""
+        return Progress(WEIGHTS, self.fetched + self.cached, self.total, self.cached)
 
 
 async def load_span(
@@ -178,7 +182,7 @@ class _Loader:
     async def _keep(self, name: str, entry: TensorEntry, data: bytes, found: dict[str, bytes]) -> None:
         found[name] = data
         self.stats.fetched += len(data)
-        self._report(Progress(FETCHED, self.stats.fetched, self.stats.total))
+        self._report(self.stats.progress())
         await self._store.put(entry.sha256, data)
 
     async def _kept(self, entry: TensorEntry) -> bytes | None:
@@ -186,7 +190,7 @@ class _Loader:
         if data is None or len(data) != entry.length:
             return None
         self.stats.cached += entry.length
-        self._report(Progress(CACHED, self.stats.cached, self.stats.total))
+        self._report(self.stats.progress())
         return data
 
     async def _fetch(self, what: str, missing: Mapping[str, TensorEntry], fetched: dict[str, bytes]) -> None:

@@ -105,7 +105,14 @@ def test_it_loads_answers_and_leaves(client: ModuleType, javascript: SimpleNames
             "ready",
         ]
         head = sum(MANIFEST.tensors[name].length for name in MANIFEST.tensors if "layers" not in name)
-        assert bridge.told[-2] == {"type": "progress", "stage": "fetched", "done": head, "total": head}
+        assert bridge.told[-2] == {
+            "type": "progress",
+            "stage": "weights",
+            "done": head,
+            "total": head,
+            "cached": 0,
+            "rate": 0.0,
+        }
         say(ORDER)
         say({"type": "cancel", "id": 99, "reason": ""})
         await asyncio.sleep(60)

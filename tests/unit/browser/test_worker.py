@@ -53,7 +53,7 @@ class FakeNode:
         try:
             report(Progress("listen"))
             report(Progress("joining"))
-            report(Progress("fetched", 10, 20))
+            report(Progress("weights", 10, 20, 4))
             await asyncio.sleep(self.loading)
             if self.failure is not None:
                 raise self.failure
@@ -98,7 +98,14 @@ def test_from_the_start_to_a_stop(worker: ModuleType, network: Any) -> None:
         assert _states(told) == ["reserving", "joining", "online"]
         assert [message["blocks"] for message in told if message["type"] == "state"][-1] == [2, 5]
         assert told[-1] == {"type": "serving", "sessions": 1, "tokens_done": 7, "leaving_in": 0}
-        assert {"type": "progress", "stage": "fetched", "done": 10, "total": 20} in told
+        assert {
+            "type": "progress",
+            "stage": "weights",
+            "done": 10,
+            "total": 20,
+            "cached": 4,
+            "rate": 0.0,
+        } in told
         farewell = port.posted[-1]
         assert (farewell["type"], farewell["peer"], farewell["protocol"]) == (
             "farewell",

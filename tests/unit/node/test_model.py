@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import EngineError, IntegrityError, ModelFileError, Unreachable
-from kwaainet.node.model import BLOCKS_AHEAD, BUILD, CACHED, FETCHED, load_head, load_span
+from kwaainet.node.model import BLOCKS_AHEAD, BUILD, WEIGHTS, load_head, load_span
 from kwaainet.testing.clock import run
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.faults import FaultyEngine
@@ -92,12 +92,11 @@ def test_progress_is_honest() -> None:
         await load_span(MANIFEST, BLOCKS, source, store, NumpyEngine(), lines.append)
         block = TOTAL // 3
         assert lines[-2:] == [Progress(BUILD, 0, 1), Progress(BUILD, 1, 1)]
-        last = {line.stage: line for line in lines}
-        assert last[CACHED] == Progress(CACHED, block, TOTAL)
-        assert last[FETCHED] == Progress(FETCHED, 2 * block, TOTAL)
-        for stage in (CACHED, FETCHED):
-            done = [line.done for line in lines if line.stage == stage]
-            assert done == sorted(set(done))
+        weights = lines[:-2]
+        assert weights[-1] == Progress(WEIGHTS, TOTAL, TOTAL, block)
+        assert {line.stage for line in weights} == {WEIGHTS}
+        for done in ([line.done for line in weights], [line.done - line.cached for line in weights]):
+            assert done == sorted(done)
 
     run(main())
 
@@ -208,7 +207,7 @@ def test_a_clients_head_is_loaded_and_kept_as_blocks_are(tied: bool) -> None:
         source, store = MemorySource(files), MemoryStore()
         told: list[Progress] = []
         head = await load_head(manifest, source, store, told.append)
-        assert told[-1] == Progress(FETCHED, total, total)
+        assert told[-1] == Progress(WEIGHTS, total, total)
         assert head.embedding.shape == head.lm_head.shape == (TINY.vocab_size, TINY.hidden_size)
         assert (head.lm_head is head.embedding) == tied
         norm = manifest.tensors["model.norm.weight"]
@@ -216,7 +215,7 @@ def test_a_clients_head_is_loaded_and_kept_as_blocks_are(tied: bool) -> None:
         np.testing.assert_array_equal(head.norm, np.frombuffer(raw, "<f4"))
         source.reads.clear()
         await load_head(manifest, source, store, told.append)
-        assert (source.reads, told[-1]) == ([], Progress(CACHED, total, total))
+        assert (source.reads, told[-1]) == ([], Progress(WEIGHTS, total, total, total))
 
     run(main())
 

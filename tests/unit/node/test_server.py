@@ -44,7 +44,7 @@ def test_a_node_joins_loads_and_goes_online_in_this_order() -> None:
         assert swarm.board.states == [JOINING, ONLINE]
         assert swarm.board.listening == [True, True]
         stages = list(dict.fromkeys(line.stage for line in swarm.progress))
-        assert stages == ["listen", "joining", "fetched", "build", "online"]
+        assert stages == ["listen", "joining", "weights", "build", "online"]
         assert (await swarm.forward()).shape == HIDDEN.shape
 
     served(test)

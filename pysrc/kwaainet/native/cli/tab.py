@@ -138,7 +138,7 @@ class Narrator:
             case "progress":
                 stage = str(event["stage"])
                 stage = self._name + STAGES.get(stage, stage)
-                self._progress(Progress(stage, int(event["done"]), int(event["total"])))
+                self._progress(Progress(stage, int(event["done"]), int(event["total"]), int(event["cached"])))
             case _ if state != self._state:
                 self._progress.finish()
                 self._state = state

@@ -18,8 +18,7 @@ MEGA = 1_000_000
 STAGES = {
     "hash": "checking the model",
     "python": "starting Python",
-    "cached": "weights from the cache",
-    "fetched": "weights fetched",
+    "weights": "weights",
     "build": "building the engine",
 }
 
@@ -71,11 +70,12 @@ class ProgressLine:
 
 
 def describe(progress: Progress) -> str:
-    """``stage: 3.2 of 98.4 MB (3 %)``; counts below a hundred thousand are steps, not bytes."""
+    """``stage: 3.2 of 98.4 MB (3 %), 1.0 MB of it from the cache``; totals below 100,000 are steps."""
     stage = STAGES.get(progress.stage, progress.stage)
     if not progress.total:
         return stage
     percent = f"({100 * progress.done // progress.total} %)"
     if progress.total < MEGA // 10:
         return f"{stage}: {progress.done} of {progress.total} {percent}"
-    return f"{stage}: {progress.done / MEGA:.1f} of {progress.total / MEGA:.1f} MB {percent}"
+    kept = f", {progress.cached / MEGA:.1f} MB of it from the cache" if progress.cached else ""
+    return f"{stage}: {progress.done / MEGA:.1f} of {progress.total / MEGA:.1f} MB {percent}{kept}"

@@ -97,7 +97,7 @@ def test_states_are_told_once_and_progress_apart(capsys: pytest.CaptureFixture[s
     narrator = Narrator(ProgressLine(), told.append, "tab 1: ")
     narrator({"event": "loading"})
     for done in (0, 50, 100):
-        narrator({"event": "progress", "stage": "weights", "done": done, "total": 100})
+        narrator({"event": "progress", "stage": "weights", "done": done, "total": 100, "cached": 0})
         narrator({"event": "loading"})
     narrator({"event": "connection", "connection": "reserved"})
     narrator({"event": "serving", "sessions": 1})

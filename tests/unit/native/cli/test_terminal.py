@@ -31,6 +31,10 @@ def test_progress_in_a_log_is_a_line_per_tenth(capsys: pytest.CaptureFixture[str
         (Progress("starting"), "starting"),
         (Progress("blocks", 3, 30), "blocks: 3 of 30 (10 %)"),
         (Progress("model", 49_181_116, 98_362_232), "model: 49.2 of 98.4 MB (50 %)"),
+        (
+            Progress("weights", 50_000_000, 100_000_000, 20_000_000),
+            "weights: 50.0 of 100.0 MB (50 %), 20.0 MB of it from the cache",
+        ),
     ],
 )
 def test_describe(progress: Progress, text: str) -> None:

@@ -30,7 +30,8 @@ def spell(kind: Any) -> str:
     if typing.is_typeddict(kind):
         return str(kind.__name__)
     if get_origin(kind) is list:
-        return f"{spell(get_args(kind)[0])}[]"
+        inner = spell(get_args(kind)[0])
+        return f"({inner})[]" if " | " in inner else f"{inner}[]"
     if get_origin(kind) is Literal:
         return " | ".join(f'"{value}"' for value in get_args(kind))
     if isinstance(kind, types.UnionType) or get_origin(kind) is typing.Union:

@@ -110,20 +110,20 @@ def test_a_relay_that_cannot_be_dialled_is_named(small_model: Path, tmp_path: Pa
         asyncio.run(main(ready["http"]))
 
 
-def test_a_second_tab_of_the_same_browser_is_refused(origin: dict[str, Any]) -> None:
+def test_a_second_tab_of_the_same_browser_waits_and_takes_over(origin: dict[str, Any]) -> None:
     async def main() -> None:
         async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
             first = await open_tab(browser, origin["http"], backend="wasm")
             server = (await first.contribute())["peer_id"]
             second = await open_tab(browser, origin["http"], backend="wasm")
             await second.click("contribute")
-            error = await second.until("error")
-            assert "another tab of this browser contributes already" in error["message"]
+            await second.until("elsewhere")
             assert await peer.states(PREFIX, len(ALL), server) == [ServerState.ONLINE] * len(ALL)
-            await first.stop()
-            before = len(second.events)
+            await second.click("stop")
+            await second.until("offline")
             await second.click("contribute")
-            assert (await second.until("online", since=before))["peer_id"] == server
+            await first.stop()
+            assert (await second.until("online"))["peer_id"] == server
 
     asyncio.run(main())
 

@@ -58,7 +58,7 @@ interface Scene { client: Client, events: ClientEvent[], network: FakeWorker, wo
 /** A client whose workers have said that they are ready. */
 async function ready (options: Partial<ClientOptions> = {}): Promise<Scene> {
   const events: ClientEvent[] = []
-  const client = createClient({ origin: 'http://relay', onEvent: event => { events.push(event) }, ...options })
+  const client = createClient({ relay: 'http://relay', onEvent: event => { events.push(event) }, ...options })
   const started = client.start()
   while (FakeWorker.made.length < 2) await new Promise(resolve => setImmediate(resolve))
   const [network, worker] = FakeWorker.made as [FakeWorker, FakeWorker]
@@ -81,7 +81,7 @@ beforeEach(() => {
 })
 
 test('nothing loads before it is wanted, and then once', async () => {
-  const client = createClient({ origin: 'http://relay' })
+  const client = createClient({ relay: 'http://relay' })
   assert.deepEqual(client.status(), { state: 'idle', hops: [], failovers: 0 })
   await new Promise(resolve => setImmediate(resolve))
   assert.equal(FakeWorker.made.length, 0)
@@ -147,7 +147,7 @@ test('a worker that breaks ends every answer, and the next one loads anew', asyn
 test('an origin that does not answer is told once, and may be asked again', async () => {
   up = false
   const events: ClientEvent[] = []
-  const client = createClient({ origin: 'http://relay', onEvent: event => { events.push(event) } })
+  const client = createClient({ relay: 'http://relay', onEvent: event => { events.push(event) } })
   await assert.rejects(client.chat.completions.create(HI), /does not answer/)
   assert.deepEqual(events.map(event => event.event === 'state' ? event.state : event.event), ['loading', 'error'])
   up = true
@@ -171,7 +171,7 @@ test('closing waits for the sessions to end, and nothing comes after it', async 
 })
 
 test('closing while it loads ends the loading', async () => {
-  const client = createClient({ origin: 'http://relay' })
+  const client = createClient({ relay: 'http://relay' })
   const started = client.start()
   while (FakeWorker.made.length < 2) await new Promise(resolve => setImmediate(resolve))
   await client.close()

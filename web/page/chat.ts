@@ -19,7 +19,7 @@ const conversation: Array<{ role: string, content: string }> = []
 let underWay: AbortController | null = null
 
 const client = createClient({
-  origin: location.origin,
+  relay: location.origin,
   ...(query.get('webrtc') === 'off' ? { webrtc: 'off' } : {}),
   ...(push === 'on' || push === 'off' ? { push } : {}),
   onEvent: event => {

@@ -10,6 +10,8 @@ const WORDS: Partial<Record<NodeEvent['event'], string>> = {
   loading: 'Loading…',
   joining: 'Joining the swarm…',
   online: 'Online: this tab serves its blocks.',
+  paused: 'Paused.',
+  elsewhere: 'Another tab of this browser contributes; this one takes over when it ends.',
   draining: 'Finishing…',
   offline: 'Not contributing.',
   error: 'Stopped by a problem.'
@@ -26,7 +28,7 @@ const contribute = element<HTMLButtonElement>('contribute')
 const stop = element<HTMLButtonElement>('stop')
 
 const node = createNode({
-  origin: location.origin,
+  relay: location.origin,
   blocks: query.get('blocks') ?? '',
   publicName: query.get('name') ?? '',
   ...(query.has('weights') ? { weights: query.get('weights') as string } : {}),
@@ -62,7 +64,7 @@ function showState (event: NodeEvent): void {
   problem.hidden = event.event !== 'error'
   problem.textContent = event.message ?? ''
   const bar = element<HTMLProgressElement>('progress')
-  bar.hidden = idle || event.event === 'online' || event.event === 'draining'
+  bar.hidden = idle || event.event === 'elsewhere' || event.event === 'online' || event.event === 'draining'
   bar.removeAttribute('value')
 }
 
@@ -97,14 +99,12 @@ function size (bytes: number): string {
   return bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`
 }
 
-contribute.addEventListener('click', () => { void node.start() })
+contribute.addEventListener('click', () => { node.start().catch(() => {}) }) // an event tells why, too
 let leaving = false
 stop.addEventListener('click', () => {
-  void node.stop({ drain: leaving ? 0 : drain }).then(() => { leaving = false })
+  void node.finish({ within: leaving ? 0 : drain }).then(() => { leaving = false })
   leaving = true
 })
-addEventListener('pagehide', () => { node.bye() })
-addEventListener('pageshow', event => { if (event.persisted) location.reload() }) // its goodbye was said
 
 const { checks } = await preflight(backend)
 element('checks').replaceChildren(...checks.map(check => {

@@ -14,7 +14,11 @@ const STOP_PATIENCE = 5000 // ms for ending sessions in order before the workers
 
 export interface ClientOptions {
   /** Where relay, model and bundles come from, such as `location.origin`. */
-  origin: string
+  relay: string | URL
+  /** The model to talk to; absent: the one the relay offers. */
+  model?: string
+  /** Closes the client when aborted. */
+  signal?: AbortSignal
   /** STUN and TURN servers for direct connections; absent: those the origin names. */
   iceServers?: IceServer[]
   /** 'off': always through the relay. */
@@ -47,11 +51,12 @@ export interface ClientStatus {
 
 export interface Client {
   /** Load everything now; otherwise the first completion does. Rejects if that fails; it may be tried again. */
-  start: () => Promise<void>
+  start: (options?: { signal?: AbortSignal }) => Promise<void>
   chat: { completions: { create: Create } }
   status: () => ClientStatus
   /** End every answer and let go of all memory. */
   close: () => Promise<void>
+  [Symbol.asyncDispose]: () => Promise<void>
 }
 
 export interface Create {
@@ -91,16 +96,18 @@ class TabClient implements Client {
 
   constructor (options: ClientOptions) {
     this.#options = options
+    options.signal?.addEventListener('abort', () => { void this.close() }, { once: true })
   }
 
-  async start (): Promise<void> {
+  async start ({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    signal?.throwIfAborted()
     if (this.#state === 'closed') throw new CompletionError('UsageError', 'this client was closed; create another')
     this.#starting ??= this.#load().catch((error: unknown) => {
       this.#starting = null
       if (this.#state === 'loading') this.#fail(error instanceof Error ? error.message : String(error))
       throw error
     })
-    await this.#starting
+    await abortable(this.#starting, signal)
   }
 
   status (): ClientStatus {
@@ -136,12 +143,16 @@ class TabClient implements Client {
     this.#end(new CompletionError('UsageError', 'the client was closed'))
   }
 
+  async [Symbol.asyncDispose] (): Promise<void> {
+    await this.close()
+  }
+
   async #create (params: CompletionParams): Promise<ChatCompletion | AsyncIterableIterator<ChatCompletionChunk>> {
     const id = ++this.#numbers
     const order = orderOf(id, params)
     const { signal, stream } = params
     signal?.throwIfAborted()
-    await abortable(this.start(), signal)
+    await this.start(signal === undefined ? {} : { signal })
     const running = this.#running
     if (running === null) throw new CompletionError('UsageError', 'the client was closed')
     signal?.throwIfAborted()
@@ -157,9 +168,10 @@ class TabClient implements Client {
 
   async #load (): Promise<void> {
     this.#tell('loading')
-    const { origin, iceServers, webrtc, push = 'auto' } = this.#options
+    const { relay, model: wanted, iceServers, webrtc, push = 'auto' } = this.#options
     const given = iceServers === undefined ? null : readIceServers(iceServers, 'the option iceServers')
-    const described = await askOrigin(origin)
+    const described = await askOrigin(relay, wanted, this.#options.signal)
+    const origin = described.url
     this.#model = described.model.prefix
     const rpc = new MessageChannel()
     const rtc = new MessageChannel()

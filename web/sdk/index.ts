@@ -2,5 +2,8 @@
 
 export { type Client, type ClientEvent, type ClientOptions, type ClientStatus, createClient } from './client.ts'
 export { type ChatCompletion, type ChatCompletionChunk, CompletionError, type CompletionParams } from './completion.ts'
-export { createNode, type Node, type NodeEvent, type NodeOptions } from './node.ts'
+export type { Elsewhere, Limits, NodeEvents, NodeState, NodeStatus, Peer, PeerChange, Progress, Receipt, Storage, Work } from './events.ts'
+export { createNode, type KwaaiNode, type NodeOptions } from './node.ts'
 export { type Check, preflight, type Preflight } from './preflight.ts'
+export type { NodeEvent } from './tab.ts'
+export type { PauseReason } from '../worker/messages.ts'

@@ -1,273 +1,267 @@
-// The SDK: a node of the swarm in this tab. It starts the two workers and tells what becomes of them.
-// Rule of the file: everything is said by events that are plain JSON; nothing loads before `start`.
+// The SDK's node: this tab as a server of the swarm, with states, limits and typed events.
+// Rule of the file: nothing loads or is stored before `start`; every state is told before what awaits it goes on.
 
-import { hostRtc } from '../bridge/rtc.ts'
-import type { Backend, IceServer, NetworkToPage, NodeConfig, NodeToPage, PageToNetwork, PageToNode, PeerReport, State } from '../worker/messages.ts'
-import { readIceServers } from './ice.ts'
-import { askOrigin, checkBlocks } from './origin.ts'
-import { preflight } from './preflight.ts'
-import { PATHS, TypedWorker } from './worker.ts'
+import type { State } from '../worker/messages.ts'
+import {
+  changeOf, type Limits, type NodeEvents, type NodeState, type NodeStatus, type Peer, type Progress, toPeer, TypedEventTarget
+} from './events.ts'
+import { type Facts, limitsMessage, readLimits, reasonsAgainst, watchMachine } from './limits.ts'
+import { type NodeEvent, Tab, type TabOptions } from './tab.ts'
+import { Turn } from './turn.ts'
 
-const STOP_PATIENCE = 10_000 // ms for an orderly leave, beside its draining, before the workers are ended
-const DRAIN = 90 // s
-const BYE_TIME = 80 // ms the page stays busy when it goes: a message posted alone loses the race 3 of 11 times
-const BYE_LEAST = 30 // ... after the network worker has said its goodbyes, where it can be seen that it has
-const BYE_MOST = 400 // ... in any case: a browser waits half a second for a page that goes
-
-export interface NodeEvent {
-  event: State | 'connection' | 'progress' | 'storage' | 'serving' | 'peers'
-  peer_id?: string
-  blocks?: number[]
-  backend?: string
-  /** How weights are kept in memory, and why so. */
-  weights?: string
-  message?: string
-  /** Of `progress`: bytes of everything there is to load, 0 = unknown; `stage` is what is waited for: python, weights, build. */
-  stage?: string
-  done?: number
-  total?: number
-  /** ... how many of those done were kept here before; bytes a second from the network; how long that takes, if known. */
-  cached?: number
-  rate?: number
-  seconds_left?: number
-  /** Of `storage`: whether the weights are kept for the next start; if not, `message` says why and what to do. Bytes. */
-  kept?: boolean
-  needed?: number
-  room?: number
-  /** Of `connection`: connecting, reserved or lost. */
-  connection?: string
-  /** Of `serving`, and in the status while online or draining: open sessions, tokens computed so far. */
-  sessions?: number
-  tokens_done?: number
-  /** While draining: the seconds it may still take. */
-  leaving_in?: number
-  /** Of `peers` and of `status()`: who is connected, by what, and what went to and fro. */
-  peers?: PeerReport[]
-}
-
-export interface NodeOptions {
-  /** Where relay, model and bundles come from, such as `location.origin`. */
-  origin: string
-  /** START:END; auto:COUNT: so many blocks, where the swarm needs them; empty or absent: all of the model's. */
-  blocks?: string
-  /** Absent: webgpu where there is a real adapter, else wasm. */
-  backend?: Backend
-  /** How weights are kept in memory: auto (absent: the best that is exact and fits), or a format such as float32 or q4. */
-  weights?: string
-  /** Bytes that weights may take where their format can be chosen; absent: half of what the browser says there is. */
-  memory?: number
-  threads?: number
-  publicName?: string
-  /** STUN and TURN servers as RTCPeerConnection takes them; absent: those the origin names. */
-  iceServers?: RTCIceServer[]
-  /** `off`: peers are reached through the relay only. `forwarded`: as where data channels cannot leave the page. */
-  webrtc?: 'auto' | 'forwarded' | 'off'
-  onEvent?: (event: NodeEvent) => void
+export interface NodeOptions extends TabOptions {
+  /** What the node may use; see `setLimits`. */
+  limits?: Limits
   /** Stops the node when aborted, at once. */
   signal?: AbortSignal
+  onProgress?: (progress: Progress) => void
 }
 
-export interface Node {
-  /** Resolves once the workers run; what follows is told by events. */
-  start: () => Promise<void>
+/** A node of the swarm in this tab; it contributes only between `start` and the end of `finish` or `stop`. */
+export interface KwaaiNode extends TypedEventTarget<NodeEvents>, AsyncDisposable {
   /**
-   * Leave the swarm in order; resolves when everything has ended. The node says that it leaves and serves on for at
-   * most `drain` seconds (90 unless said): until its sessions have ended and no client can come that has not heard of
-   * it. Called again meanwhile, the shorter time counts; 0 ends it at once.
+   * Begin. Resolves when the node serves, or waits: paused by a limit, or because another tab of this browser serves
+   * (`elsewhere`; it takes over by itself). Rejects with why it cannot; aborting `signal` stops it.
    */
-  stop: (options?: { drain?: number }) => Promise<void>
-  /** The page is being closed: say goodbye within this call. */
-  bye: () => void
-  /** The last state, and who is connected. */
-  status: () => NodeEvent
+  start: (options?: { signal?: AbortSignal }) => Promise<void>
+  /** Compute for nobody until `resume`, keeping what is loaded. */
+  pause: () => void
+  /** Go on, where the limits allow it. */
+  resume: () => void
+  /** Leave when what is being served has ended, at most `within` seconds from now (90 unless said); may be hurried by `stop`. */
+  finish: (options?: { within?: number }) => Promise<void>
+  /** Leave now: clients are told, and go on elsewhere. */
+  stop: () => Promise<void>
+  /** Change limits, with effect at once; those not named stay. Throws a TypeError for what makes no sense. */
+  setLimits: (limits: Limits) => void
+  status: () => NodeStatus
 }
 
-interface Running {
-  network: TypedWorker<PageToNetwork, NetworkToPage>
-  node: TypedWorker<PageToNode, NodeToPage>
-  endRtc: () => void
-}
-
-/** Hold the page until the network worker has had its time: a page that goes takes its workers along. */
-function stayBusy (said: Int32Array | null): void {
-  const start = performance.now()
-  if (said === null) {
-    while (performance.now() < start + BYE_TIME);
-    return
-  }
-  while (Atomics.load(said, 0) === 0 && performance.now() < start + BYE_MOST);
-  const end = performance.now() + BYE_LEAST
-  while (performance.now() < end);
-}
-
-/** Half the processor, at most 4: more does not pay, and the person at this machine wants some. */
-function defaultThreads (): number {
-  return Math.min(4, Math.max(1, Math.floor(navigator.hardwareConcurrency / 2)))
-}
-
-function halfTheMemory (): number {
-  const { deviceMemory = 4 } = navigator as { deviceMemory?: number } // GiB, where browsers say it
-  return deviceMemory * 2 ** 29
-}
-
-export function createNode (options: NodeOptions): Node {
+/** A node that does nothing yet. Throws a TypeError for limits that make no sense. */
+export function createNode (options: NodeOptions): KwaaiNode {
   return new TabNode(options)
 }
 
-class TabNode implements Node {
+const FINISH = 90 // s
+const STATES: Partial<Record<State, NodeState>> = { online: 'serving', paused: 'paused', draining: 'draining' }
+const OVER: NodeState[] = ['idle', 'stopped', 'failed']
+const SETTLED: NodeState[] = ['serving', 'paused', 'elsewhere']
+
+class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
+  readonly #tab: Tab
   readonly #options: NodeOptions
-  #running: Running | null = null
-  #status: NodeEvent = { event: 'offline' }
-  #peers: PeerReport[] = []
-  #stopped: () => void = () => {}
-  #stopping: Promise<void> | null = null
-  #attempt = 0
-  #present = false // the relay may know of us, so there is something to leave
+  #status: NodeStatus
+  #turn: Turn | null = null
+  #facts: (() => Facts) | null = null // since the turn is ours
+  #asked = false // to pause
+  #launched = false
+  #settle: { resolve: () => void, reject: (error: Error) => void } | null = null
+  #leave: AbortController | null = null
 
   constructor (options: NodeOptions) {
+    super()
     this.#options = options
-    options.signal?.addEventListener('abort', () => { void this.stop({ drain: 0 }) })
+    const limits = readLimits({}, options.limits)
+    this.#status = { state: 'idle', work: { sessions: 0, tokensDone: 0 }, peers: [], limits }
+    this.#tab = new Tab({ ...options, onEvent: event => { this.#hear(event) } })
+    options.signal?.addEventListener('abort', () => { void this.stop() }, { once: true })
   }
 
-  async start (): Promise<void> {
-    if (this.#status.event !== 'offline' && this.#status.event !== 'error') throw new Error(`the node is ${this.#status.event} already; stop it first`)
-    const attempt = ++this.#attempt
-    this.#status = { event: 'starting' }
-    this.#tell({ event: 'starting' })
+  async start ({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    signal?.throwIfAborted()
+    this.#options.signal?.throwIfAborted()
+    if (!OVER.includes(this.#status.state)) throw new Error(`the node is ${this.#status.state} already; stop it first`)
+    const settled = new Promise<void>((resolve, reject) => { this.#settle = { resolve, reject } })
+    const abort = (): void => {
+      void this.stop()
+      this.#settle?.reject(signal?.reason as Error)
+    }
+    signal?.addEventListener('abort', abort)
+    this.#begin()
     try {
-      const { origin, backend } = this.#options
-      const given = this.#options.iceServers === undefined ? null : readIceServers(this.#options.iceServers, 'the option iceServers')
-      const [described, checked] = await Promise.all([askOrigin(origin), preflight(backend)])
-      const missing = checked.checks.find(check => check.required && !check.ok)
-      if (missing !== undefined) throw new Error(missing.message)
-      if (attempt !== this.#attempt) return // stopped meanwhile
-      checkBlocks(this.#options.blocks ?? '', described.model.num_blocks)
-      this.#launch({
-        origin,
-        relays: described.relays,
-        model: described.model,
-        blocks: this.#options.blocks ?? '',
-        backend: checked.backend,
-        threads: crossOriginIsolated ? this.#options.threads ?? defaultThreads() : 1,
-        public_name: this.#options.publicName ?? '',
-        weights: this.#options.weights ?? 'auto',
-        memory: this.#options.memory ?? halfTheMemory()
-      }, given ?? described.iceServers)
-    } catch (error) {
-      this.#fail(error instanceof Error ? error.message : String(error))
+      await settled
+    } finally {
+      signal?.removeEventListener('abort', abort)
     }
   }
 
-  async stop ({ drain = DRAIN }: { drain?: number } = {}): Promise<void> {
-    if (this.#stopping !== null) this.#ask(drain)
-    this.#stopping ??= this.#leave(drain).finally(() => { this.#stopping = null })
-    await this.#stopping
+  pause (): void {
+    this.#asked = true
+    this.#heed()
   }
 
-  async #leave (drain: number): Promise<void> {
-    this.#attempt++
-    if (this.#running !== null && this.#present) {
-      await new Promise<void>(resolve => {
-        this.#stopped = resolve
-        this.#ask(drain)
+  resume (): void {
+    this.#asked = false
+    this.#heed()
+  }
+
+  async finish ({ within = FINISH }: { within?: number } = {}): Promise<void> {
+    this.#asked = false
+    if (OVER.includes(this.#status.state)) return
+    if (this.#launched) await this.#tab.stop({ drain: within })
+    else this.#options.onEvent?.({ event: 'offline' })
+    this.#end()
+    if (!OVER.includes(this.#status.state)) this.#tell('stopped')
+  }
+
+  async stop (): Promise<void> {
+    await this.finish({ within: 0 })
+  }
+
+  setLimits (limits: Limits): void {
+    this.#status = { ...this.#status, limits: readLimits(this.#status.limits, limits) }
+    this.#heed()
+    this.emit('state', this.status())
+  }
+
+  status (): NodeStatus {
+    return { ...this.#status }
+  }
+
+  async [Symbol.asyncDispose] (): Promise<void> {
+    await this.stop()
+  }
+
+  #begin (): void {
+    const { limits } = this.#status
+    this.#status = { state: 'idle', work: { sessions: 0, tokensDone: 0 }, peers: [], limits }
+    const turn = this.#turn = new Turn()
+    const { signal } = this.#leave = new AbortController()
+    this.#tell('preflight')
+    this.#watchThePage(signal)
+    turn.take(who => { this.#wait('elsewhere', { elsewhere: who }) })
+      .then(async () => {
+        const facts = await watchMachine(signal, () => { this.#heed() })
+        if (this.#turn !== turn) return
+        this.#facts = facts
+        this.#heed()
       })
+      .catch((error: unknown) => {
+        if (this.#turn === turn) this.#fail(error instanceof Error ? error : new Error(String(error)))
+      })
+  }
+
+  /** Launch unless a limit forbids it; who runs is told what is allowed and how things are. */
+  #heed (): void {
+    if (this.#facts === null) return
+    const { limits } = this.#status
+    const facts = this.#facts()
+    if (this.#launched) {
+      this.#tab.tell(limitsMessage(limits, facts, this.#asked))
+      return
     }
-    this.#end()
-    if (this.#status.event !== 'offline') this.#tell({ event: 'offline' })
+    const reasons = reasonsAgainst(limits, facts, this.#asked)
+    if (reasons.length > 0) this.#wait('paused', { reasons })
+    else this.#launch()
   }
 
-  #ask (drain: number): void {
-    this.#running?.node.post({ type: 'stop-node', drain })
-    setTimeout(this.#stopped, drain * 1000 + STOP_PATIENCE)
+  /** What the tab does not know of, as it does not run yet. */
+  #wait (state: 'paused' | 'elsewhere', more: Partial<NodeStatus>): void {
+    const { reasons } = more
+    this.#tell(state, more)
+    this.#options.onEvent?.({ event: state, ...(reasons === undefined ? {} : { reasons }) })
   }
 
-  bye (): void {
-    if (this.#running === null) return
-    const reason = 'server unavailable: the tab that served this was closed'
-    const said = crossOriginIsolated ? new SharedArrayBuffer(4) : null
-    this.#running.network.post({ type: 'bye', reason, ...(said === null ? {} : { said }) })
-    stayBusy(said === null ? null : new Int32Array(said))
+  #launch (): void {
+    this.#launched = true
+    this.#tell('preflight')
+    void this.#tab.start().then(() => { this.#heed() })
   }
 
-  status (): NodeEvent {
-    return { ...this.#status, peers: this.#peers }
+  /** A page that goes takes the node along: say goodbye; one that comes back from the back/forward cache begins anew. */
+  #watchThePage (signal: AbortSignal): void {
+    addEventListener('pagehide', () => { this.#tab.bye() }, { signal })
+    addEventListener('pageshow', event => {
+      if (event.persisted) void this.stop().then(async () => { await this.start() }).catch(() => {})
+    }, { signal })
   }
 
-  #launch (config: NodeConfig, iceServers: IceServer[]): void {
-    const rpc = new MessageChannel()
-    const rtc = new MessageChannel()
-    const { origin } = config
-    const whileRunning = <Words extends unknown[]>(react: (...words: Words) => void) => (...words: Words): void => {
-      if (this.#running === running) react(...words) // the last words of workers that were ended are dropped
-    }
-    const network = new TypedWorker<PageToNetwork, NetworkToPage>(
-      PATHS.network, origin, whileRunning(message => { this.#fromNetwork(message) }),
-      whileRunning(reason => { this.#fail(`the network worker broke: ${reason}`) })
-    )
-    const node = new TypedWorker<PageToNode, NodeToPage>(
-      PATHS.node, origin, whileRunning(message => { this.#fromNode(message) }),
-      whileRunning(reason => { this.#fail(`the node worker broke: ${reason}`) })
-    )
-    const running: Running = { network, node, endRtc: hostRtc(rtc.port1, this.#options.webrtc === 'forwarded' || undefined) }
-    this.#running = running
-    this.#present = false
-    const direct = this.#options.webrtc !== 'off' && typeof RTCPeerConnection === 'function'
-    network.post({ type: 'start-network', identity: 'kept', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers }, [rpc.port1, rtc.port2])
-    node.post({ type: 'start-node', config, network: rpc.port2 }, [rpc.port2])
-  }
-
-  #fromNetwork (message: NetworkToPage): void {
-    if (message.type === 'identity') this.#status = { ...this.#status, peer_id: message.peer_id }
-    else if (message.type === 'failed') this.#fail(message.message)
-    else if (message.type === 'peers') this.#emit({ event: 'peers', peers: this.#peers = message.peers })
-    else this.#emit({ event: 'connection', connection: message.state, ...(message.reason === '' ? {} : { message: message.reason }) })
-  }
-
-  #fromNode (message: NodeToPage): void {
-    if (message.type === 'state' && message.state === 'error') this.#fail(message.message)
-    else if (message.type === 'state') {
-      this.#present ||= message.state !== 'starting'
-      this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, weights: message.weights })
-    } else if (message.type === 'serving') {
-      const { sessions, tokens_done, leaving_in } = message
-      const serving = { sessions, tokens_done, ...(leaving_in === 0 ? {} : { leaving_in }) }
-      this.#status = { ...this.#status, ...serving }
-      this.#emit({ event: 'serving', ...serving })
-    } else if (message.type === 'progress') {
-      const { type, ...progress } = message
-      if (this.#status.event !== 'loading') this.#tell({ event: 'loading' })
-      this.#emit({ event: type, ...progress })
-    } else if (message.type === 'storage') {
-      const { type, ...storage } = message
-      this.#emit({ event: type, ...storage })
-    } else if (message.type === 'failed') this.#fail(message.message)
-    else this.#stopped()
-  }
-
-  #fail (message: string): void {
-    this.#running?.network.post({ type: 'bye', reason: 'the node of this tab failed' })
-    this.#end()
-    this.#tell({ event: 'error', message })
-  }
-
-  #end (): void {
-    const running = this.#running
-    this.#running = null
-    this.#peers = []
-    this.#stopped()
-    if (running === null) return
-    running.node.end()
-    running.endRtc()
-    setTimeout(() => { running.network.end() }, BYE_TIME) // what it has to say first needs a moment
-  }
-
-  #tell (event: NodeEvent): void {
-    const { peer_id, blocks, backend, weights } = this.#status
-    this.#status = { ...(peer_id === undefined ? {} : { peer_id }), ...(blocks === undefined ? {} : { blocks }), ...(backend === undefined ? {} : { backend }), ...(weights === undefined ? {} : { weights }), ...event }
-    this.#emit(this.#status)
-  }
-
-  #emit (event: NodeEvent): void {
+  #hear (event: NodeEvent): void {
     this.#options.onEvent?.(event)
+    const { event: name, peer_id: peerId } = event
+    if (peerId !== undefined && this.#turn !== null) this.#turn.peerId = peerId
+    if (name === 'progress') this.#onProgress(event)
+    else if (name === 'storage') this.#onStorage(event)
+    else if (name === 'peers') this.#onPeers((event.peers ?? []).map(toPeer))
+    else if (name === 'serving') this.#onServing(event)
+    else if (name === 'receipt') this.#onReceipt(event)
+    else if (name === 'connection') this.#tell(this.#status.state, { relay: event.connection as 'reserved' })
+    else if (name === 'error') this.#fail(new Error(event.message ?? 'the node failed without a reason'))
+    else if (name === 'offline') this.#onPeers([])
+    else if (name !== 'elsewhere') this.#onState(name, event)
+  }
+
+  #onState (name: State, { peer_id: peerId, blocks, backend, weights, reasons }: NodeEvent): void {
+    const state = STATES[name] ?? 'loading'
+    const [start, end] = blocks ?? []
+    this.#tell(state, {
+      ...(state === 'loading' ? { step: name as 'starting' } : {}),
+      ...(state === 'paused' && reasons !== undefined ? { reasons } : {}),
+      ...(state === 'serving' && this.#status.since === undefined ? { since: new Date() } : {}),
+      ...(peerId === undefined ? {} : { peerId }),
+      ...(start === undefined || end === undefined ? {} : { blocks: [start, end] }),
+      ...(backend === undefined ? {} : { backend: backend as 'wasm' }),
+      ...(weights === undefined ? {} : { weights })
+    })
+  }
+
+  #onProgress ({ stage = '', done = 0, total = 0, cached = 0, rate = 0, seconds_left: left }: NodeEvent): void {
+    const progress = { stage, done, total, cached, rate, ...(left === undefined ? {} : { secondsLeft: left }) }
+    this.#status = { ...this.#status, progress }
+    this.#options.onProgress?.(progress)
+    this.emit('progress', progress)
+  }
+
+  #onStorage ({ kept = false, needed = 0, room = 0, message = '' }: NodeEvent): void {
+    this.#tell(this.#status.state, { storage: { kept, needed, room, message } })
+  }
+
+  #onPeers (peers: Peer[]): void {
+    const change = changeOf(this.#status.peers, peers)
+    this.#status = { ...this.#status, peers }
+    this.emit('peer', change)
+  }
+
+  #onServing ({ sessions = 0, tokens_done: tokensDone = 0, leaving_in: leavingIn }: NodeEvent): void {
+    const work = { sessions, tokensDone }
+    this.#status = { ...this.#status, work, ...(leavingIn === undefined ? {} : { leavingIn }) }
+    this.emit('work', work)
+    if (leavingIn !== undefined) this.emit('state', this.status())
+  }
+
+  #onReceipt ({ receipt }: NodeEvent): void {
+    if (receipt === undefined) return
+    const [start = 0, end = 0] = receipt.blocks
+    this.emit('receipt', { ...receipt, blocks: [start, end], at: new Date() })
+  }
+
+  #fail (error: Error): void {
+    this.#settle?.reject(error)
+    this.#settle = null
+    this.#end()
+    this.#tell('failed', { message: error.message })
+    this.emit('error', error)
+  }
+
+  /** Let go of the turn, the limits' watch and the page. */
+  #end (): void {
+    this.#launched = false
+    this.#turn?.end()
+    this.#leave?.abort()
+    this.#facts = this.#turn = this.#leave = null
+    this.#settle?.reject(new DOMException('the node was stopped', 'AbortError'))
+    this.#settle = null
+  }
+
+  #tell (state: NodeState, more: Partial<NodeStatus> = {}): void {
+    const { step, reasons, message, elsewhere, progress, leavingIn, ...kept } = this.#status
+    const same = state === this.#status.state
+    const passing = { step, reasons, message, elsewhere, progress, leavingIn }
+    const lasting = Object.fromEntries(Object.entries(passing).filter(([, value]) => same && value !== undefined))
+    this.#status = { ...kept, ...lasting, state, ...more }
+    this.emit('state', this.status())
+    if (!SETTLED.includes(state)) return
+    this.#settle?.resolve()
+    this.#settle = null
   }
 }

@@ -5,12 +5,17 @@ import { readIceServers } from './ice.ts'
 
 export interface Origin { url: string, relays: string[], iceServers: IceServer[], model: Model, version: string }
 
-/** Ask the origin; throws an Error whose text is for people. */
-export async function askOrigin (url: string): Promise<Origin> {
-  const response = await fetch(new URL('/kwaainet.json', url), { cache: 'no-store' }).catch(() => null)
+/** Ask the origin for all of it, and for `model` where one is named; throws an Error whose text is for people. */
+export async function askOrigin (relay: string | URL, model?: string, signal?: AbortSignal): Promise<Origin> {
+  if (!URL.canParse(relay)) throw new Error(`${relay} is no address of a relay; give its page's, such as https://relay.example`)
+  const url = new URL(relay).origin
+  const response = await fetch(new URL('/kwaainet.json', url), { cache: 'no-store', ...(signal === undefined ? {} : { signal }) }).catch(() => null)
+  signal?.throwIfAborted()
   if (response === null) throw new Error(`${url} does not answer; is the relay running?`)
   if (!response.ok) throw new Error(`${url} is no KwaaiNet relay: /kwaainet.json answered ${response.status}`)
-  return readOrigin(url, await response.json().catch(() => null))
+  const origin = readOrigin(url, await response.json().catch(() => null))
+  if (model !== undefined && model !== origin.model.prefix) throw new Error(`${url} offers ${origin.model.prefix}, not ${model}`)
+  return origin
 }
 
 /** Check the document; the relays are those a page at `url` can dial. */

@@ -16,9 +16,18 @@ export type State =
   | "loading"
   | "joining"
   | "online"
+  | "paused"
   | "draining"
   | "offline"
   | "error"
+
+export type PauseReason =
+  | "asked"
+  | "hours"
+  | "battery"
+  | "metered"
+  | "hidden"
+  | "memory"
 
 export type Backend =
   | "wasm"
@@ -242,20 +251,37 @@ export interface StopNode {
   drain: number
 }
 
+/** What the person at this machine allows its node, and how things are with the machine; all of it each time. ``paused``: Pause was pressed. ``duty`` is the share of the time the engine may compute, 0 to 1; ``memory`` what weights and caches may take, in bytes, 0 without a limit; ``hours`` pairs of minutes since local midnight, from and to, none for the whole day; ``utc_offset`` minutes local time is ahead. */
+export interface SetLimits {
+  type: "limits"
+  paused: boolean
+  duty: number
+  memory: number
+  hours: number[][]
+  pause_on_battery: boolean
+  pause_on_metered: boolean
+  pause_when_hidden: boolean
+  on_battery: boolean
+  metered: boolean
+  hidden: boolean
+  utc_offset: number
+}
+
 /** The network worker died: every call and stream has failed. */
 export interface NetworkGone {
   type: "network-gone"
   reason: string
 }
 
-/** Where the node stands. */
+/** Where the node stands; ``reasons`` are why it is paused, while it is. */
 export interface StateChange {
   type: "state"
-  state: "starting" | "reserving" | "loading" | "joining" | "online" | "draining" | "offline" | "error"
+  state: "starting" | "reserving" | "loading" | "joining" | "online" | "paused" | "draining" | "offline" | "error"
   blocks: number[]
   backend: string
   weights: string
   message: string
+  reasons?: ("asked" | "hours" | "battery" | "metered" | "hidden" | "memory")[]
 }
 
 /** How far loading is: ``done`` of ``total`` bytes of all there is to load, 0 while that is unknown. ``stage`` is what is waited for: ``python``, then ``weights``, then ``build``. ``cached`` of the bytes done were kept here before. ``rate`` is bytes a second from the network, smoothed, 0 when none came; ``seconds_left`` is absent while it cannot be told. */
@@ -284,6 +310,15 @@ export interface Serving {
   sessions: number
   tokens_done: number
   leaving_in: number
+}
+
+/** A session that this node served has ended: for whom, which blocks, how many tokens in what time. */
+export interface Receipt {
+  type: "receipt"
+  peer: string
+  blocks: number[]
+  tokens: number
+  seconds: number
 }
 
 /** The node has left. */
@@ -333,6 +368,7 @@ export type NetworkToNode =
 export type PageToNode =
   | StartNode
   | StopNode
+  | SetLimits
   | NetworkGone
 
 export type NodeToPage =
@@ -340,5 +376,6 @@ export type NodeToPage =
   | LoadProgress
   | Storage
   | Serving
+  | Receipt
   | Failed
   | Stopped

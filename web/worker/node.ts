@@ -5,13 +5,15 @@ import type { PyProxy } from 'pyodide/ffi'
 import type { JsEngine } from '../bridge/engine.ts'
 import type { JsGradients } from '../bridge/gradients.ts'
 import { LoadMeter } from './loading.ts'
-import type { NodeConfig, NodeToPage, PageToNode, StartNode } from './messages.ts'
+import type { NodeConfig, NodeToPage, PageToNode, SetLimits, StartNode } from './messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
 declare const ORT: string // the path of onnxruntime-web's folder, with a version in it; set by build/web.mjs
 
 let stop: ((drain: number) => void) | null = null
 let stopAsked: number | null = null // the shortest time asked for before anybody could be told
+let limit: ((message: SetLimits) => void) | null = null
+let limits: SetLimits | null = null // the last that were said before anybody could be told
 const inbox = new Inbox()
 const meter = new LoadMeter(report)
 
@@ -45,6 +47,11 @@ class Bridge extends PythonBridge {
     stop = callback
     if (stopAsked !== null) callback(stopAsked)
   }
+
+  onLimits (callback: (message: SetLimits) => void): void {
+    limit = callback
+    if (limits !== null) callback(limits)
+  }
 }
 
 /** The engine's code is not small, so only when it is wanted. */
@@ -76,6 +83,7 @@ function run (message: StartNode): void {
 addEventListener('message', ({ data }: MessageEvent<PageToNode>) => {
   if (data.type === 'start-node') run(data)
   else if (data.type === 'network-gone') inbox.receive(data)
+  else if (data.type === 'limits') limit === null ? limits = data : limit(data)
   else {
     stopAsked = Math.min(data.drain, stopAsked ?? data.drain)
     stop?.(data.drain)

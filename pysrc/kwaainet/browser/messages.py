@@ -27,7 +27,10 @@ STREAM_WINDOW = 1024 * 1024
 MAX_REPORTED = 64
 """Peers in one report of who is connected."""
 
-State = Literal["starting", "reserving", "loading", "joining", "online", "draining", "offline", "error"]
+State = Literal[
+    "starting", "reserving", "loading", "joining", "online", "paused", "draining", "offline", "error"
+]
+PauseReason = Literal["asked", "hours", "battery", "metered", "hidden", "memory"]
 Backend = Literal["wasm", "webgpu"]
 ConnectionState = Literal["connecting", "reserved", "lost"]
 ConnectionKind = Literal["relay", "circuit", "webrtc"]
@@ -304,6 +307,29 @@ class StopNode(TypedDict):
     drain: float
 
 
+class SetLimits(TypedDict):
+    """What the person at this machine allows its node, and how things are with the machine;
+    all of it each time.
+
+    ``paused``: Pause was pressed. ``duty`` is the share of the time the engine may compute, 0 to 1;
+    ``memory`` what weights and caches may take, in bytes, 0 without a limit; ``hours`` pairs of minutes
+    since local midnight, from and to, none for the whole day; ``utc_offset`` minutes local time is ahead.
+    """
+
+    type: Literal["limits"]
+    paused: bool
+    duty: float
+    memory: int
+    hours: list[list[int]]
+    pause_on_battery: bool
+    pause_on_metered: bool
+    pause_when_hidden: bool
+    on_battery: bool
+    metered: bool
+    hidden: bool
+    utc_offset: int
+
+
 class NetworkGone(TypedDict):
     """The network worker died: every call and stream has failed."""
 
@@ -312,7 +338,7 @@ class NetworkGone(TypedDict):
 
 
 class StateChange(TypedDict):
-    """Where the node stands."""
+    """Where the node stands; ``reasons`` are why it is paused, while it is."""
 
     type: Literal["state"]
     state: State
@@ -320,6 +346,7 @@ class StateChange(TypedDict):
     backend: str
     weights: str
     message: str
+    reasons: NotRequired[list[PauseReason]]
 
 
 class LoadProgress(TypedDict):
@@ -362,6 +389,16 @@ class Serving(TypedDict):
     leaving_in: float
 
 
+class Receipt(TypedDict):
+    """A session that this node served has ended: for whom, which blocks, how many tokens in what time."""
+
+    type: Literal["receipt"]
+    peer: str
+    blocks: list[int]
+    tokens: int
+    seconds: float
+
+
 class Stopped(TypedDict):
     """The node has left."""
 
@@ -376,5 +413,5 @@ NodeToNetwork = (
 NetworkToNode = (
     Identity | Connection | Call | Result | Fault | Open | Data | Credit | End | Close | Cancel | NetworkGone
 )
-PageToNode = StartNode | StopNode | NetworkGone
-NodeToPage = StateChange | LoadProgress | Storage | Serving | Failed | Stopped
+PageToNode = StartNode | StopNode | SetLimits | NetworkGone
+NodeToPage = StateChange | LoadProgress | Storage | Serving | Receipt | Failed | Stopped

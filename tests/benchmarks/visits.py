@@ -115,7 +115,7 @@ def measure_bytes(folder: Path, rounds: int) -> Result:
 
 async def _before_the_click(url: str) -> dict[str, Any]:
     async with await Browser.launch() as browser:
-        page = await browser.new_page()
+        page = await browser.new_page(watch_network=True)
         await page.goto(url)
         await _quiet(page)
         return {"bytes": page.bytes_received, "requests": page.requests}

@@ -92,7 +92,7 @@ async def open_tab(browser: Browser, url: str, **query: str) -> Tab:
 
     Unless asked for, it does not drain: a test that stops a tab has nobody left to serve.
     """
-    tab = Tab(await browser.new_page())
+    tab = Tab(await browser.new_page(watch_network=True))
     await tab.page.on_event("kwaainet", tab.hear)
     await tab.page.goto(f"{url}?{urlencode({'drain': '0', **query})}")
     return tab

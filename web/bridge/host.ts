@@ -20,6 +20,7 @@ import { createLibp2p } from 'libp2p'
 import type { ConnectionKind, ConnectionState, IceServer, PeerReport } from '../worker/messages.ts'
 import { type Link, Upgrades } from './direct.ts'
 import { describe, fault } from './faults.ts'
+import { sparing } from './muxer.ts'
 import type { NetworkHost, StreamHandler } from './rpc.ts'
 import type { RpcStream } from './streams.ts'
 import { echo, Traffic } from './traffic.ts'
@@ -84,7 +85,7 @@ async function build (privateKey: PrivateKey, { direct, iceServers }: HostOption
       ...(direct ? [byWebRtc] : [])
     ],
     connectionEncrypters: [noise()],
-    streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: YAMUX_WINDOW }, maxInboundStreams: MANY, maxOutboundStreams: MANY })],
+    streamMuxers: [sparing(yamux({ streamOptions: { maxStreamWindowSize: YAMUX_WINDOW }, maxInboundStreams: MANY, maxOutboundStreams: MANY }))],
     connectionMonitor: { enabled: false }, // its pings and ours (#measure) may not overlap: one stream is allowed
     connectionManager: {
       dialTimeout: 2 * DIAL_TIMEOUT,

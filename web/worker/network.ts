@@ -6,7 +6,7 @@ import { RelayedHost } from '../bridge/host.ts'
 import { newSeed, takeIdentity } from '../bridge/identity.ts'
 import { attachRtc } from '../bridge/rtc_shim.ts'
 import { Switchboard } from '../bridge/rpc.ts'
-import { flushed, watchSockets } from '../bridge/sockets.ts'
+import { flushed, gatherSockets } from '../bridge/sockets.ts'
 import type { NodeChannel } from '../bridge/streams.ts'
 import type { NetworkToPage, PageToNetwork, StartNetwork } from './messages.ts'
 
@@ -18,7 +18,7 @@ function report (message: NetworkToPage): void {
 
 async function start ({ identity, relays, node, rtc, direct, ice_servers: iceServers }: StartNetwork): Promise<void> {
   attachRtc(rtc)
-  watchSockets()
+  gatherSockets()
   const channel: NodeChannel = new Channel(node)
   const host = await RelayedHost.create(identity === 'kept' ? await takeIdentity() : newSeed(), { relays, direct, iceServers }, {
     connection: (state, relay, addresses, reason) => {

@@ -134,14 +134,23 @@ class Browser:
             raise
         return cls(process, devtools, scratch)
 
-    async def new_page(self) -> Page:
-        """A blank tab, attached: listeners can be set before ``page.goto(url)``."""
-        target = await self._devtools.call("Target.createTarget", {"url": "about:blank"})
-        return await Page.attach(self._devtools, target["targetId"])
+    async def new_page(self, *, watch_network: bool = False) -> Page:
+        """A blank tab, attached: listeners can be set before ``page.goto(url)``.
 
-    async def open_page(self, url: str, on_event: Mapping[str, Callable[[Any], None]] | None = None) -> Page:
+        ``watch_network``: have its bytes counted and its requests listed.
+        """
+        target = await self._devtools.call("Target.createTarget", {"url": "about:blank"})
+        return await Page.attach(self._devtools, target["targetId"], watch_network)
+
+    async def open_page(
+        self,
+        url: str,
+        on_event: Mapping[str, Callable[[Any], None]] | None = None,
+        *,
+        watch_network: bool = False,
+    ) -> Page:
         """A tab at ``url``, loaded; ``on_event`` maps CustomEvents to callbacks (``Page.on_event``)."""
-        page = await self.new_page()
+        page = await self.new_page(watch_network=watch_network)
         for name, callback in (on_event or {}).items():
             await page.on_event(name, callback)
         await page.goto(url)

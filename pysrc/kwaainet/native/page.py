@@ -1,7 +1,8 @@
 """One tab of a driven Chromium: navigate, evaluate, hear its events, count its bytes.
 
 Rule of the file: the tab's workers are attached before they run, so that no console line, request
-or byte of theirs is missed.
+or byte of theirs is missed. Bytes are only watched where somebody asks for them: the browser then tells
+every frame of every WebSocket, which a tab's steps wait for.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ class Page:
     """A tab, made by ``Browser.new_page``. Its console, and that of its workers, goes to logging.
 
     ``bytes_received`` counts what the network brought to the page and its workers, headers
-    included, compressed as sent; ``requests`` lists the addresses they asked for. ``workers`` are
+    included, compressed as sent; ``requests`` lists the addresses they asked for; both stay empty unless
+    the page was made with ``watch_network``. ``workers`` are
     those running now: their scripts' addresses by DevTools session. ``ended`` is done when the tab
     is closed or crashed or its browser is gone.
     """
 
-    def __init__(self, devtools: DevTools, session: str) -> None:
+    def __init__(self, devtools: DevTools, session: str, watch_network: bool = False) -> None:
         self._devtools = devtools
         self._session = session
+        self._watch_network = watch_network
         self._loaded = asyncio.Event()
         self._listeners: dict[str, Callable[[Any], None]] = {}
         self._attaching: set[asyncio.Task[None]] = set()
@@ -46,10 +49,10 @@ class Page:
         self.workers: dict[str, str] = {}
 
     @classmethod
-    async def attach(cls, devtools: DevTools, target: str) -> Page:
+    async def attach(cls, devtools: DevTools, target: str, watch_network: bool = False) -> Page:
         """The page of the browser's target ``target``, listened to from here on."""
         answer = await devtools.call("Target.attachToTarget", {"targetId": target, "flatten": True})
-        page = cls(devtools, answer["sessionId"])
+        page = cls(devtools, answer["sessionId"], watch_network)
         devtools.on_events(page._session, page._handle_page)
         await page._call("Page.enable")
         await page._call("Inspector.enable")
@@ -128,9 +131,10 @@ class Page:
         return await self._devtools.call(method, params, session=self._session, timeout=timeout)
 
     async def _watch(self, session: str) -> None:
-        """Hear a session's console and network, and be told of its workers before they run."""
+        """Hear a session's console, and its network if that is watched; be told of its workers first."""
         await self._devtools.call("Runtime.enable", session=session)
-        await self._devtools.call("Network.enable", session=session)
+        if self._watch_network:
+            await self._devtools.call("Network.enable", session=session)
         follow = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
         await self._devtools.call("Target.setAutoAttach", follow, session=session)
 

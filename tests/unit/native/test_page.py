@@ -46,7 +46,7 @@ def test_events_console_and_bytes_of_a_page_and_its_worker(
     async def main() -> None:
         heard: asyncio.Queue[Any] = asyncio.Queue()
         async with await Browser.launch() as browser:
-            page = await browser.open_page(site, {"worked": heard.put_nowait})
+            page = await browser.open_page(site, {"worked": heard.put_nowait}, watch_network=True)
             assert await asyncio.wait_for(heard.get(), 10) == {"size": DATA_SIZE}
             assert DATA_SIZE < page.bytes_received < DATA_SIZE + 5000
             assert [url.removeprefix(site) for url in page.requests[:1]] == [""]
@@ -55,6 +55,9 @@ def test_events_console_and_bytes_of_a_page_and_its_worker(
             await page.reload()
             assert await asyncio.wait_for(heard.get(), 10) == {"size": DATA_SIZE}
             assert len(page.workers) == 1, "the old document's worker is gone"
+            unwatched = await browser.open_page(site, {"worked": heard.put_nowait})
+            assert await asyncio.wait_for(heard.get(), 10) == {"size": DATA_SIZE}
+            assert (unwatched.bytes_received, unwatched.requests) == (0, []), "nobody asked for them"
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())

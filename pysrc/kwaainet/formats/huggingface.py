@@ -140,7 +140,8 @@ def read_tensors(
     for name, tensor in tensors.items():
         if name in wanted:
             tensor.check_weight(name)
-            entries[name] = TensorEntry(file, tensor.offset, tensor.length, "", tensor.dtype, tensor.shape)
+            place = file, tensor.offset, tensor.length
+            entries[name] = TensorEntry(*place, "", tensor.dtype, tensor.shape, strides=tensor.strides)
         elif not _BUFFER.fullmatch(name) and name != LM_HEAD:  # a tied head may be stored, and is not used
             raise UnsupportedModel(
                 f"tensor {name:.80} does not belong to the model that config.json describes"

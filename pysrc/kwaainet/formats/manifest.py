@@ -19,12 +19,13 @@ from ..errors import InputError, IntegrityError, ModelFileError
 from ..types import BlockRange
 from .config import ModelConfig, block_name
 from .json_text import parse_object
-from .quants import byte_length
+from .quants import STORAGE_TYPES, byte_length
 
 VERSION = 1
 MAX_JSON_BYTES = 8 << 20  # 1024 blocks take 3 MB
 MAX_OFFSET = 1 << 48
 MAX_TENSOR_BYTES = 8 << 30  # a 128k vocabulary of 16k numbers in float32
+MAX_SPREAD = 16  # times the bytes of its numbers that a strided tensor may reach over
 MAX_FILE_NAME = 200
 MAX_READ = 8 << 20  # bytes of one fetch: enough to hide a round trip, little enough to show progress
 MAX_GAP = 64 << 10  # bytes between two tensors that are cheaper to read than to ask twice
@@ -52,6 +53,7 @@ class TensorEntry:
 
     ``shape`` is Hugging Face's ([out, in]); ``permuted`` says that rows are in GGUF's order for
     rotary embedding. ``sha256`` is lower-case hex, empty only until the bytes have been hashed.
+    ``strides``, in numbers, are those of a PyTorch view whose numbers do not lie in order.
     """
 
     file: str
@@ -61,6 +63,14 @@ class TensorEntry:
     dtype: str
     shape: tuple[int, ...]
     permuted: bool = False
+    strides: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Numbers in ``length`` bytes: those of the shape or, with strides, from its first to its last."""
+        if not self.strides:
+            return prod(self.shape)
+        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
 
     def check(self, shape: tuple[int, ...]) -> None:
         """``ModelFileError`` unless this is a sound entry of a tensor of ``shape``."""
@@ -69,11 +79,25 @@ class TensorEntry:
             raise ModelFileError(f"its shape is {list(self.shape)!r:.80}; the config asks for {list(shape)}")
         if not _DIGEST.fullmatch(self.sha256):
             raise ModelFileError(f"its sha256 {self.sha256!r:.80} is not 64 lower-case hex digits")
-        expected = byte_length(self.dtype, prod(shape))
-        if self.length != expected or expected > MAX_TENSOR_BYTES:
+        whole = byte_length(self.dtype, prod(shape))
+        if self.strides:
+            self._check_strides(whole)
+        expected = byte_length(self.dtype, self.count)
+        if self.length != expected or max(expected, whole) > MAX_TENSOR_BYTES:
             raise ModelFileError(f"its length is {self.length}; {shape} of {self.dtype} take {expected}")
         if not 0 <= self.offset <= MAX_OFFSET:
             raise ModelFileError(f"its offset is {self.offset}; 0 to {MAX_OFFSET} is allowed")
+
+    def _check_strides(self, whole: int) -> None:
+        """``whole``: the bytes of the tensor's numbers."""
+        if len(self.strides) != len(self.shape) or min(self.strides) < 0 or self.permuted:
+            raise ModelFileError(f"its strides {list(self.strides)!r:.80} do not fit {list(self.shape)}")
+        if STORAGE_TYPES[self.dtype].block != 1:
+            raise ModelFileError(f"numbers of {self.dtype} come in blocks and have no strides")
+        if self.length > MAX_SPREAD * whole:
+            raise ModelFileError(
+                f"its {whole} bytes are spread over {self.length}; {MAX_SPREAD} times as many are allowed"
+            )
 
 
 _ENTRY_TYPES = {"file": str, "offset": int, "length": int, "sha256": str, "dtype": str, "permuted": bool}
@@ -121,7 +145,9 @@ class ModelManifest:
     def to_json(self) -> str:
         """As JSON text that ``from_json`` takes."""
         tensors = {
-            name: {key: getattr(entry, key) for key in _ENTRY_TYPES} | {"shape": list(entry.shape)}
+            name: {key: getattr(entry, key) for key in _ENTRY_TYPES}
+            | {"shape": list(entry.shape)}
+            | ({"strides": list(entry.strides)} if entry.strides else {})  # others do without
             for name, entry in self.tensors.items()
         }
         value = {"version": VERSION, "name": self.name, "config": self.config.to_json(), "tensors": tensors}
@@ -144,17 +170,20 @@ class ModelManifest:
 
 def _entry_from_json(name: str, value: Any) -> TensorEntry:
     where = f"model manifest, tensor {name:.80}"
-    if not isinstance(value, dict) or value.keys() != {*_ENTRY_TYPES, "shape"}:
-        raise ModelFileError(f"{where}: must have {', '.join(_ENTRY_TYPES)} and shape, nothing else")
+    if not isinstance(value, dict) or value.keys() - {"strides"} != {*_ENTRY_TYPES, "shape"}:
+        raise ModelFileError(
+            f"{where}: must have {', '.join(_ENTRY_TYPES)} and shape, may have strides, nothing else"
+        )
     for key, kind in _ENTRY_TYPES.items():
         if type(value[key]) is not kind:
             raise ModelFileError(
                 f"{where}: {key} is {value[key]!r:.80}, which is not of type {kind.__name__}"
             )
-    shape = value["shape"]
-    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
-        raise ModelFileError(f"{where}: shape is {shape!r:.80}, which is not a list of integers")
-    return TensorEntry(**{**value, "shape": tuple(shape)})
+    lists = {key: value.get(key, []) for key in ("shape", "strides")}
+    for key, sizes in lists.items():
+        if not isinstance(sizes, list) or not all(type(size) is int for size in sizes):
+            raise ModelFileError(f"{where}: {key} is {sizes!r:.80}, which is not a list of integers")
+    return TensorEntry(**{**value, **{key: tuple(sizes) for key, sizes in lists.items()}})
 
 
 @dataclass(frozen=True, slots=True)

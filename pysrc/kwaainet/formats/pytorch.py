@@ -1,8 +1,8 @@
 """PyTorch's files (``.pt``, ``.pth``, ``.bin``): where the tensors of a state dict lie.
 
 Follows ``torch/serialization.py`` and ``torch/_utils.py``: the zip archive (since 1.6) and the stream
-of pickles before it. Rule of the file: a tensor is a place in a storage that the file really holds;
-views that are not whole rows in order are listed with the reason why they cannot be weights.
+of pickles before it. Rule of the file: a tensor is a place in a storage that the file really holds,
+also where it is a view of it with strides of its own.
 """
 
 from __future__ import annotations
@@ -255,14 +255,9 @@ def _stored(name: str, tensor: _Tensor, place: _Place) -> StoredTensor:
         raise ModelFileError(
             f"tensor {name:.80} reaches byte {end} of its storage {storage.key:.80}, after its end"
         )
-    problem = type_problem(tensor.dtype)
-    if not problem and not _is_contiguous(tensor.shape, tensor.strides):
-        problem = (
-            f"is a view with strides {list(tensor.strides)} for {list(tensor.shape)}, not rows in order; "
-            "save it .contiguous()"
-        )
+    strides = () if _is_contiguous(tensor.shape, tensor.strides) else tensor.strides
     offset = place.offset + stored_length(storage.dtype, storage.first) + begin
-    return StoredTensor(tensor.dtype, tensor.shape, offset, end - begin, problem)
+    return StoredTensor(tensor.dtype, tensor.shape, offset, end - begin, type_problem(tensor.dtype), strides)
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

@@ -31,7 +31,8 @@ WEIGHT_TYPES = ("F64", "F32", "BF16", "F16", "F8_E5M2", "F8_E4M3")  # those that
 class StoredTensor:
     """``length`` bytes at ``offset`` from the start of the file, whole rows one after the other.
 
-    ``problem`` says why they cannot be a model's weights; empty if they can.
+    ``strides``, in numbers, of a view that is not: then its first number is at ``offset`` and its last
+    ends ``length`` bytes after. ``problem`` says why they cannot be a model's weights; empty if they can.
     """
 
     dtype: str
@@ -39,6 +40,7 @@ class StoredTensor:
     offset: int
     length: int
     problem: str = ""
+    strides: tuple[int, ...] = ()
 
     def check_weight(self, name: str) -> None:
         """``UnsupportedModel`` if this cannot be the model's tensor ``name``."""

@@ -46,7 +46,9 @@ class Weight:
 
     @classmethod
     def stored(cls, entry: TensorEntry, data: bytes | bytearray | memoryview) -> Weight:
-        """The tensor of a manifest's ``entry``."""
+        """The tensor of a manifest's ``entry``; ``ModelFileError`` if ``data`` has another length."""
+        if entry.strides:
+            data = _in_rows(entry, data)
         return cls(entry.dtype, entry.shape, data, entry.permuted)
 
     @classmethod
@@ -86,6 +88,16 @@ class Weight:
         # GGUF interleaves the two halves that rotary embedding turns together; put them apart again.
         heads = rows.reshape(count // config.head_dim, config.head_dim // 2, 2, width)
         return heads.swapaxes(1, 2).reshape(count, width)
+
+
+def _in_rows(entry: TensorEntry, data: bytes | bytearray | memoryview) -> bytes:
+    """The numbers of a strided tensor, row by row."""
+    size = byte_length(entry.dtype, 1)
+    if len(data) != size * entry.count:
+        raise ModelFileError(f"{entry.count} numbers of {entry.dtype} are not {len(data)} bytes")
+    steps = [size * step for step in entry.strides]
+    view: NDArray[np.void] = np.ndarray(entry.shape, np.dtype(f"V{size}"), data, strides=steps)
+    return view.tobytes()
 
 
 def floats_of(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Floats]:

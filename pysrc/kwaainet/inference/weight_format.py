@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import ConfigError
 from ..formats.config import ModelConfig, block_name
 from ..formats.manifest import TensorEntry
+from ..formats.quants import byte_length
 from ..ports import Engine
 from ..types import BlockRange
 from .graph import OnnxWriter
@@ -39,19 +40,22 @@ Entries = Mapping[str, TensorEntry]
 # whole matrices out at every product: a step through a block of SmolLM2 takes 1.9 ms of one core in float32,
 # 12.8 with Q4_1 and 15.4 with Q8_0, so that there they only save memory.
 _PREFERRED = {"cpu": (FLOAT32, Q4), "wasm": (STORED,), "webgpu": (Q4, Q8, FLOAT32, FLOAT16)}
-# Petals' names for how weights are stored (``QuantType``); its clients only show them.
-_QUANT_TYPES = {Q4: "nf4", Q8: "int8"}
+# Petals' names for how weights are kept (``QuantType``), the nearest by bits a number: its clients and
+# its health monitor only show them, and know no others.
+_QUANT_TYPES = ((6.0, "nf4"), (10.0, "int8"))
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """What was chosen: ``size`` is what the span's tensors take in memory, in bytes.
+    """What was chosen: ``size`` is what the span's tensors take in memory, in bytes, and ``bits`` what
+    a number of a weight takes, on average.
 
     ``exact``: what is computed with are the file's numbers, to the rounding of float32.
     """
 
     name: str
     size: int
+    bits: float
     exact: bool
     writer: SpanWriter
     why: str = ""
@@ -59,7 +63,7 @@ class WeightFormat:
     @property
     def quant_type(self) -> str:
         """As Petals' ``ServerInfo`` says it."""
-        return _QUANT_TYPES.get(self.name, "none")
+        return next((name for most, name in _QUANT_TYPES if self.bits <= most), "none")
 
     @property
     def torch_dtype(self) -> str:
@@ -129,26 +133,35 @@ def _offer(
     """The format for these blocks; ``None`` if the engine or the file lacks it."""
     if (name == STORED) != (engine.graphs == "program"):
         return None
+    numbers = sum(prod(entry.shape) for entry in entries.values())
     if name == STORED:
-        return WeightFormat(name, _stored_size(config, entries), True, ProgramWriter(config, blocks))
+        weights = _stored_size(entries)
+        size = weights + FLOAT * config.max_position_embeddings * config.rotary_dim
+        return WeightFormat(name, size, 8 * weights / numbers, True, ProgramWriter(config, blocks))
     forms = forms_of(name, config, blocks, entries)
     if (name == FLOAT16 and not engine.half) or (name == Q8 and not forms):
         return None
     if name == Q4 and set(forms.values()) <= {Form.Q8}:
         return None
     writer = OnnxWriter(config, blocks, forms, real=FLOAT16 if name == FLOAT16 else FLOAT32)
-    size = sum(prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in writer.tensor_shapes())
+    sizes = [
+        (tensor, prod(shape) * np.dtype(dtype).itemsize) for tensor, dtype, shape in writer.tensor_shapes()
+    ]
+    size, bits = (
+        sum(size for _, size in sizes),
+        8 * sum(size for tensor, size in sizes if "." in tensor) / numbers,
+    )
     exact = name in (FLOAT32, Q4) or (name == Q8 and forms == forms_of(Q4, config, blocks, entries))
-    return WeightFormat(name, size, exact, writer)
+    return WeightFormat(name, size, bits, exact, writer)
 
 
-def _stored_size(config: ModelConfig, entries: Entries) -> int:
-    """What our kernels keep: the file's bytes, but of what they cannot read, and the rotary tables."""
+def _stored_size(entries: Entries) -> int:
+    """What our kernels keep of the weights: the file's bytes, but of what they cannot read."""
     sizes = (
-        entry.length if kept_as_stored(entry.dtype, entry.shape) else FLOAT * prod(entry.shape)
+        byte_length(entry.dtype if kept_as_stored(entry.dtype, entry.shape) else "F32", prod(entry.shape))
         for entry in entries.values()
     )
-    return sum(sizes) + FLOAT * config.max_position_embeddings * config.rotary_dim
+    return sum(sizes)
 
 
 def forms_of(name: str, config: ModelConfig, blocks: BlockRange, entries: Entries) -> dict[str, Form]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
 from ..errors import (
     CapacityError,
     KwaaiNetError,
-    LimitExceeded,
     ProtocolError,
     RequestError,
     RpcError,
@@ -27,6 +26,7 @@ from ..swarm.blobs import MAX_LENGTH, PROTOCOL, BlobPart
 from ..swarm.server_info import ServerInfo
 from ..types import PeerId, ServerState
 from .directory import ReadServers
+from .rate_limit import SLOW_DOWN, RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ PART_TIMEOUT = 20.0  # seconds a borrower waits for one part
 PARALLEL = 4  # parts under way at once
 MAX_LENDERS = 8  # asked for one tensor
 FRESH = 20.0  # seconds for which who serves is not asked again
-SLOW_DOWN = "slow down"  # in the words of a refusal that time mends
 PATIENCE = 14  # attempts at a part after such a refusal, PAUSE seconds apart: a minute's share comes back
 PAUSE = 5.0
 
@@ -55,7 +54,7 @@ class Lender:
         self._reading = asyncio.Lock()
         self._forgetting: asyncio.TimerHandle | None = None
         self._turns, self._waiting = asyncio.Semaphore(MAX_AT_ONCE), 0
-        self._reads: dict[PeerId, deque[float]] = {}
+        self._rate = RateLimit("parts", MAX_PER_MINUTE, MAX_PEERS)
 
     def offer(self, manifest: ModelManifest, files: RangeSource | None) -> None:
         """Lend this model's tensors: from ``files`` on this machine, or as far as the store has them."""
@@ -81,7 +80,7 @@ class Lender:
         entry, files = self._offered[digest]
         if part.offset + part.length > entry.length:
             raise RequestError(f"the tensor has {entry.length} bytes, not {part.offset + part.length}")
-        self._count(peer)
+        self._rate.count(peer, self._now())
         if self._waiting >= MAX_WAITING:
             raise CapacityError(f"{MAX_WAITING} parts wait to be read here; ask another, or {SLOW_DOWN}")
         self._waiting += 1
@@ -109,19 +108,6 @@ class Lender:
                 self._forgetting.cancel()
             self._forgetting = asyncio.get_running_loop().call_later(HELD_FOR, self.forget)
             return data
-
-    def _count(self, peer: PeerId) -> None:
-        now = self._now()
-        if peer not in self._reads and len(self._reads) >= MAX_PEERS:
-            self._reads = {one: times for one, times in self._reads.items() if times[-1] > now - 60}
-            if len(self._reads) >= MAX_PEERS:
-                raise CapacityError(f"{MAX_PEERS} peers borrow here already; ask another")
-        times = self._reads.setdefault(peer, deque())
-        while times and times[0] <= now - 60:
-            times.popleft()
-        if len(times) >= MAX_PER_MINUTE:
-            raise LimitExceeded(f"more than {MAX_PER_MINUTE} parts within a minute; {SLOW_DOWN}")
-        times.append(now)
 
 
 class Borrower:

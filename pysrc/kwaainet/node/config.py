@@ -104,6 +104,10 @@ class NodeConfig:
         asked = self.inference_max_length or (8192 if grouped else 2048)
         return min(asked, model.max_position_embeddings, self.total_tokens(model))
 
+    def positions(self, model: ModelConfig) -> int:
+        """Tokens that anything served can be long: what the tables of rotary embedding must reach."""
+        return min(model.max_position_embeddings, self.total_tokens(model))
+
     def total_tokens(self, model: ModelConfig) -> int:
         """Tokens of cache for all sessions together."""
         grouped = model.num_key_value_heads < model.num_attention_heads

@@ -7,17 +7,17 @@ ask for at the same moment is looked up once, and nobody can make the relay look
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from ..dht.record import Dictionary, Record
-from ..errors import CapacityError, LimitExceeded
+from ..errors import CapacityError
 from ..ports import Clock, Host
 from ..swarm import blocks
 from ..swarm.directory import PROTOCOL, Entry, Query, collect, decode_reply, encode_reply, spread
 from ..swarm.server_info import ServerInfo
 from ..types import BlockRange, PeerId
+from .rate_limit import RateLimit
 
 MAX_PER_MINUTE = 60  # reads of one peer: a client that loses a hop every second may still read
 MAX_PEERS = 4096  # peers whose reads one relay counts
@@ -79,14 +79,14 @@ class DirectoryHandler:
     def __init__(self, host: Host, dht: RecordSource, now: Clock) -> None:
         self._dht, self._now = dht, now
         self._lookups: dict[Query, tuple[float, asyncio.Task[bytes]]] = {}
-        self._reads: dict[PeerId, deque[float]] = {}
+        self._rate = RateLimit("reads of the swarm", MAX_PER_MINUTE, MAX_PEERS)
         host.handle_unary(PROTOCOL, self.rpc_read_servers)
 
     async def rpc_read_servers(self, peer: PeerId, request: bytes) -> bytes:
         """The servers of a range of blocks, as the DHT has them now (or had them ``FRESH`` s ago)."""
         query = Query.decode(request)
         now = self._now()
-        self._count(peer, now)
+        self._rate.count(peer, now)
         return await asyncio.shield(self._lookup(query, now))
 
     def _lookup(self, query: Query, now: float) -> asyncio.Task[bytes]:
@@ -103,16 +103,3 @@ class DirectoryHandler:
 
     async def _look_up(self, query: Query) -> bytes:
         return encode_reply(await look_up(self._dht, query))
-
-    def _count(self, peer: PeerId, now: float) -> None:
-        """``LimitExceeded`` for a peer that reads too often, ``CapacityError`` for a peer too many."""
-        if peer not in self._reads and len(self._reads) >= MAX_PEERS:
-            self._reads = {one: times for one, times in self._reads.items() if times[-1] > now - 60}
-            if len(self._reads) >= MAX_PEERS:
-                raise CapacityError(f"{MAX_PEERS} peers read the swarm through this relay; use another")
-        times = self._reads.setdefault(peer, deque())
-        while times and times[0] <= now - 60:
-            times.popleft()
-        if len(times) >= MAX_PER_MINUTE:
-            raise LimitExceeded(f"more than {MAX_PER_MINUTE} reads of the swarm within a minute; slow down")
-        times.append(now)

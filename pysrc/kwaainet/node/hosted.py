@@ -135,7 +135,8 @@ class HostedSpan:
 
     def _choose_weights(self) -> WeightFormat:
         model, config = self._model, self._config
-        llama, entries = model.manifest.config, model.manifest.span(config.blocks)
+        whole, entries = model.manifest.config, model.manifest.span(config.blocks)
+        llama = replace(whole, max_position_embeddings=config.positions(whole))
         budget = config.weight_bytes or None
         return choose(llama, config.blocks, entries, model.engine, config.weights, budget)
 

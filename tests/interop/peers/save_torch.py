@@ -18,6 +18,7 @@ state = OrderedDict(
     f32=base,
     shared=base[2:4],
     turned=base.t(),
+    part=base[1:, 1:6:2],
     f16=torch.randn(3, 5).half(),
     bf16=torch.randn(3, 5).bfloat16(),
     f64=torch.randn(4).double(),

@@ -90,6 +90,11 @@ def _drop(value: dict[str, Any]) -> None:
         (_set("shape", ["64", 64]), "not a list of integers"),
         (_set("permuted", 1), "permuted is 1"),
         (_set("more", 1), "nothing else"),
+        (_set("strides", {}), "strides is {}, which is not a list of integers"),
+        (_set("strides", [1]), r"strides \[1\] do not fit \[64, 64\]"),
+        (_set("strides", [1, -64]), r"strides \[1, -64\] do not fit"),
+        (_set("strides", [1, 64]), "strides .* do not fit"),  # GGUF's order and strides at once
+        (_set("strides", [1, 1 << 40]), "do not fit"),
     ],
 )
 def test_unsound_manifests_are_refused(
@@ -99,6 +104,24 @@ def test_unsound_manifests_are_refused(
     change(value)
     with pytest.raises(ModelFileError, match=message):
         ModelManifest.from_json(json.dumps(value))
+
+
+K = "model.layers.0.self_attn.k_proj.weight"
+
+
+def test_a_view_keeps_its_strides_and_is_bounded(manifest: ModelManifest) -> None:
+    turned = replace(manifest.tensors[K], strides=(1, 32))
+    again = replace(manifest, tensors={**manifest.tensors, K: turned})
+    assert ModelManifest.from_json(again.to_json()) == again
+    assert '"strides"' not in manifest.to_json()  # those who know of none still read it
+    for changes, message in (
+        ({"strides": (1, 64)}, r"its length is 8192"),
+        ({"dtype": "Q8_0", "strides": (64, 1)}, "come in blocks and have no strides"),
+        ({"strides": (1, 1024), "length": 4 * (31 + 63 * 1024 + 1)}, "are spread over 258176; 16 times"),
+    ):
+        broken = replace(turned, **changes)
+        with pytest.raises(ModelFileError, match=message):
+            replace(manifest, tensors={**manifest.tensors, K: broken})
 
 
 def test_bombs_are_refused() -> None:

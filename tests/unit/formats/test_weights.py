@@ -74,3 +74,22 @@ def test_a_manifests_entry_and_arrays_become_weights(tiny_config: ModelConfig) -
     assert back.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name], array)
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3"])
+def test_strided_views_are_put_in_rows(dtype: str, tiny_config: ModelConfig) -> None:
+    size = STORAGE_TYPES[dtype].size
+    raw = np.random.default_rng(2).integers(0, 60, (5, 7, size), np.uint8)
+    for view, strides in (
+        (raw[:, :5].swapaxes(0, 1), (1, 7)),
+        (raw[::2, 1:6:2], (14, 2)),
+        (np.broadcast_to(raw[0, :3], (4, 3, size)), (0, 1)),
+    ):
+        shape = view.shape[:2]
+        entry = TensorEntry("f", 0, 0, "", dtype, shape, strides=strides)
+        start = size if strides == (14, 2) else 0
+        data = raw.tobytes()[start : start + size * entry.count]
+        in_rows = Weight(dtype, shape, np.ascontiguousarray(view).tobytes())
+        assert Weight.stored(entry, data) == in_rows
+        with pytest.raises(ModelFileError, match="numbers of"):
+            Weight.stored(entry, data[:-1])

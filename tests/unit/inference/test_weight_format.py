@@ -91,6 +91,16 @@ def test_what_is_asked_for_is_done_and_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "quant_type"),
+    [("F32", "none"), ("F16", "none"), ("Q8_0", "int8"), ("Q5_0", "nf4"), ("Q4_0", "nf4")],
+)
+def test_petals_is_told_the_nearest_of_its_names_for_what_the_kernels_keep(
+    dtype: str, quant_type: str
+) -> None:
+    assert chosen(Able("wasm"), entries(dtype)).quant_type == quant_type
+
+
+@pytest.mark.parametrize(
     ("wanted", "dtype", "reason"),
     [
         ("q4", "Q8_0", "no blocks of 4 bits"),

@@ -52,3 +52,10 @@ def test_lengths_default_to_petals_and_stay_within_the_model() -> None:
     assert CONFIG.max_length(TINY) == TINY.max_position_embeddings
     assert replace(CONFIG, inference_max_length=64).max_length(TINY) == 64
     assert replace(CONFIG, cache_tokens=32).max_length(TINY) == 32
+
+
+def test_nothing_served_is_longer_than_the_cache_of_all() -> None:
+    grouped = replace(TINY, max_position_embeddings=131072)
+    assert CONFIG.positions(grouped) == 16384
+    assert replace(CONFIG, cache_tokens=1 << 18).positions(grouped) == 131072
+    assert CONFIG.positions(TINY) == TINY.max_position_embeddings

@@ -133,7 +133,7 @@ def test_a_relay_counts_the_reads_of_no_more_peers_than_it_can(monkeypatch: pyte
     async def test(swarm: Swarm) -> None:
         other = directory_reader(swarm.network.host(), swarm.relay.peer_id)
         await swarm.read("m", 1)
-        with pytest.raises(RpcError, match="use another"):
+        with pytest.raises(RpcError, match="ask another"):
             await other("m", 1)
         await asyncio.sleep(61)
         await other("m", 1)

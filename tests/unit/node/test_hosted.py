@@ -238,3 +238,20 @@ def test_a_model_twice_or_too_late_is_refused() -> None:
         swarm.node.add(second(f"m{number}"))
     with pytest.raises(ConfigError, match="at most 4"):
         swarm.node.add(second("m4"))
+
+
+def test_the_rotary_tables_reach_as_far_as_a_session_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[int] = []
+    add = FaultyEngine.add_tensor
+
+    async def counted(self: FaultyEngine, name: str, array: np.ndarray) -> None:
+        if name in ("cos", "sin"):
+            tables.append(len(array))
+        await add(self, name, array)
+
+    monkeypatch.setattr(FaultyEngine, "add_tensor", counted)
+
+    async def test(swarm: Swarm) -> None:
+        assert tables == [40, 40]  # the model knows 96
+
+    served(test, replace(CONFIG, cache_tokens=40))

@@ -19,20 +19,6 @@ Weights = dict[str, NDArray[np.float32]]
 CHAT = "{% for message in messages %}<|start|>{{ message['content'] }}<|end|>{% endfor %}"
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "o r"]
 TOKENS = ["<|start|>", "<|end|>", *_ALPHABET, *(merge.replace(" ", "") for merge in MERGES)]
-GGUF_NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-    "input_layernorm.weight": "attn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
-}
 
 
 @pytest.fixture(scope="session")
@@ -92,13 +78,6 @@ def _permute(rows: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:
     return rows.reshape(heads, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _gguf_name(name: str) -> str:
-    if not name.startswith("model.layers."):
-        return GGUF_NAMES[name]
-    _, _, index, suffix = name.split(".", 3)
-    return f"blk.{index}.{GGUF_NAMES[suffix]}"
-
-
 @pytest.fixture(scope="session")
 def write_gguf(tiny_config: ModelConfig, tiny_metadata: dict[str, Any]) -> Callable[..., Path]:
     """``write_gguf(path, weights, dtype, architecture, metadata={…}, split=0)``; metadata ``None``
@@ -113,6 +92,7 @@ def write_gguf(tiny_config: ModelConfig, tiny_metadata: dict[str, Any]) -> Calla
         metadata: Mapping[str, Any] | None = None,
         split: int = 0,
     ) -> Path:
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, tiny_config.num_hidden_layers)
         writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
         for key, value in {**tiny_metadata, **(metadata or {})}.items():
             if isinstance(value, bool):
@@ -130,9 +110,7 @@ def write_gguf(tiny_config: ModelConfig, tiny_metadata: dict[str, Any]) -> Calla
                 array = _permute(array, tiny_config.head_dim)
             kind = gguf.GGMLQuantizationType[dtype if array.ndim > 1 else "F32"]
             raw = gguf.quants.quantize(array, kind)
-            writer.add_tensor(
-                _gguf_name(name) if name in GGUF_NAMES or "layers" in name else name, raw, raw_dtype=kind
-            )
+            writer.add_tensor(names.get_name(name, (".weight", ".bias")) or name, raw, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -16,45 +16,21 @@ import numpy as np
 from ..errors import ModelFileError, UnsupportedModel
 from ..ports import Floats
 from .architectures import architecture
-from .config import EMBED, FULL, LM_HEAD, NORM, SLIDING, ModelConfig, block_name
+from .config import FULL, SLIDING, ModelConfig, block_name
 from .gguf import GgufIndex, GgufTensor
+from .gguf_names import (
+    ARCHITECTURES,
+    EXPERTS,
+    HUGGING_FACE,
+    OUTER,
+    PERMUTED,
+    ROPE_FACTORS,
+    UNUSED_FACTORS,
+    block_names,
+)
 from .manifest import TensorEntry
 from .rope import RopeScaling, inverse_frequencies
 
-ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight")  # tensors that ``read_config`` wants read
-_UNUSED = "rope_factors_long.weight"  # texts longer than the model was trained for are not served
-_OUTER = {"token_embd.weight": EMBED, "output_norm.weight": NORM, "output.weight": LM_HEAD}
-_BLOCK = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight",
-    "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_v.weight": "self_attn.v_proj.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-}
-_HEAD_NORMS = {
-    "attn_q_norm.weight": "self_attn.q_norm.weight",
-    "attn_k_norm.weight": "self_attn.k_norm.weight",
-}
-_POST_NORMS = {
-    "post_attention_norm.weight": "post_attention_layernorm.weight",
-    "ffn_norm.weight": "pre_feedforward_layernorm.weight",
-    "post_ffw_norm.weight": "post_feedforward_layernorm.weight",
-}
-_OWN: Mapping[str, Mapping[str, str]] = {  # by general.architecture: what differs from _BLOCK
-    "llama": {"ffn_gate_inp.weight": "block_sparse_moe.gate.weight"},
-    "qwen2": {f"attn_{one}.bias": f"self_attn.{one}_proj.bias" for one in "qkv"},
-    "qwen3": _HEAD_NORMS,
-    "phi3": {"attn_qkv.weight": "self_attn.qkv_proj.weight", "ffn_up.weight": "mlp.gate_up_proj.weight"},
-    "gemma2": _POST_NORMS,
-    "gemma3": {**_POST_NORMS, **_HEAD_NORMS},
-}
-_HUGGING_FACE = {"gemma3": "gemma3_text"}  # where the two name an architecture differently
-_PERMUTED = ("attn_q.weight", "attn_k.weight")  # of the llama architecture alone
-_EXPERTS = {"gate": "w1", "down": "w2", "up": "w3"}
 _BLOCK_NAME = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.(.+)", re.DOTALL)
 _ALL_EXPERTS = re.compile(r"ffn_(gate|down|up)_exps\.weight")
 _ONE_EXPERT = re.compile(r"ffn_(gate|down|up)\.(0|[1-9][0-9]{0,2})\.weight")  # until 2024
@@ -70,8 +46,8 @@ def read_config(index: GgufIndex, factors: Floats | None = None) -> ModelConfig:
     ``factors`` are the numbers of the one of ``ROPE_FACTORS`` that the file has, if any.
     """
     name = index.metadata.get("general.architecture")
-    if not isinstance(name, str) or name not in _OWN:
-        known = ", ".join(_OWN)
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
         raise UnsupportedModel(f"the GGUF architecture is {name!r:.80}; supported are {known}")
     if factors is None and not index.tensors.keys().isdisjoint(ROPE_FACTORS):
         raise ModelFileError("the factors of the rotary embedding, a tensor of the GGUF file, were not read")
@@ -118,7 +94,7 @@ def read_config(index: GgufIndex, factors: Floats | None = None) -> ModelConfig:
 def _own(name: str, get: _Keys, layers: int) -> dict[str, Any]:
     """What the architecture's row and a few keys of its own say; norms are stored with their offset."""
     window, experts = get.integer("attention.sliding_window", 0), get.integer("expert_count", 0)
-    model_type = _HUGGING_FACE.get(name, name)
+    model_type = HUGGING_FACE.get(name, name)
     if name == "llama":
         model_type = "mixtral" if experts else "mistral" if window else "llama"
     row = architecture(model_type, "the architecture")
@@ -183,19 +159,19 @@ def read_tensors(index: GgufIndex, file: str) -> dict[str, TensorEntry]:
     """The tensors under Hugging Face's names, not hashed yet. ``UnsupportedModel`` names a tensor
     that models of the file's architecture do not have."""
     name = str(index.metadata.get("general.architecture"))
-    known = {**_BLOCK, **_OWN.get(name, {})}
+    known = block_names(name)
     entries: dict[str, TensorEntry] = {}
     for stored, tensor in index.tensors.items():
         match = _BLOCK_NAME.fullmatch(stored)
         suffix = match[2] if match else ""
         if match and suffix in known:
-            permuted = name == "llama" and suffix in _PERMUTED
+            permuted = name == "llama" and suffix in PERMUTED
             entries[block_name(int(match[1]), known[suffix])] = _entry(tensor, file, permuted)
         elif match and name == "llama" and _is_expert(suffix):
             entries.update(_experts(int(match[1]), suffix, tensor, file))
-        elif stored in _OUTER:
-            entries[_OUTER[stored]] = _entry(tensor, file)
-        elif stored not in (*ROPE_FACTORS, _UNUSED):
+        elif stored in OUTER:
+            entries[OUTER[stored]] = _entry(tensor, file)
+        elif stored not in (*ROPE_FACTORS, UNUSED_FACTORS):
             raise UnsupportedModel(f"tensor {stored:.80} does not belong to a plain {name:.80} model")
     return entries
 
@@ -213,7 +189,7 @@ def _experts(index: int, suffix: str, tensor: GgufTensor, file: str) -> Iterator
     """A tensor of one expert, or each part of one of all experts [experts, out, in]."""
     one = _ONE_EXPERT.fullmatch(suffix)
     if one:
-        name = f"block_sparse_moe.experts.{one[2]}.{_EXPERTS[one[1]]}.weight"
+        name = f"block_sparse_moe.experts.{one[2]}.{EXPERTS[one[1]]}.weight"
         yield block_name(index, name), _entry(tensor, file)
         return
     kind = _ALL_EXPERTS.fullmatch(suffix)
@@ -222,7 +198,7 @@ def _experts(index: int, suffix: str, tensor: GgufTensor, file: str) -> Iterator
         raise ModelFileError(f"tensor blk.{index}.{suffix} of shape {tensor.shape} is not that of experts")
     length = tensor.length // count
     for expert in range(count):
-        name = f"block_sparse_moe.experts.{expert}.{_EXPERTS[kind[1]]}.weight"
+        name = f"block_sparse_moe.experts.{expert}.{EXPERTS[kind[1]]}.weight"
         place = tensor.file or file, tensor.offset + expert * length, length
         yield block_name(index, name), TensorEntry(*place, "", tensor.dtype, tensor.shape[1:])
 

@@ -19,13 +19,13 @@ ALIGNMENT = 32
 _NUMBERS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}  # of what ``quantize`` writes
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
-Value: TypeAlias = bool | int | float | str | Sequence[int] | Sequence[str]
+Value: TypeAlias = bool | int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
 
 
 def head_bytes(metadata: Mapping[str, Value], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
     """All bytes before the first tensor's; ``tensors`` (type, shape slowest first) follow in their order.
 
-    Integers become uint32, those of lists int32, numbers float32. ``InputError`` for one that does not fit.
+    Integers become uint32, those of lists int32, other numbers float32; ``InputError`` if one does not fit.
     """
     try:
         pairs = b"".join(_string(key) + _value(value) for key, value in metadata.items())
@@ -63,5 +63,7 @@ def _value(value: Value) -> bytes:
     texts = [item for item in value if isinstance(item, str)]
     if len(texts) == len(value) and texts:
         return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(_string, texts))
+    if any(isinstance(item, float) for item in value):
+        return struct.pack(f"<IIQ{len(value)}f", _ARRAY, _FLOAT32, len(value), *value)
     numbers = [item for item in value if isinstance(item, int)]
     return struct.pack(f"<IIQ{len(numbers)}i", _ARRAY, _INT32, len(numbers), *numbers)

@@ -9,19 +9,21 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..formats import ggml, gguf_shards
+from ..formats.ggml import ASSUMED, Assumed
 from ..formats.gguf import GgufIndex
 from ..formats.manifest import check_file_name
 from .reading import read_ranges, read_start
 
 
-def read_gguf(path: Path) -> tuple[GgufIndex, dict[str, Path]]:
+def read_gguf(path: Path, assumed: Assumed = ASSUMED) -> tuple[GgufIndex, dict[str, Path]]:
     """What the model says that ``path`` is, or is a part of, and its files by name.
 
-    Raises ``ModelFileError``, ``UnsupportedModel``, and ``InputError`` if one of several files is missing.
+    ``assumed`` is what a GGML file does not say. Raises ``ModelFileError``, ``UnsupportedModel``, and
+    ``InputError`` if one of several files is missing.
     """
     check_file_name(path.name)
     if ggml.is_ggml(read_start(path, 4)):
-        return read_ranges(path, ggml.read_index), {path.name: path}
+        return read_ranges(path, lambda size: ggml.read_index(size, assumed)), {path.name: path}
     folder = path.parent
     present = {name for name in gguf_shards.shard_names(path.name) if (folder / name).is_file()}
     files = {name: folder / name for name in gguf_shards.require_shards(present, path.name)}

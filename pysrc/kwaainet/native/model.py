@@ -18,7 +18,9 @@ from typing import Any
 from ..errors import InputError, ModelFileError
 from ..formats import gguf_llama, huggingface
 from ..formats.config import EMBED, LM_HEAD, NORM, ModelConfig
+from ..formats.ggml import ASSUMED, Assumed
 from ..formats.gguf import GgufIndex
+from ..formats.gguf_names import ROPE_FACTORS
 from ..formats.json_text import parse_object
 from ..formats.manifest import ModelManifest, TensorEntry, check_file_name
 from ..formats.quants import dequantize
@@ -99,15 +101,17 @@ class Model:
         return LanguageHead.of(self.config, {name: self.read_tensor(name) for name in names})
 
 
-def open_model(path: Path | str, report: Report | None = None, *, name: str | None = None) -> Model:
+def open_model(
+    path: Path | str, report: Report | None = None, *, name: str | None = None, assumed: Assumed = ASSUMED
+) -> Model:
     """Open and hash the model at ``path``; ``name`` overrides the one derived from its file name.
 
-    Raises ``InputError`` if there is no model, ``ModelFileError`` if it is broken and
-    ``UnsupportedModel`` if it is sound but not supported; each message names the path.
+    ``assumed`` is what a GGML file leaves out. Raises ``InputError`` if there is no model, ``ModelFileError``
+    if it is broken and ``UnsupportedModel`` if it is sound but not supported; each message names the path.
     """
     path = Path(path)
     try:
-        config, entries, files, text = look_into(path)
+        config, entries, files, text = look_into(path, assumed)
         hashed = hash_tensors(entries, files, report or (lambda progress: None))
         manifest = ModelManifest(name or default_name(path), config, hashed)
     except OSError as error:
@@ -117,12 +121,12 @@ def open_model(path: Path | str, report: Report | None = None, *, name: str | No
     return Model(path, manifest, files, text)
 
 
-def look_into(path: Path) -> Opened:
+def look_into(path: Path, assumed: Assumed = ASSUMED) -> Opened:
     """What ``open_model`` finds before it hashes; errors do not name the path, ``OSError`` passes."""
     if path.is_dir():
         return _open_directory(path)
     if path.is_file():
-        return _open_file(path)
+        return _open_file(path, assumed)
     raise InputError("no such file or directory")
 
 
@@ -136,12 +140,12 @@ def default_name(path: Path) -> str:
 Opened = tuple[ModelConfig, dict[str, TensorEntry], dict[str, Path], TextSettings]
 
 
-def _open_file(path: Path) -> Opened:
+def _open_file(path: Path, assumed: Assumed) -> Opened:
     if is_checkpoint(path):
         if not (path.parent / "config.json").is_file():
             raise InputError("give the directory that holds this file and its config.json")
         return _open_directory(path.parent, {path.name: []})
-    index, files = read_gguf(path)
+    index, files = read_gguf(path, assumed)
     config = gguf_llama.read_config(index, _rope_factors(index, files, path.name))
     entries = gguf_llama.read_tensors(index, path.name)
     return config, entries, files, from_gguf(index.metadata)
@@ -149,7 +153,7 @@ def _open_file(path: Path) -> Opened:
 
 def _rope_factors(index: GgufIndex, files: Mapping[str, Path], file: str) -> Floats | None:
     """What divides the frequencies of the rotary embedding, where a GGUF file keeps it as a tensor."""
-    for name in gguf_llama.ROPE_FACTORS:
+    for name in ROPE_FACTORS:
         stored = index.tensors.get(name)
         if stored is not None:
             if prod(stored.shape) > MAX_FACTORS:

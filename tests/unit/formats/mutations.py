@@ -21,6 +21,7 @@ from kwaainet.errors import ModelFileError, UnsupportedModel
 from kwaainet.formats import ggml, gguf_llama, gguf_shards, huggingface, pytorch, safetensors
 from kwaainet.formats.config import ModelConfig
 from kwaainet.formats.gguf import GgufIndex
+from kwaainet.formats.gguf_names import stored_tensors
 from kwaainet.formats.manifest import ModelManifest, TensorEntry
 from kwaainet.formats.quantize import quantize
 from kwaainet.formats.reading import Reading, drive
@@ -31,8 +32,6 @@ CONFIG = ModelConfig(
     head_dim=16, vocab_size=8, max_position_embeddings=64, rms_norm_eps=1e-5, rope_theta=1e4,
     tie_word_embeddings=False,
 )  # fmt: skip
-GGUF_NAMES = {name: short for short, name in gguf_llama._BLOCK.items()}
-GGUF_NAMES |= {name: short for short, name in gguf_llama._OUTER.items()}
 MAX_ASKED = 1 << 20  # bytes beyond the file's own size that a reader may ask for, again and again included
 
 
@@ -125,10 +124,7 @@ def open_stored(data: bytes, begin: Callable[[int], Reading[Any]]) -> None:
 
 def samples() -> dict[str, Sample]:
     arrays = weights()
-    named = {}
-    for name, array in arrays.items():
-        suffix = name.split(".", 3)[3] if "layers" in name else name
-        named[("blk.0." if "layers" in name else "") + GGUF_NAMES[suffix]] = array
+    named = {stored: arrays[name] for stored, (name,) in stored_tensors(CONFIG).items()}
     whole = gguf_file(named, METADATA)
     parts = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
     split = {"split.count": 2, "split.tensors.count": len(named)}

@@ -15,6 +15,7 @@ METADATA: dict[str, Value] = {
     "number": 0.5,
     "texts": ["a", ""],
     "types": [1, -3],
+    "scores": [0.0, -2.5],
 }
 
 

@@ -91,7 +91,7 @@ class Tensor:
 
 def tensor(array: NDArray[Any], parameter: bool = False, kind: str = "") -> Tensor:
     """``array`` in a storage of its own; uint16 stands for bfloat16."""
-    storage = Storage(kind or KINDS[array.dtype.str], array.tobytes(), array.size)
+    storage = Storage(kind or KINDS[array.dtype.str], array.tobytes("A"), array.size)
     strides = tuple(stride // array.itemsize for stride in array.strides)
     return Tensor(storage, 0, array.shape, strides, parameter=parameter)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from unit.formats.torch_files import legacy_file, tensor, zip_file
 
-from kwaainet.errors import InputError
+from kwaainet.errors import InputError, ModelFileError
 from kwaainet.native.info import describe_model
 
 Write = Callable[..., Path]
@@ -36,6 +36,27 @@ def test_formats_types_and_blocks(
         (folder / "m.pth").write_bytes(write(tensors))
         torch = describe_model(folder / "m.pth")
         assert (torch.format, torch.blocks) == (name, info.blocks)
+
+
+def test_what_cannot_be_served_is_listed_with_the_reason(
+    tmp_path: Path, write_gguf: Write, write_directory: Write, tiny_weights: Weights
+) -> None:
+    more = {**tiny_weights, "blk.0.ssm_in.weight": np.zeros((4, 64), np.float32)}
+    for info in (
+        describe_model(write_gguf(tmp_path / "m.gguf", more, "Q8_0", architecture="mamba")),
+        describe_model(write_directory(tmp_path / "m", more, shards=2, config={"model_type": "mamba"})),
+    ):
+        assert info.architecture == "mamba"
+        assert "mamba" in info.problem
+        assert (info.config, info.blocks) == ({}, ())
+        assert info.tensors["blk.0.ssm_in.weight"].shape == (4, 64)
+        assert len(info.tensors) == len(tiny_weights) + 1
+        assert sum(one.tensors for one in info.types.values()) == len(info.tensors)
+        assert info.to_json()["problem"] == info.problem
+    broken = tmp_path / "b.gguf"
+    broken.write_bytes((tmp_path / "m.gguf").read_bytes()[:-4000])
+    with pytest.raises(ModelFileError, match="truncated"):
+        describe_model(broken)
 
 
 def test_errors_name_the_path(tmp_path: Path) -> None:

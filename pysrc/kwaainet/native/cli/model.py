@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, ModelFileError
+from ...formats.ggml import ASSUMED, Assumed
 from ...formats.manifest import MAX_JSON_BYTES, ModelManifest
 from ...ports import Report
 from ..convert import TYPES, write_gguf
@@ -34,6 +36,9 @@ def add(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     info = _add(actions, "info", "say what a model is", run_info)
     info.add_argument("--json", action="store_true", help="as one JSON object")
+    info.add_argument(
+        "--tensors", action="store_true", help="each of them too (always, if it cannot be served)"
+    )
     convert = _add(actions, "convert", "write a Hugging Face folder, or a GGUF file", run_convert)
     convert.add_argument("output", type=Path, metavar="OUT", help="a folder, or a name that ends in .gguf")
     convert.add_argument(
@@ -42,9 +47,10 @@ def add(commands: Any) -> None:
         default="F32",
         help="of the matrices (%(default)s); Q8_0 and Q4_0: GGUF",
     )
+    _add_assumed(convert)
     copy = _add(actions, "export", "write a float32 folder that stock Petals loads", run_convert)
     copy.add_argument("output", type=Path, metavar="OUT", help="the folder; it must not hold a model yet")
-    copy.set_defaults(type="F32")
+    copy.set_defaults(type="F32", **asdict(ASSUMED))
     verify = _add(actions, "verify", "read every tensor, and check its hash if it was published", run_verify)
     verify.add_argument("--manifest", type=Path, metavar="FILE", help=f"({MANIFEST} in the folder, if there)")
     split = _add(actions, "split", "publish for tabs, on any host of files that serves ranges", run_split)
@@ -53,6 +59,28 @@ def add(commands: Any) -> None:
     how.add_argument("--blocks", dest="parts", action="store_const", const=0, help="one file a block")
     how.add_argument("--shards", dest="parts", type=int, metavar="N", help="so many files of blocks")
     split.add_argument("--prefix", metavar="NAME", help="the model's name in the DHT")
+
+
+def _add_assumed(parser: argparse.ArgumentParser) -> None:
+    """What GGML files leave out; a GGUF file made of one says it."""
+    ggml = parser.add_argument_group("of a GGML file, which does not say them")
+    ggml.add_argument(
+        "--context-length",
+        type=int,
+        default=ASSUMED.context_length,
+        metavar="N",
+        help="tokens (%(default)s; Llama 2: 4096)",
+    )
+    ggml.add_argument(
+        "--rms-eps",
+        type=float,
+        default=ASSUMED.rms_eps,
+        metavar="X",
+        help="of the norms (%(default)s; Llama 1: 1e-6, Llama 2: 1e-5)",
+    )
+    ggml.add_argument(
+        "--rope-theta", type=float, default=ASSUMED.rope_theta, metavar="X", help="(%(default)s)"
+    )
 
 
 def _add(actions: Any, name: str, summary: str, run: Any) -> argparse.ArgumentParser:
@@ -68,19 +96,29 @@ async def run_info(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(info.to_json(), indent=2))
     else:
-        print("\n".join(_lines(info)))
+        print("\n".join([*_lines(info), *(_tensors(info) if options.tensors or info.problem else [])]))
     return 0
 
 
+def _tensors(info: ModelInfo) -> Iterator[str]:
+    for name, one in info.tensors.items():
+        yield f"{name}: {one.dtype} {list(one.shape)}, {one.bytes} bytes"
+
+
 def _lines(info: ModelInfo) -> list[str]:
+    head = (
+        f"{info.name}: {info.architecture} in {info.format}, {len(info.files)} file(s) of "
+        f"{sum(info.files.values()) / MEGA:.1f} MB"
+    )
+    kinds = [f"{name}: {one.tensors} tensors, {one.bytes / MEGA:.1f} MB" for name, one in info.types.items()]
+    if info.problem:
+        return [head, f"it cannot be served: {info.problem}", *kinds]
     smallest, largest = min(info.blocks), max(info.blocks)
     each = (
         f"{smallest / MEGA:.1f}" if smallest == largest else f"{smallest / MEGA:.1f} to {largest / MEGA:.1f}"
     )
-    kinds = (f"{name}: {one.tensors} tensors, {one.bytes / MEGA:.1f} MB" for name, one in info.types.items())
     return [
-        f"{info.name}: {info.architecture} in {info.format}, {len(info.files)} file(s) of "
-        f"{sum(info.files.values()) / MEGA:.1f} MB",
+        head,
         f"{len(info.blocks)} blocks of {each} MB, embedding and head {info.outer / MEGA:.1f} MB",
         *kinds,
         *(f"{key} = {value}" for key, value in info.config.items()),
@@ -90,8 +128,10 @@ def _lines(info: ModelInfo) -> list[str]:
 async def run_convert(options: argparse.Namespace) -> int:
     """Write the model once more."""
 
+    assumed = Assumed(options.context_length, options.rms_eps, options.rope_theta)
+
     def write(report: Report) -> None:
-        model = open_model(options.input, report)
+        model = open_model(options.input, report, assumed=assumed)
         if options.output.suffix == ".gguf":
             write_gguf(model, options.output, options.type, report)
         else:

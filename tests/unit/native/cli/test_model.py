@@ -7,9 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from unit.formats.mutations import samples
 
 from kwaainet.native.cli.main import main
 from kwaainet.native.model import open_model
@@ -40,6 +43,28 @@ def test_info_in_words_and_as_json(tiny_gguf: Path, capsys: pytest.CaptureFixtur
     assert run("info", "--json", tiny_gguf) == 0
     value = json.loads(capsys.readouterr().out)
     assert (value["format"], value["architecture"], len(value["block_bytes"])) == ("GGUF", "llama", 2)
+    assert run("info", "--tensors", tiny_gguf) == 0
+    assert "model.norm.weight: F32 [64], 256 bytes" in capsys.readouterr().out
+
+
+def test_info_of_what_cannot_be_served(
+    write_gguf: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {"conv.weight": np.zeros((2, 3), np.float32)}
+    assert run("info", write_gguf(tmp_path / "m.gguf", weights, architecture="whisper")) == 0
+    said = capsys.readouterr().out
+    assert "it cannot be served: the GGUF architecture is 'whisper'" in said
+    assert "conv.weight: F32 [2, 3], 24 bytes" in said
+
+
+def test_what_a_ggml_file_leaves_out_is_said_by_flags(tmp_path: Path) -> None:
+    path, out = tmp_path / "old.bin", tmp_path / "new.gguf"
+    path.write_bytes(samples()["ggml"].data)
+    assert (
+        run("convert", path, out, "--context-length", "512", "--rms-eps", "1e-6", "--rope-theta", "1e5") == 0
+    )
+    config = open_model(out).config
+    assert (config.max_position_embeddings, config.rms_norm_eps, config.rope_theta) == (512, 1e-6, 1e5)
 
 
 @pytest.mark.parametrize("out", ["half.gguf", "half"])

@@ -1,5 +1,5 @@
-"""Write web/worker/messages.ts and chat_messages.ts from the modules of these names in kwaainet.browser; with
---check, only say whether they are current.
+"""Write web/worker/messages.ts, node_messages.ts and chat_messages.ts from the modules of these names in
+kwaainet.browser; with --check, only say whether they are current.
 
 Rule of the file: it knows the few Python types messages use, and refuses every other.
 """
@@ -15,9 +15,9 @@ from typing import Any, Literal, NotRequired, get_args, get_origin
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "pysrc"))
 
-from kwaainet.browser import chat_messages, messages  # noqa: E402  (needs the path above)
+from kwaainet.browser import chat_messages, messages, node_messages  # noqa: E402  (needs the path above)
 
-MODULES = (messages, chat_messages)
+MODULES = (messages, node_messages, chat_messages)
 SCALARS = {str: "string", int: "number", float: "number", bool: "boolean", bytes: "Uint8Array<ArrayBuffer>"}
 
 
@@ -62,11 +62,12 @@ def render(module: types.ModuleType) -> str:
     source = module.__name__.rpartition(".")[2]
     parts = [f"// Generated from kwaainet/browser/{source}.py by build/messages.py; change it there.\n"]
     values = {name: value for name, value in vars(module).items() if _is_said(name)}
-    foreign = [
-        name for name, value in values.items() if getattr(value, "__module__", "") == messages.__name__
-    ]
+    foreign = [name for name, value in values.items() if getattr(messages, name, None) is value]
     if module is not messages and foreign:
-        parts.append(f"import type {{ {', '.join(sorted(foreign))} }} from './messages.ts'\n")
+        needed = sorted(
+            name for name in foreign if isinstance(values[name], type)
+        )  # literals are spelled out
+        parts.append(f"import type {{ {', '.join(needed)} }} from './messages.ts'\n")
         values = {name: value for name, value in values.items() if name not in foreign}
     for name, value in values.items():
         if isinstance(value, int):

@@ -1,7 +1,8 @@
 // What a node tells: its states, and the events by which an EventTarget says them, with their types.
 // Rule of the file: types and plain data only; names are camelCase here and the workers' own below the SDK.
 
-import type { Backend, ConnectionKind, PauseReason, PeerReport } from '../worker/messages.ts'
+import type { Backend, ConnectionKind, PeerReport } from '../worker/messages.ts'
+import type { PauseReason } from '../worker/node_messages.ts'
 
 /**
  * `idle`: never started. `preflight`: looking at what this browser can do. `loading`: Python, weights, the engine.

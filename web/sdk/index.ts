@@ -6,4 +6,4 @@ export type { Elsewhere, Limits, NodeEvents, NodeState, NodeStatus, Peer, PeerCh
 export { createNode, type KwaaiNode, type NodeOptions } from './node.ts'
 export { type Check, preflight, type Preflight } from './preflight.ts'
 export type { NodeEvent } from './tab.ts'
-export type { PauseReason } from '../worker/messages.ts'
+export type { PauseReason } from '../worker/node_messages.ts'

@@ -2,7 +2,7 @@
 // network, hidden page, local time. Whether that pauses a running node is decided in the node (kwaainet.node.limits).
 // Rule of the file: what a browser does not tell limits nothing.
 
-import type { PauseReason, SetLimits } from '../worker/messages.ts'
+import type { PauseReason, SetLimits } from '../worker/node_messages.ts'
 import type { Limits } from './events.ts'
 
 const TIME = /^([01]\d|2[0-3]):([0-5]\d)$/

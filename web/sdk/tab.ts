@@ -2,7 +2,8 @@
 // Rule of the file: everything is told as plain JSON, in the workers' own words; nothing loads before `start`.
 
 import { hostRtc } from '../bridge/rtc.ts'
-import type { Backend, IceServer, NetworkToPage, NodeConfig, NodeToPage, PageToNetwork, PageToNode, PauseReason, PeerReport, Receipt, SetLimits, State } from '../worker/messages.ts'
+import type { Backend, IceServer, NetworkToPage, PageToNetwork, PeerReport, State } from '../worker/messages.ts'
+import type { NodeConfig, NodeToPage, PageToNode, PauseReason, Receipt, SetLimits } from '../worker/node_messages.ts'
 import { readIceServers } from './ice.ts'
 import { askOrigin, checkBlocks } from './origin.ts'
 import { preflight } from './preflight.ts'

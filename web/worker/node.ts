@@ -5,7 +5,7 @@ import type { PyProxy } from 'pyodide/ffi'
 import type { JsEngine } from '../bridge/engine.ts'
 import type { JsGradients } from '../bridge/gradients.ts'
 import { LoadMeter } from './loading.ts'
-import type { NodeConfig, NodeToPage, PageToNode, SetLimits, StartNode } from './messages.ts'
+import type { NodeConfig, NodeToPage, PageToNode, SetLimits, StartNode } from './node_messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
 declare const ORT: string // the path of onnxruntime-web's folder, with a version in it; set by build/web.mjs

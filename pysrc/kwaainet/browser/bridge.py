@@ -13,7 +13,8 @@ from js import Object
 from pyodide.ffi import create_proxy, to_js
 
 from .event_loop import Queues
-from .messages import NetworkToNode, NodeToNetwork, NodeToPage
+from .messages import NetworkToNode, NodeToNetwork
+from .node_messages import NodeToPage
 from .store import RangeAnswer
 
 

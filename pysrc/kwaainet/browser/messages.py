@@ -1,4 +1,5 @@
-"""The messages between the page, the network worker and the node worker, declared once.
+"""The messages between the page, the network worker and the workers with Python in them, declared once; those
+of only one such worker and the page are in ``node_messages`` and ``chat_messages``.
 
 ``build/messages.py`` writes ``web/worker/messages.ts`` from this file; the lint checks that it is
 current. Rule of the file: only constants, ``TypedDict`` classes and unions of them; a message is a
@@ -30,7 +31,6 @@ MAX_REPORTED = 64
 State = Literal[
     "starting", "reserving", "loading", "joining", "online", "paused", "draining", "offline", "error"
 ]
-PauseReason = Literal["asked", "hours", "battery", "metered", "hidden", "memory"]
 Backend = Literal["wasm", "webgpu"]
 ConnectionState = Literal["connecting", "reserved", "lost"]
 ConnectionKind = Literal["relay", "circuit", "webrtc"]
@@ -245,7 +245,7 @@ class Cancel(TypedDict):
     reason: str
 
 
-# --- page and node worker ---------------------------------------------------------------------
+# --- page and the workers with Python in them -------------------------------------------------
 
 
 class TextFile(TypedDict):
@@ -270,83 +270,11 @@ class Model(TypedDict):
     text: NotRequired[TextFile]
 
 
-class NodeConfig(TypedDict):
-    """What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all.
-
-    ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen.
-    ``cache`` is how many bytes of fetched weights this browser may keep; absent: a share of its quota.
-    """
-
-    origin: str
-    relays: list[str]
-    model: Model
-    blocks: str
-    backend: Backend
-    threads: int
-    public_name: str
-    weights: str
-    memory: int
-    cache: NotRequired[int]
-
-
-class StartNode(TypedDict):
-    """Boot Pyodide and the node."""
-
-    type: Literal["start-node"]
-    config: NodeConfig
-    network: Port
-
-
-class StopNode(TypedDict):
-    """Leave the swarm, serving on for at most ``drain`` seconds; answered by ``stopped``.
-
-    Said again meanwhile, the shorter time counts.
-    """
-
-    type: Literal["stop-node"]
-    drain: float
-
-
-class SetLimits(TypedDict):
-    """What the person at this machine allows its node, and how things are with the machine;
-    all of it each time.
-
-    ``paused``: Pause was pressed. ``duty`` is the share of the time the engine may compute, 0 to 1;
-    ``memory`` what weights and caches may take, in bytes, 0 without a limit; ``hours`` pairs of minutes
-    since local midnight, from and to, none for the whole day; ``utc_offset`` minutes local time is ahead.
-    """
-
-    type: Literal["limits"]
-    paused: bool
-    duty: float
-    memory: int
-    hours: list[list[int]]
-    pause_on_battery: bool
-    pause_on_metered: bool
-    pause_when_hidden: bool
-    on_battery: bool
-    metered: bool
-    hidden: bool
-    utc_offset: int
-
-
 class NetworkGone(TypedDict):
     """The network worker died: every call and stream has failed."""
 
     type: Literal["network-gone"]
     reason: str
-
-
-class StateChange(TypedDict):
-    """Where the node stands; ``reasons`` are why it is paused, while it is."""
-
-    type: Literal["state"]
-    state: State
-    blocks: list[int]
-    backend: str
-    weights: str
-    message: str
-    reasons: NotRequired[list[PauseReason]]
 
 
 class LoadProgress(TypedDict):
@@ -366,41 +294,8 @@ class LoadProgress(TypedDict):
     seconds_left: NotRequired[float]
 
 
-class Storage(TypedDict):
-    """Whether what was fetched is there at the next start, told once it is known and when that changes.
-
-    ``needed`` bytes are this node's weights, ``room`` those the browser gives for them; ``message`` is for
-    people: why they are not kept and what to do, empty where they are.
-    """
-
-    type: Literal["storage"]
-    kept: bool
-    needed: int
-    room: int
-    message: str
-
-
-class Serving(TypedDict):
-    """What an online node does, told when it changes; ``leaving_in`` is seconds, 0 unless it drains."""
-
-    type: Literal["serving"]
-    sessions: int
-    tokens_done: int
-    leaving_in: float
-
-
-class Receipt(TypedDict):
-    """A session that this node served has ended: for whom, which blocks, how many tokens in what time."""
-
-    type: Literal["receipt"]
-    peer: str
-    blocks: list[int]
-    tokens: int
-    seconds: float
-
-
 class Stopped(TypedDict):
-    """The node has left."""
+    """The worker has ended what it did and left."""
 
     type: Literal["stopped"]
 
@@ -413,5 +308,3 @@ NodeToNetwork = (
 NetworkToNode = (
     Identity | Connection | Call | Result | Fault | Open | Data | Credit | End | Close | Cancel | NetworkGone
 )
-PageToNode = StartNode | StopNode | SetLimits | NetworkGone
-NodeToPage = StateChange | LoadProgress | Storage | Serving | Receipt | Failed | Stopped

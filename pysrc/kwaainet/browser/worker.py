@@ -21,7 +21,7 @@ from ..node.directory import directory_reader
 from ..node.server import ServerNode
 from ..swarm.announcement import PROTOCOL
 from ..types import PeerId, Progress
-from . import messages
+from . import messages, node_messages
 from .bridge import JsFiles, JsPort, on_stop, reporter, take_over
 from .engine import BrowserEngine
 from .gradients import BrowserGradients
@@ -40,10 +40,10 @@ WATCH_PERIOD = 1.0  # seconds between looks at what the page should know of a se
 
 
 async def main(bridge: Any, config: Any, manifest: str) -> None:
-    """Serve until the page says stop. ``config`` is a ``messages.NodeConfig`` as a JavaScript object."""
+    """Serve until the page says stop. ``config`` is a ``node_messages.NodeConfig`` as a JavaScript object."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     take_over(bridge, asyncio.get_running_loop())
-    asked = cast(messages.NodeConfig, config.to_py())
+    asked = cast(node_messages.NodeConfig, config.to_py())
     host = await BrowserHost.create(JsPort(bridge))
     tab = Tab.create(bridge, asked, manifest, host)
     on_stop(bridge, tab.leave)
@@ -54,19 +54,25 @@ class Tab:
     """One node and what the page hears of it."""
 
     def __init__(
-        self, node: ServerNode, host: BrowserHost, relay: PeerId, tell: Callable[[messages.NodeToPage], None]
+        self,
+        node: ServerNode,
+        host: BrowserHost,
+        relay: PeerId,
+        tell: Callable[[node_messages.NodeToPage], None],
     ) -> None:
         self._node, self._host, self._relay, self._tell = node, host, relay, tell
         self._online = self._leaving = False
         self._stop = asyncio.Event()
         self._drain = math.inf  # seconds, the shortest asked for
         self._told: messages.State = "starting"
-        self._told_serving: messages.Serving | None = None
+        self._told_serving: node_messages.Serving | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         host.on_return = self._announce_again
 
     @classmethod
-    def create(cls, bridge: Any, asked: messages.NodeConfig, manifest_text: str, host: BrowserHost) -> Tab:
+    def create(
+        cls, bridge: Any, asked: node_messages.NodeConfig, manifest_text: str, host: BrowserHost
+    ) -> Tab:
         """Raises ``ConfigError``, ``ModelFileError`` and ``EngineError``."""
         manifest = ModelManifest.from_json(manifest_text)
         blocks, movable = parse_blocks(asked["blocks"], manifest.config.num_hidden_layers)
@@ -156,7 +162,7 @@ class Tab:
         """Tell the page what is being served, whenever that has changed."""
         while True:
             status = self._node.status
-            serving: messages.Serving = {
+            serving: node_messages.Serving = {
                 "type": "serving",
                 "sessions": status.sessions,
                 "tokens_done": status.tokens_done,

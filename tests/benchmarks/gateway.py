@@ -107,21 +107,25 @@ class _Kills:
 
     def run(self, kills: int) -> None:
         """Until there are so many kills."""
-        until, spec, result = (self._folder / name for name in ("enough", "spec", "result"))
+        until, pause, spec, result = (self._folder / name for name in ("enough", "pause", "spec", "result"))
         asked = {"generations": 100 * kills, "prompt_tokens": 6, "new_tokens": NEW_TOKENS}
-        spec.write_text(json.dumps(self._case.spec(self._origin["tcp"], until=str(until), **asked)))
+        files = {"until": str(until), "pause": str(pause)}
+        spec.write_text(json.dumps(self._case.spec(self._origin["tcp"], **files, **asked)))
         command = [PEERS_PYTHON, PEERS / "petals_streamer.py", spec, result]
-        turns = itertools.cycle(SPANS)
         self._wait_for_all()
         with started(command, self._folder, "client", OFFLINE) as client:
             for event in self._events(client):
                 if event["event"] == "generation":
+                    pause.touch()
                     self._note(event)
                     if len(self._journal.of("kill")) >= kills:
                         until.touch()
                         break
+                    self._wait_for_all()
+                    pause.unlink()
                 elif not self._killed and KILLED_AT <= event["index"] < NEW_TOKENS - 8:
-                    self._kill(next(turns))
+                    self._kill(SPANS[len(self._journal.of("kill")) % len(SPANS)])
+            pause.unlink()
             if client.process.wait(PATIENCE):
                 raise Failed(client.tail())
 

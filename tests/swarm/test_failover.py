@@ -207,6 +207,30 @@ def test_a_server_that_falls_silent_costs_less_than_a_second() -> None:
     assert max(run(main(seed)) for seed in range(10)) < 1.0
 
 
+def test_a_replacement_that_is_silent_itself_is_replaced_as_soon() -> None:
+    """The server dies, and so does the next one, with nothing closed and nothing said."""
+
+    async def main(seed: int) -> float:
+        swarm = Swarm(seed)
+        servers = await swarm.serve("0:5", "0:5", "0:5")
+        async with swarm.client().session(64) as session:
+            first, *tokens = inputs(6)
+            await session.step(first)
+            for hidden in tokens[:-1]:
+                await session.step(hidden)
+            lost = swarm.serving(session, 0)
+            others = [server for server in servers if server is not lost]
+            swarm.network.freeze(swarm.random.choice(others).peer)
+            lost.kill()
+            started = now()
+            await session.step(tokens[-1])
+            return now() - started
+
+    waited = [run(main(seed)) for seed in range(10)]
+    assert 0.1 < max(waited) < 1.0
+    assert min(waited) < 0.1, "not all of them met the silent one"
+
+
 def step_ways(latency: float, ping: float | None = None, **options: object) -> float:
     """What a token through three spans takes, in ways of ``latency`` seconds. The middle server says that
     its ``ping`` to the last is that."""

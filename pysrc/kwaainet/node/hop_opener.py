@@ -1,10 +1,15 @@
-"""Opens the hops of a chain for one session. Rule of the file: who cannot be reached is reported and
-routed around; what comes out is a chain whose streams are all open."""
+"""Opens the hops of a chain for one session.
+
+A server that takes longer than its usual round trip explains is doubted: another chain is opened beside it
+where there is one, and the first that stands is taken. Rule of the file: who cannot be reached is reported
+and routed around; what comes out is a chain whose streams are all open, and nothing else stays open.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 from ..errors import KwaaiNetError, Unreachable
 from ..inference.chain import HopSession
@@ -16,7 +21,11 @@ from ..types import BlockRange, PeerId
 from .live_hop import LiveHop, loss_reason
 from .swarm_view import SwarmView
 
-OPEN_TIMEOUT = 15.0  # seconds to find and dial a server and open its stream
+OPEN_TIMEOUT = 15.0  # seconds to find and dial a server and open its stream, where nobody can replace it
+DOUBT_FLOOR = 0.5  # seconds after which another chain is opened as well: no less,
+DOUBT_ROUND_TRIPS = 10.0  # so many times the usual round trip, as dialling takes several,
+UNKNOWN_DOUBT = 2.0  # and this where none is known
+MAX_CHAINS = 3  # opened side by side
 PROTOCOL = "TransformerConnectionHandler.rpc_inference"
 
 
@@ -44,41 +53,51 @@ class HopOpener:
         at the swarm, whose servers may be others by now.
         """
         failures: list[str] = []
-        while True:
-            try:
-                route = await self._view.route(blocks, self._max_length * self._batch, avoid)
-            except Unreachable as error:
-                if look_again:
-                    look_again = False
-                    await self._view.renew()
-                    continue
-                if not failures:
-                    raise
-                tried = f"{len(failures)} tried: {'; '.join(failures)[:2000]}"
-                raise Unreachable(f"nobody announced for blocks {blocks} can be reached ({tried})") from error
-            opened = await self._open_all(route)
-            hops = [one for one in opened if isinstance(one, LiveHop)]
-            if len(hops) == len(route):
-                return hops
-            await close_all(hops)
-            for hop, outcome in zip(route, opened, strict=True):
-                if isinstance(outcome, KwaaiNetError):
-                    failures.append(f"server {hop.peer}: {outcome}")
-                    avoid.add(hop.peer)
-                    self._view.failed(hop.peer, loss_reason(outcome) or Reason.GONE, str(outcome))
-
-    async def _open_all(self, route: Sequence[Hop]) -> list[LiveHop | KwaaiNetError]:
-        """Side by side; who gives up waiting leaves no stream behind."""
-        opening = [asyncio.ensure_future(self._open(hop)) for hop in route]
+        late: dict[PeerId, float] = {}  # seconds that each was given
+        opening: list[_Opening] = []
         try:
-            return list(await asyncio.gather(*opening))
-        except BaseException:
-            for task in opening:
-                task.cancel()
-            await asyncio.wait(opening)
-            done = [task.result() for task in opening if not task.cancelled() and task.exception() is None]
-            await close_all(one for one in done if isinstance(one, LiveHop))
-            raise
+            while True:
+                doubt = None
+                try:
+                    if len(opening) < MAX_CHAINS:
+                        route = await self._view.route(
+                            blocks, self._max_length * self._batch, avoid | late.keys()
+                        )
+                        opening.append(_Opening(route, self._open))
+                        doubt = max(self._doubt(hop.peer) for hop in route)
+                except Unreachable as error:
+                    if not opening and look_again:
+                        look_again = False
+                        await self._view.renew()
+                        continue
+                    if not opening:
+                        raise (_nobody(blocks, failures) if failures else error) from error
+                done = await _first(opening, doubt)
+                if done is None:
+                    late |= dict.fromkeys(opening[-1].unopened, doubt or 0.0)
+                    continue
+                opening.remove(done)
+                if not done.failed:
+                    self._blame(opening, late)
+                    return done.hops
+                await close_all(done.hops)
+                for hop, failure in done.failed:
+                    failures.append(f"server {hop.peer}: {failure}")
+                    avoid.add(hop.peer)
+                    self._view.failed(hop.peer, loss_reason(failure) or Reason.GONE, str(failure))
+        finally:
+            await asyncio.gather(*(one.abandon() for one in opening))
+
+    def _doubt(self, peer: PeerId) -> float:
+        """Seconds after which a server is late."""
+        usual = self._view.round_trip(peer)
+        return UNKNOWN_DOUBT if usual is None else max(DOUBT_FLOOR, DOUBT_ROUND_TRIPS * usual)
+
+    def _blame(self, losers: Iterable[_Opening], late: dict[PeerId, float]) -> None:
+        """Leave alone for a while who was late and has still not opened while others have."""
+        for peer in {peer: None for one in losers for peer in one.unopened if peer in late}:
+            text = f"it did not open a session within {late[peer]:.2g} s, when another did"
+            self._view.failed(peer, Reason.GONE, text)
 
     async def _open(self, hop: Hop) -> LiveHop | KwaaiNetError:
         try:
@@ -89,6 +108,61 @@ class HopOpener:
             return error
         uid = naming.join(self._prefix, hop.blocks)
         return LiveHop(hop, stream, HopSession(uid, self._new_id(), self._max_length))
+
+
+class _Opening:
+    """A chain whose hops are opened side by side."""
+
+    def __init__(
+        self,
+        route: Sequence[Hop],
+        open_one: Callable[[Hop], Coroutine[Any, Any, LiveHop | KwaaiNetError]],
+    ) -> None:
+        self._hops = [(hop, asyncio.ensure_future(open_one(hop))) for hop in route]
+        waiting = asyncio.wait([task for _, task in self._hops])
+        self.finished: asyncio.Future[Any] = asyncio.ensure_future(waiting)
+
+    @property
+    def hops(self) -> list[LiveHop]:
+        """Those that are open, first hop first."""
+        return [outcome for _, outcome in self._outcomes() if isinstance(outcome, LiveHop)]
+
+    @property
+    def failed(self) -> list[tuple[Hop, KwaaiNetError]]:
+        """Those that cannot be opened, and why."""
+        return [(hop, outcome) for hop, outcome in self._outcomes() if isinstance(outcome, KwaaiNetError)]
+
+    @property
+    def unopened(self) -> list[PeerId]:
+        """Who has not opened a session, whether it failed or is late."""
+        return [
+            hop.peer for hop, task in self._hops if not (task.done() and isinstance(task.result(), LiveHop))
+        ]
+
+    async def abandon(self) -> None:
+        """Whoever gives up waiting leaves no stream behind."""
+        self.finished.cancel()
+        tasks = [task for _, task in self._hops]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await close_all(self.hops)
+
+    def _outcomes(self) -> list[tuple[Hop, LiveHop | KwaaiNetError]]:
+        return [(hop, task.result()) for hop, task in self._hops if task.done() and not task.cancelled()]
+
+
+async def _first(opening: Sequence[_Opening], seconds: float | None) -> _Opening | None:
+    """The first to be finished; ``None`` if none is within so many seconds."""
+    await asyncio.wait(
+        [one.finished for one in opening], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+    )
+    return next((one for one in opening if one.finished.done()), None)
+
+
+def _nobody(blocks: BlockRange, failures: Sequence[str]) -> Unreachable:
+    tried = f"{len(failures)} tried: {'; '.join(failures)[:2000]}"
+    return Unreachable(f"nobody announced for blocks {blocks} can be reached ({tried})")
 
 
 async def close_all(hops: Iterable[LiveHop]) -> None:

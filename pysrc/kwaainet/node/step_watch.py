@@ -21,6 +21,7 @@ from .swarm_view import SwarmView
 PING_FLOOR = 1.7  # seconds; a tab that computes a long prompt answers a ping between two runs
 REACH_FLOOR = 0.5  # seconds for its network to answer
 GONE_FLOOR = 0.15  # the same, where the swarm no longer has it as a server
+FRESH_NETWORK = 0.5  # seconds after which the network alone is asked of a server that opens a session
 PING_ROUND_TRIPS = 5.0  # each may take so many times the usual round trip
 
 
@@ -39,6 +40,10 @@ class StepWatch:
         announced = tokens * self._view.announced_seconds(live.hop)
         doubt = deadlines.doubt(tokens, announced, fresh=live.fresh)
         wait, end = doubt, give_up(doubt)
+        if live.fresh and doubt > FRESH_NETWORK and not await _arrives(answer, FRESH_NETWORK):
+            if self._view.can_replace(live.hop):
+                await self._doubt(live, answer, FRESH_NETWORK, python=False)
+            wait -= FRESH_NETWORK
         while not await _arrives(answer, wait):
             late = self._now() - started
             if self._view.can_replace(live.hop):
@@ -61,12 +66,13 @@ class StepWatch:
             return False
         return live.failure is None
 
-    async def _doubt(self, live: LiveHop, answer: asyncio.Future[Floats], late: float) -> None:
+    async def _doubt(
+        self, live: LiveHop, answer: asyncio.Future[Floats], late: float, python: bool = True
+    ) -> None:
         """Fail the hop if its peer's network or Python is silent, before the answer is there."""
-        questions = {
-            asyncio.ensure_future(self._is_reached(live)): "nor to anything else",
-            asyncio.ensure_future(self.is_alive(live)): "nor to a ping",
-        }
+        questions = {asyncio.ensure_future(self._is_reached(live)): "nor to anything else"}
+        if python:
+            questions[asyncio.ensure_future(self.is_alive(live))] = "nor to a ping"
         pending: set[asyncio.Future[Any]] = {answer, *questions}
         try:
             while not answer.done() and len(pending) > 1:
@@ -97,7 +103,7 @@ class StepWatch:
             announced.cancel()
 
     def _patience(self, live: LiveHop, floor: float) -> float:
-        usual = self._view.round_trips.get(live.hop.peer, self._now()) or 0.0
+        usual = self._view.round_trip(live.hop.peer) or 0.0
         return max(floor, PING_ROUND_TRIPS * usual)
 
 

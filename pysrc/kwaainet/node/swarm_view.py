@@ -157,6 +157,10 @@ class SwarmView:
                 self._keeper.cancel()
                 self._keeper = None
 
+    def round_trip(self, peer: PeerId) -> float | None:
+        """Seconds to the peer and back; ``None`` if that was not measured lately."""
+        return self.round_trips.get(peer, self._now())
+
     async def ping(self, peer: PeerId, timeout: float) -> float:
         """The peer's round trip in seconds, measured now. Raises ``Unreachable``, ``StreamReset``,
         ``HandshakeError``, ``TimeoutError``."""
@@ -203,7 +207,7 @@ class SwarmView:
             span.peer,
             span.blocks,
             rate=info.inference_rps,
-            round_trip=self.round_trips.get(span.peer, self._now()),
+            round_trip=self.round_trip(span.peer),
             throughput=info.throughput,
             cache_tokens_left=info.cache_tokens_left,
             next_pings=info.next_pings or {},

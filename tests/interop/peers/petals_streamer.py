@@ -3,6 +3,7 @@
 SPEC: model, initial_peers, dht_prefix as for petals_client.py, and
   generations    how many at most, each in one call of generate()
   until          a file (optional): when it exists, the generation under way is the last
+  pause          a file (optional): while it exists, no generation begins
   prompt_tokens, new_tokens
   request_timeout  seconds (20)
   beams          of one more generation, by beam search (optional)
@@ -56,6 +57,8 @@ def run(spec):
     expected = local.generate(ids, **options)[0].tolist()
     generations = []
     for generation in range(spec["generations"]):
+        while "pause" in spec and Path(spec["pause"]).exists():
+            time.sleep(0.02)
         streamer, servers, error, got = Streamer(generation), [], None, None
         try:
             with remote.inference_session(max_length=spec["prompt_tokens"] + spec["new_tokens"]) as session:

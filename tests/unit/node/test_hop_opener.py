@@ -1,10 +1,11 @@
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import pytest
 
 from kwaainet.errors import Unreachable
 from kwaainet.node.client_options import ClientOptions
-from kwaainet.node.hop_opener import OPEN_TIMEOUT, PROTOCOL, HopOpener, close_all
+from kwaainet.node.hop_opener import DOUBT_FLOOR, OPEN_TIMEOUT, PROTOCOL, HopOpener, close_all
 from kwaainet.node.swarm_view import PING, SwarmView
 from kwaainet.ports import Stream
 from kwaainet.swarm.health import Reason
@@ -22,6 +23,7 @@ class Swarm:
         self.network = MemoryNetwork(latency=0.001)
         self.records: list[dict[PeerId, ServerInfo]] = [{}, {}]
         self.requests: list[ExpertRequest] = []
+        self.open = 0  # sessions at all servers
         client = self.network.host()
         self.view = SwarmView(client, self.read, ClientOptions(), now=now, chance=lambda: 0.5)
         self.opener = HopOpener(client, self.view, "m", lambda: "id", 8, 1)
@@ -36,8 +38,12 @@ class Swarm:
             return b""
 
         async def inference(stream: Stream) -> None:
-            while message := await stream.receive():
-                self.requests.append(ExpertRequest.decode(message))
+            self.open += 1
+            try:
+                while message := await stream.receive():
+                    self.requests.append(ExpertRequest.decode(message))
+            finally:
+                self.open -= 1
 
         host.handle_unary(PING, ping)
         if speaks:
@@ -103,6 +109,47 @@ def test_servers_that_came_since_the_last_look_are_found() -> None:
         new = await swarm.serve("0:2")
         hops = await swarm.opener.open(WHOLE, set(), look_again=True)
         assert [live.hop.peer for live in hops] == [new.peer_id]
+        await close_all(hops)
+
+    run(main())
+
+
+def test_a_late_server_is_overtaken_by_another() -> None:
+    """It hangs, nothing is closed, and the swarm still announces it."""
+
+    async def main() -> None:
+        swarm = Swarm()
+        for _ in range(2):
+            await swarm.serve("0:1")
+            await swarm.serve("1:2")
+        await swarm.view.renew()
+        first, last = await swarm.opener.open(WHOLE, set())
+        await close_all([first, last])
+        await asyncio.sleep(1)  # until they know
+        swarm.network.freeze(last.hop.peer)
+        for longest in (DOUBT_FLOOR + 0.1, 0.1):
+            started = now()
+            hops = await swarm.opener.open(WHOLE, set())
+            assert now() - started < longest
+            assert [live.hop.blocks.start for live in hops] == [0, 1]
+            assert last.hop.peer not in {live.hop.peer for live in hops}
+            await close_all(hops)
+        assert "when another did" in swarm.view.health.bans(now())[last.hop.peer].text
+        await asyncio.sleep(OPEN_TIMEOUT)
+        assert not swarm.open, "a chain that was overtaken is closed"
+
+    run(main())
+
+
+def test_a_late_server_that_nobody_can_replace_is_waited_for() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        slow = await swarm.serve("0:2")
+        await swarm.view.renew()
+        swarm.network.latency = 1.0
+        hops = await swarm.opener.open(WHOLE, set())
+        assert [live.hop.peer for live in hops] == [slow.peer_id]
+        assert not swarm.view.health.bans(now())
         await close_all(hops)
 
     run(main())

@@ -13,7 +13,7 @@ from kwaainet.errors import Unreachable
 from kwaainet.inference.chain import HopSession, Step
 from kwaainet.node.client_options import ClientOptions
 from kwaainet.node.live_hop import LiveHop
-from kwaainet.node.step_watch import GONE_FLOOR, PING_FLOOR, REACH_FLOOR, StepWatch
+from kwaainet.node.step_watch import FRESH_NETWORK, GONE_FLOOR, PING_FLOOR, REACH_FLOOR, StepWatch
 from kwaainet.node.swarm_view import PING, SwarmView
 from kwaainet.ports import Floats, Stream
 from kwaainet.swarm.deadlines import DOUBT_FLOOR, FRESH_FLOOR, GIVE_UP_FLOOR
@@ -175,6 +175,21 @@ def test_a_fresh_session_is_given_more_time() -> None:
         watched.seconds, watched.answers_pings = FRESH_FLOOR - 1.0, False
         await watched.step(fresh)
         await fresh.close()
+
+    watching(test)
+
+
+def test_a_fresh_session_of_a_silent_network_is_given_up_within_about_a_second() -> None:
+    async def test(watched: Watched, live: LiveHop) -> None:
+        fresh = await watched.open()
+        await asyncio.sleep(0.1)  # the rival, who is no real host, has answered no ping
+        for peer in watched.records[0]:
+            watched.view.health.succeed(peer)
+        watched.network.freeze(live.hop.peer)
+        started = now()
+        with pytest.raises(Unreachable, match="nor to anything else"):
+            await watched.step(fresh)
+        assert now() - started == pytest.approx(FRESH_NETWORK + REACH_FLOOR, abs=0.05)
 
     watching(test)
 

@@ -27,7 +27,7 @@ class Holders:
     """Starts ``HELD`` servers of each of ``spans`` and keeps as many. A context manager."""
 
     def __init__(self, start: Start, spans: Sequence[str]) -> None:
-        self._start = start
+        self._start, self._spans = start, spans
         self._names = (f"server-{number}" for number in itertools.count())
         self._starter = ThreadPoolExecutor(1)
         self._stack = ExitStack()
@@ -40,8 +40,11 @@ class Holders:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._starter.shutdown(cancel_futures=True)
-        self._stack.close()
+        try:
+            self._starter.shutdown(cancel_futures=True)
+        finally:  # an interrupt ends no wait for the one that is starting: it would stay behind
+            self._starter.shutdown()
+            self._stack.close()
 
     def peers(self, blocks: str) -> set[str]:
         """Who serves this part. Raises what made a start fail."""
@@ -49,6 +52,11 @@ class Holders:
             del self._starting[future]
             future.result()
         return {peer for peer, (_, held) in list(self._online.items()) if held == blocks}
+
+    @property
+    def enough(self) -> bool:
+        """Whether one of any part may be killed. Raises what made a start fail, which takes only so long."""
+        return all(len(self.peers(blocks)) >= LEFT for blocks in self._spans)
 
     def blocks_of(self, peer: str) -> str:
         """What a server serves."""

@@ -24,7 +24,7 @@ import numpy as np
 from browser.peers import ALL, PREFIX, SMALL, joined, write_small_model
 from browser.tabs import eventually
 from interop.cases import Case
-from interop.running import Failed, native_tab, relay, tab
+from interop.running import POLL, Failed, native_tab, relay, tab
 
 from kwaainet.inference.head import LanguageHead
 from kwaainet.inference.sampling import Sampling
@@ -113,6 +113,8 @@ class _Killer:
 
     async def _all_there(self, client: Client) -> None:
         """Wait until the client knows enough servers of every part."""
+        while not self._holders.enough:
+            await asyncio.sleep(POLL)
 
         async def known() -> bool:
             await client.view.renew()

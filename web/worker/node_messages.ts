@@ -73,11 +73,14 @@ export interface Storage {
   message: string
 }
 
-/** What an online node does, told when it changes; ``leaving_in`` is seconds, 0 unless it drains. */
+/** What an online node does, told when it changes; ``leaving_in`` is seconds, 0 unless it drains. ``requests_done`` are steps and prompts, ``busy`` is how many seconds its engine has computed, both since it started; ``cache_left`` are tokens that sessions may still take. */
 export interface Serving {
   type: "serving"
   sessions: number
   tokens_done: number
+  requests_done: number
+  busy: number
+  cache_left: number
   leaving_in: number
 }
 

@@ -14,7 +14,7 @@ from pyodide.ffi import create_proxy, to_js
 
 from .event_loop import Queues
 from .messages import NetworkToNode, NodeToNetwork
-from .node_messages import NodeToPage
+from .node_messages import NodeToPage, SetLimits
 from .store import RangeAnswer
 
 
@@ -102,6 +102,11 @@ def reporter(bridge: Any) -> Callable[[NodeToPage], None]:
 def on_stop(bridge: Any, callback: Callable[[float], None]) -> None:
     """Have ``callback`` called with the seconds to drain whenever the page asks the node to stop."""
     bridge.onStop(create_proxy(callback))
+
+
+def on_limits(bridge: Any, receive: Callable[[SetLimits], None]) -> None:
+    """Have ``receive`` called with what the person at this machine allows, whenever the page says it."""
+    bridge.onLimits(create_proxy(lambda message: receive(cast(SetLimits, message.to_py()))))
 
 
 def on_message(bridge: Any, receive: Callable[[Any], None]) -> None:

@@ -99,11 +99,18 @@ class Storage(TypedDict):
 
 
 class Serving(TypedDict):
-    """What an online node does, told when it changes; ``leaving_in`` is seconds, 0 unless it drains."""
+    """What an online node does, told when it changes; ``leaving_in`` is seconds, 0 unless it drains.
+
+    ``requests_done`` are steps and prompts, ``busy`` is how many seconds its engine has computed, both
+    since it started; ``cache_left`` are tokens that sessions may still take.
+    """
 
     type: Literal["serving"]
     sessions: int
     tokens_done: int
+    requests_done: int
+    busy: float
+    cache_left: int
     leaving_in: float
 
 

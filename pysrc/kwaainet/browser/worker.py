@@ -18,11 +18,13 @@ from ..formats.manifest import ModelManifest
 from ..node.announce import RelayAnnouncer
 from ..node.config import NodeConfig, parse_blocks
 from ..node.directory import directory_reader
+from ..node.limits import Allowance, Facts, Limits, allow
 from ..node.server import ServerNode
+from ..ports import Clock
 from ..swarm.announcement import PROTOCOL
 from ..types import PeerId, Progress
 from . import messages, node_messages
-from .bridge import JsFiles, JsPort, on_stop, reporter, take_over
+from .bridge import JsFiles, JsPort, on_limits, on_stop, reporter, take_over
 from .engine import BrowserEngine
 from .gradients import BrowserGradients
 from .host import BrowserHost
@@ -36,7 +38,7 @@ STATES: dict[str, messages.State] = {
     "online": "online",
     "draining": "draining",
 }
-WATCH_PERIOD = 1.0  # seconds between looks at what the page should know of a serving node
+WATCH_PERIOD = 1.0  # seconds between looks at the clock, and at what the page should know of a serving node
 
 
 async def main(bridge: Any, config: Any, manifest: str) -> None:
@@ -47,6 +49,7 @@ async def main(bridge: Any, config: Any, manifest: str) -> None:
     host = await BrowserHost.create(JsPort(bridge))
     tab = Tab.create(bridge, asked, manifest, host)
     on_stop(bridge, tab.leave)
+    on_limits(bridge, tab.limit)
     await tab.serve()
 
 
@@ -59,12 +62,14 @@ class Tab:
         host: BrowserHost,
         relay: PeerId,
         tell: Callable[[node_messages.NodeToPage], None],
+        now: Clock = time.time,
     ) -> None:
-        self._node, self._host, self._relay, self._tell = node, host, relay, tell
+        self._node, self._host, self._relay, self._tell, self._now = node, host, relay, tell, now
+        self._limits, self._facts, self._allowed = Limits(), Facts(), Allowance()
         self._online = self._leaving = False
         self._stop = asyncio.Event()
         self._drain = math.inf  # seconds, the shortest asked for
-        self._told: messages.State = "starting"
+        self._told: tuple[messages.State, tuple[node_messages.PauseReason, ...]] = ("starting", ())
         self._told_serving: node_messages.Serving | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         host.on_return = self._announce_again
@@ -111,8 +116,31 @@ class Tab:
         if self._leaving:
             self._spawn(self._node.stop(drain))
 
+    def limit(self, message: node_messages.SetLimits) -> None:
+        """The page says what is allowed, and how things are. Raises ``ConfigError``."""
+        self._limits, self._facts = read_limits(message)
+        self._keep_to_limits()
+
+    def _keep_to_limits(self) -> None:
+        allowed = allow(self._limits, self._facts, self._now())
+        if allowed != self._allowed:
+            self._allowed = allowed
+            self._node.allow(allowed)
+
+    async def _follow_the_clock(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_PERIOD)
+            self._keep_to_limits()
+
     async def serve(self) -> None:
         """Start, go on until told to ``leave``, and leave. Raises what starting raises."""
+        following = asyncio.ensure_future(self._follow_the_clock())
+        try:
+            await self._serve()
+        finally:
+            following.cancel()
+
+    async def _serve(self) -> None:
         starting = asyncio.ensure_future(self._node.start(self._report))
         stopping = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -134,6 +162,8 @@ class Tab:
         if progress.stage in STATES:
             self._tell_state(STATES[progress.stage], "")
             self._host.set_farewell(self._relay, PROTOCOL, self._node.farewell())
+        elif progress.stage == "paused":
+            self._tell_state("paused", "")
         elif progress.stage == "offline":
             if self._online and not self._leaving:  # a failed start and a stop are told when they are over
                 self._tell_state("error", status.error or "the node left the swarm by itself")
@@ -142,10 +172,10 @@ class Tab:
 
     def _tell_state(self, state: messages.State, message: str) -> None:
         """Only what is new: the node announces itself again and again."""
-        if state == self._told:
-            return
-        self._told = state
         status = self._node.status
+        if (state, status.paused) == self._told:
+            return
+        self._told = state, status.paused
         blocks = [status.blocks.start, status.blocks.end]
         self._tell(
             {
@@ -155,6 +185,7 @@ class Tab:
                 "backend": status.backend,
                 "weights": status.weights,
                 "message": message,
+                "reasons": list(status.paused),
             }
         )
 
@@ -166,6 +197,9 @@ class Tab:
                 "type": "serving",
                 "sessions": status.sessions,
                 "tokens_done": status.tokens_done,
+                "requests_done": status.requests_done,
+                "busy": round(status.busy, 2),
+                "cache_left": status.cache_tokens_left,
                 "leaving_in": math.ceil(status.leaving_in or 0.0),
             }
             if serving != self._told_serving:
@@ -194,6 +228,26 @@ def loading(progress: Progress) -> messages.LoadProgress:
         "cached": progress.cached,
         "rate": 0.0,
     }
+
+
+def read_limits(message: node_messages.SetLimits) -> tuple[Limits, Facts]:
+    """What the page says, as the node's rules take it. Raises ``ConfigError``."""
+    limits = Limits(
+        message["duty"],
+        int(message["memory"]),
+        tuple((int(first), int(last)) for first, last in message["hours"]),
+        message["pause_on_battery"],
+        message["pause_on_metered"],
+        message["pause_when_hidden"],
+    )
+    facts = Facts(
+        message["paused"],
+        message["on_battery"],
+        message["metered"],
+        message["hidden"],
+        int(message["utc_offset"]),
+    )
+    return limits, facts
 
 
 def relay_of(relays: list[str]) -> PeerId:

@@ -66,13 +66,24 @@ class Admission:
 
     def __init__(self, tokens: int, max_holders: int, idle_limit: float = IDLE_LIMIT) -> None:
         self.total = tokens
-        self.tokens_left = tokens
+        self._free = tokens  # below 0 after it shrank under its holders
         self._max_holders = max_holders
         self._max_of_peer = max(1, max_holders // 2)
         self._idle_limit = idle_limit
         self._grants: set[Grant] = set()
         self._queue: deque[_Waiting] = deque()
         self._of_peer: Counter[PeerId] = Counter()  # holders, and those who wait to be
+
+    def resize(self, tokens: int) -> None:
+        """Another budget from now on. Holders keep what they hold."""
+        self._free += tokens - self.total
+        self.total = tokens
+        self._serve_queue()
+
+    @property
+    def tokens_left(self) -> int:
+        """What may be had now."""
+        return max(0, self._free)
 
     @property
     def holders(self) -> int:
@@ -140,10 +151,12 @@ class Admission:
 
     def _give_back(self, grant: Grant) -> None:
         self._grants.remove(grant)
-        self.tokens_left += grant.tokens
+        self._free += grant.tokens
         self._serve_queue()
 
     def _serve_queue(self) -> None:
+        if not self._queue:
+            return
         now = asyncio.get_running_loop().time()
         while self._queue:
             first = self._queue[0]
@@ -155,7 +168,7 @@ class Admission:
             if not given_up:
                 grant = Grant(first.tokens, first.peer, now)
                 self._grants.add(grant)
-                self.tokens_left -= first.tokens
+                self._free -= first.tokens
                 first.turn.set_result(grant)
 
     def _revoke_for(self, waiting: _Waiting) -> None:

@@ -55,6 +55,7 @@ class Lender:
         self._forgetting: asyncio.TimerHandle | None = None
         self._turns, self._waiting = asyncio.Semaphore(MAX_AT_ONCE), 0
         self._rate = RateLimit("parts", MAX_PER_MINUTE, MAX_PEERS)
+        self.refusing = False  # while the machine's owner has paused this server
 
     def offer(self, manifest: ModelManifest, files: RangeSource | None) -> None:
         """Lend this model's tensors: from ``files`` on this machine, or as far as the store has them."""
@@ -75,6 +76,8 @@ class Lender:
         """A part of a tensor. ``RequestError`` for what is not here, ``LimitExceeded`` for a hurry."""
         part = BlobPart.decode(request)
         digest = part.sha256.hex()
+        if self.refusing:
+            raise RequestError("the machine's owner has paused this server; ask another")
         if digest not in self._offered:
             raise RequestError(f"{digest} is no tensor of a model served here")
         entry, files = self._offered[digest]

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from ..errors import CapacityError, EngineError, RequestError
+from ..errors import CapacityError, EngineError, RequestError, Unavailable
 from ..formats.config import ModelConfig
 from ..inference.llama_gradients import backward_graph, forward_graph, tables, working_bytes
 from ..ports import Floats, Gradients
@@ -50,6 +50,7 @@ class SpanGradients:
         self._held: dict[int, int] = {}  # block -> bytes, the least used first
         self._tables: tuple[int, dict[str, Floats]] = (0, {})
         self._built = False
+        self.refusing = False  # while the machine's owner has paused this server
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._idle: asyncio.TimerHandle | None = None
@@ -129,6 +130,8 @@ class SpanGradients:
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
         """One request at a time; the graphs are built for the first, and all goes after the last."""
+        if self.refusing:
+            raise Unavailable("the machine's owner has paused this server; train through another")
         if self._waiting >= MAX_WAITING:
             raise CapacityError(f"{MAX_WAITING} requests to train wait already; try later or another server")
         self._waiting += 1

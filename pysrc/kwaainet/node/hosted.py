@@ -9,79 +9,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from .. import __version__
 from ..errors import DeviceLost, KwaaiNetError
-from ..formats.manifest import ModelManifest
-from ..inference.weight_format import WeightFormat, choose
-from ..ports import BlobStore, Clock, Engine, Floats, Gradients, RangeSource, Report
+from ..inference.weight_format import FLOAT16, WeightFormat, choose
+from ..ports import Floats, Report
 from ..swarm.announcement import Announcement
 from ..swarm.placement import View
 from ..swarm.server_info import ModelInfo, ServerInfo
 from ..types import BlockRange, Progress, ServerState
 from .admission import Admission
-from .announce import Announcer
 from .blobs import Borrower
-from .config import NodeConfig
-from .directory import ReadServers
 from .draining import Drain
 from .gradients import SpanGradients
+from .hosting import HostedModel, SpanStatus, Surroundings
+from .limits import Allowance
 from .metering import MeteredEngine
-from .model import Borrow, LoadStats, load_block, load_span
-from .models import ModelHosts
+from .model import Borrow, load_block, load_span
 from .moving import Mover
 from .neighbours import Neighbours
-from .rates import Rates, measure, throughput
+from .permission import Permission
+from .rates import measure, throughput
 from .rpc import TransformerConnectionHandler
 from .span import ServedSpan
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HostedModel:
-    """A model to serve: what of it, where its files are, and what computes it."""
-
-    config: NodeConfig
-    manifest: ModelManifest
-    source: RangeSource
-    engine: Engine
-    gradients: Gradients | None = None  # without it the node refuses to train
-    lends: RangeSource | None = None  # the model's files where they lie on this machine, to lend from
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all models of a node share. Without ``read_servers`` nobody is pinged and nothing moves."""
-
-    hosts: ModelHosts
-    store: BlobStore
-    announcer: Announcer
-    now: Clock
-    read_servers: ReadServers | None
-    chance: Callable[[], float]  # uniform in 0 to 1
-
-
-@dataclass(frozen=True, slots=True)
-class SpanStatus:
-    """How one model's blocks are doing; ``error`` is the last thing that went wrong."""
-
-    prefix: str
-    state: ServerState
-    blocks: BlockRange
-    backend: str
-    weights: str = ""  # how they are kept in memory, and why
-    sessions: int = 0
-    tokens_done: int = 0
-    cache_tokens_left: int = 0
-    moving_in: float | None = None  # while it drains before a move: the seconds that may still take
-    moves: int = 0
-    rebuilds: int = 0
-    rates: Rates | None = None
-    loaded: LoadStats | None = None
-    error: str | None = None
 
 
 class HostedSpan:
@@ -95,7 +49,9 @@ class HostedSpan:
         self._status = SpanStatus(config.prefix, ServerState.OFFLINE, config.blocks, model.engine.backend)
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling = asyncio.Lock()
-        self._done_before = 0  # tokens, on spans that were left
+        self._done_before = self._requests_before = 0  # tokens and requests, on spans that were left
+        self._permission = Permission()
+        self._said = ServerState.OFFLINE  # what the swarm may have read of us last
         self._told_cache = 0
         self._metered: MeteredEngine | None = None  # what serves, or served last
         self._target: BlockRange | None = None  # where we are about to move; others should know
@@ -113,6 +69,9 @@ class HostedSpan:
             self._status,
             sessions=self._handler.sessions,
             tokens_done=self._done_before + self._span.tokens_done,
+            requests_done=self._requests_before + self._span.requests_done,
+            busy=self._permission.pace.busy,
+            paused=self._permission.reasons,
             cache_tokens_left=self._span.admission.tokens_left,
             moving_in=self._drain.seconds_left,
             rates=None if self._metered is None else self._metered.rates,
@@ -129,9 +88,10 @@ class HostedSpan:
         self._weights = self._choose_weights()
         self._status = replace(self._status, blocks=blocks, weights=str(self._weights))
         admission = Admission(config.total_tokens(llama), config.max_sessions)
-        self._span = ServedSpan(admission, config.max_run_tokens, self._on_device_lost)
+        self._span = ServedSpan(admission, config.max_run_tokens, self._on_device_lost, self._permission.pace)
         self._training = self._train()
         self._handler = TransformerConnectionHandler(config, llama, self._span, self._training)
+        self._keep_to_permission()
 
     def _choose_weights(self) -> WeightFormat:
         model, config = self._model, self._config
@@ -157,6 +117,31 @@ class HostedSpan:
             return await load_block(model.manifest, block, model.source, store, self._borrow)
 
         return SpanGradients(model.gradients, model.manifest.config, load, self._config.max_run_tokens)
+
+    # --- what its owner allows --------------------------------------------------------------------
+
+    def allow(self, allowance: Allowance) -> None:
+        """Keep to this from now on: sessions end at once when it pauses us, and the swarm is told."""
+        before = self._permission.reasons
+        self._permission.give(allowance)
+        self._keep_to_permission()
+        if bool(before) != bool(self._permission.reasons) and self._status.state != ServerState.OFFLINE:
+            self._spawn(self._tell_pause())
+        elif before != self._permission.reasons:
+            self._report(Progress("paused"))
+
+    async def _tell_pause(self) -> None:
+        if self._training is not None and self._permission.reasons:
+            await self._training.close()
+        await self.announce_or_log()
+
+    def _keep_to_permission(self) -> None:
+        config, llama = self._config, self._model.manifest.config
+        width = 2 if self._weights.name == FLOAT16 else 4
+        token = 2 * len(config.blocks) * llama.num_key_value_heads * llama.head_dim * width
+        self._permission.apply(self._span, config.total_tokens(llama), self._weights.size, token)
+        if self._training is not None:
+            self._training.refusing = bool(self._permission.reasons)
 
     # --- the way in and out -----------------------------------------------------------------------
 
@@ -188,7 +173,7 @@ class HostedSpan:
         before = self._status.state
         if before != ServerState.OFFLINE:
             await self.announce_or_log(ServerState.OFFLINE)
-        return before == ServerState.ONLINE or self._target is not None
+        return not self._permission.reasons and (before == ServerState.ONLINE or self._target is not None)
 
     async def close(self) -> None:
         """Refuse everything and release the engine."""
@@ -229,9 +214,19 @@ class HostedSpan:
             state = self._status.state if state is None else state
             self._status = replace(self._status, state=state)
             self._told_cache = self._handler.cache_tokens_left
-            await self._around.announcer.announce(self._announcement(state))
+            paused = bool(self._permission.reasons) and state != ServerState.OFFLINE
+            await self._say(ServerState.OFFLINE if paused else state)
             if self._target is None or state != ServerState.OFFLINE:  # who moves has not gone
-                self._report(Progress(state.name.lower()))
+                self._report(Progress("paused" if paused else state.name.lower()))
+
+    async def _say(self, state: ServerState) -> None:
+        """Announce it; that we are gone only to those who may believe otherwise."""
+        if state != ServerState.OFFLINE:
+            self._said = state
+        elif self._said == ServerState.OFFLINE:
+            return
+        await self._around.announcer.announce(self._announcement(state))
+        self._said = state
 
     async def announce_or_log(self, state: ServerState | None = None) -> bool:
         """Like announcing, but a failure is only noted; whether it worked."""
@@ -270,7 +265,8 @@ class HostedSpan:
         return abs(self._handler.cache_tokens_left - self._told_cache) >= config.cache_change * total
 
     def _announcement(self, state: ServerState) -> Announcement:
-        config, rates, llama = self._config, self.status.rates, self._model.manifest.config
+        config, llama = self._config, self._model.manifest.config
+        rates = self._metered.rates.times(self._permission.duty) if self._metered else None
         network = config.network_bits_per_second / (32.0 * llama.hidden_size)
         blocks = self._target or config.blocks
         info = ServerInfo(
@@ -309,6 +305,7 @@ class HostedSpan:
             parallel=self._config.fetch_parallel,
             writer=self._weights.writer,
             borrow=self._borrow,
+            granted=self._permission.granted,
         )
         rates = await measure(model.engine, self._weights.writer.shape, self._around.now)
         self._status = replace(self._status, loaded=loaded, backend=model.engine.backend)
@@ -348,7 +345,7 @@ class HostedSpan:
 
     async def _move(self, blocks: BlockRange) -> None:
         """Leave the blocks served for others: say so, serve on until nobody needs them, load the others."""
-        if self._status.state != ServerState.ONLINE:
+        if self._status.state != ServerState.ONLINE or self._permission.reasons:
             return  # a device being rebuilt has other worries
         self._target = self._config.blocks
         await self.announce_or_log(ServerState.OFFLINE)
@@ -359,6 +356,7 @@ class HostedSpan:
         await self._drain.wait()
         await self._vacate("the server has moved to other blocks; open a new session elsewhere")
         self._done_before += self._span.tokens_done
+        self._requests_before += self._span.requests_done
         self._settle(blocks)
         self._target = None
         self.register()

@@ -57,12 +57,14 @@ async def load_span(
     parallel: int = 4,
     writer: SpanWriter | None = None,
     borrow: Borrow | None = None,
+    granted: Callable[[], Awaitable[None]] | None = None,
 ) -> LoadStats:
     """Fill and build ``engine`` with ``blocks`` by ``writer``; cancelling it stops every fetch.
 
-    Without one the weights are kept as is best on that engine. What the source fails to give is had by
-    ``borrow``, which returns a tensor of a block, its hash checked. Raises ``IntegrityError`` if the source
-    twice sends bytes of another hash, what the source raises, and ``EngineError``.
+    ``granted`` is waited for before each block. Without a writer the weights are kept as is best on that
+    engine. What the source fails to give is had by ``borrow``, which returns a tensor of a block, its hash
+    checked. Raises ``IntegrityError`` if the source twice sends bytes of another hash, what the source
+    raises, and ``EngineError``.
     """
     entries = manifest.span(blocks)
     writer = writer or choose(manifest.config, blocks, entries, engine).writer
@@ -73,6 +75,8 @@ async def load_span(
     ahead: deque[asyncio.Future[dict[str, bytes]]] = deque()
     try:
         for index in range(blocks.start, blocks.end):
+            if granted is not None:
+                await granted()
             while len(ahead) < BLOCKS_AHEAD and index + len(ahead) < blocks.end:
                 ahead.append(asyncio.ensure_future(loader.block(index + len(ahead))))
             weights = loader.weights(index, await ahead[0])

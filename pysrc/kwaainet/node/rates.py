@@ -28,6 +28,10 @@ class Rates:
     inference: float
     forward: float
 
+    def times(self, share: float) -> Rates:
+        """Those of an engine that computes for this share of the time."""
+        return Rates(self.inference * share, self.forward * share)
+
 
 async def measure(engine: Engine, shape: SpanShape, now: Clock) -> Rates:
     """Time the engine quickly: a fast one by more runs than a slow one. Raises ``EngineError``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import ConfigError, UsageError
 from ..formats.manifest import ModelManifest
@@ -20,7 +20,9 @@ from .blobs import Lender
 from .config import NodeConfig
 from .directory import ReadServers
 from .draining import Drain
-from .hosted import HostedModel, HostedSpan, SpanStatus, Surroundings
+from .hosted import HostedSpan
+from .hosting import HostedModel, SpanStatus, Surroundings
+from .limits import Allowance, Reason
 from .model import LoadStats
 from .models import ModelHosts
 from .rates import Rates
@@ -45,6 +47,9 @@ class NodeStatus:
     weights: str = ""
     sessions: int = 0
     tokens_done: int = 0
+    requests_done: int = 0
+    busy: float = 0.0  # seconds that engines have computed
+    paused: tuple[Reason, ...] = ()  # why, while it is
     cache_tokens_left: int = 0
     leaving_in: float | None = None  # while it drains: the seconds that may still take
     rebuilds: int = 0
@@ -123,6 +128,9 @@ class ServerNode:
             first.weights,
             sessions=sum(span.sessions for span in spans),
             tokens_done=sum(span.tokens_done for span in spans),
+            requests_done=sum(span.requests_done for span in spans),
+            busy=sum(span.busy for span in spans),
+            paused=first.paused,
             cache_tokens_left=first.cache_tokens_left,
             leaving_in=self._drain.seconds_left,
             rebuilds=first.rebuilds,
@@ -131,6 +139,16 @@ class ServerNode:
             error=next((span.error for span in spans if span.error), None),
             spans=spans,
         )
+
+    def allow(self, allowance: Allowance) -> None:
+        """Keep to what the machine's owner allows, from now on; may be said at any time, and again.
+
+        Each model has its part of the memory. Weights stay loaded while it is paused.
+        """
+        share = replace(allowance, memory_bytes=-(-allowance.memory_bytes // len(self._spans)))
+        self._lender.refusing = allowance.paused
+        for span in self._spans:
+            span.allow(share)
 
     def farewell(self) -> bytes:
         """See ``Announcer.farewell``; keep the latest where it can be sent when we vanish."""

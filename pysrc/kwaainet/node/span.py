@@ -18,6 +18,7 @@ from ..inference.scheduler import MAX_CHUNK
 from ..ports import Engine, Floats
 from ..types import BlockRange, PeerId
 from .admission import Admission, Grant
+from .pacing import Pace
 from .turns import Turns
 
 _LOST = f"{UNAVAILABLE}the device this session was computed on was lost; open a new session"
@@ -31,29 +32,61 @@ class ServedSpan:
     """
 
     def __init__(
-        self, admission: Admission, max_run_tokens: int, on_device_lost: Callable[[DeviceLost], None]
+        self,
+        admission: Admission,
+        max_run_tokens: int,
+        on_device_lost: Callable[[DeviceLost], None],
+        pace: Pace | None = None,
     ) -> None:
         self.admission = admission
         self.max_run_tokens = max_run_tokens
         self.tokens_done = 0
         self._on_device_lost = on_device_lost
+        self._pace = pace or Pace()
         self._turns: Turns | None = None
-        self._pause = "the server is still loading its blocks; try later"
+        self._requests_before = 0  # on engines that were lost
+        self._refusal = "the server is still loading its blocks; try later"
+        self._paused = ""  # why, while it is
         self._caches: dict[SpanCache, None] = {}
 
     def resume(self, engine: Engine) -> None:
         """Serve on this engine, which is built."""
         most = min(self.max_run_tokens, MAX_CHUNK)
-        self._turns = Turns(engine, most, self._count, self._device_lost)
+        self._turns = Turns(engine, most, self._count, self._device_lost, self._pace)
+
+    @property
+    def requests_done(self) -> int:
+        """Steps and prompts that were answered."""
+        return self._requests_before + (self._turns.requests_done if self._turns is not None else 0)
+
+    def pause(self, why: str) -> None:
+        """Compute nothing from now on: end the sessions there are, and refuse requests, with this text.
+
+        The engine stays as it is until ``unpause``; what it computes at the moment is for nobody.
+        """
+        self._paused = why
+        self._end_all(Unavailable(why))
+
+    def unpause(self) -> None:
+        """Serve again."""
+        self._paused = ""
+
+    def look_again(self) -> None:
+        """The pace has changed."""
+        if self._turns is not None:
+            self._turns.look_again()
 
     def suspend(self, why: str, ending: KwaaiNetError | None = None) -> None:
         """Refuse requests with this text, and end the sessions there are with it or with ``ending``."""
-        ending = ending or Unavailable(why)
-        turns, self._turns, self._pause = self._turns, None, why
+        self._end_all(ending or Unavailable(why))
+        self._requests_before = self.requests_done
+        self._turns, self._refusal = None, why
+
+    def _end_all(self, ending: KwaaiNetError) -> None:
         for cache in list(self._caches):
             cache.end(ending)
-        if turns is not None:
-            turns.fail_all(ending)
+        if self._turns is not None:
+            self._turns.fail_all(ending)
 
     @asynccontextmanager
     async def open_cache(
@@ -112,8 +145,10 @@ class ServedSpan:
         self.tokens_done += tokens
 
     def _serving(self) -> Turns:
+        if self._paused:
+            raise Unavailable(self._paused)
         if self._turns is None:
-            raise Unavailable(self._pause)
+            raise Unavailable(self._refusal)
         return self._turns
 
 

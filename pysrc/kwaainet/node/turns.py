@@ -16,6 +16,7 @@ from ..errors import DeviceLost, LocalError, StreamReset
 from ..inference.scheduler import Job, Scheduler, Work
 from ..ports import Engine, Floats
 from ..types import PeerId
+from .pacing import Pace
 
 ROUNDS_OF_OTHERS = 8  # of the event loop: from a message to its request in line are about five
 
@@ -43,7 +44,8 @@ class Request(Job):
 
 class Turns:
     """Runs requests on one engine. ``on_tokens`` hears how many were done (rows x positions), and
-    ``on_lost`` that the device is gone, before those whose run it was.
+    ``on_lost`` that the device is gone, before those whose run it was. Between runs it rests as ``pace``
+    says.
     """
 
     def __init__(
@@ -52,8 +54,11 @@ class Turns:
         max_chunk: int,
         on_tokens: Callable[[int], None],
         on_lost: Callable[[DeviceLost], None],
+        pace: Pace | None = None,
     ) -> None:
         self.engine, self._on_tokens, self._on_lost = engine, on_tokens, on_lost
+        self._pace = pace or Pace()
+        self.requests_done = 0
         self._scheduler: Scheduler[Request] = Scheduler(max_chunk)
         self._requests: set[Request] = set()
         self._task: asyncio.Task[None] | None = None
@@ -72,7 +77,9 @@ class Turns:
         self._requests.add(request)
         self._add(request)
         try:
-            return await request.answer
+            answer = await request.answer
+            self.requests_done += 1
+            return answer
         finally:
             self._requests.discard(request)
             self._scheduler.discard(request)
@@ -87,6 +94,10 @@ class Turns:
         """The session has ended."""
         self._scheduler.forget(session)
 
+    def look_again(self) -> None:
+        """The pace has changed: a rest may be over."""
+        self._added.set()
+
     def _add(self, request: Request) -> None:
         self._scheduler.add(request, asyncio.get_running_loop().time())
         self._added.set()
@@ -97,12 +108,13 @@ class Turns:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                while (seconds := self._scheduler.hold(loop.time())) > 0:
+                while (seconds := self._pace.rest(loop.time()) or self._scheduler.hold(loop.time())) > 0:
                     await self._more(seconds)
                 work = self._scheduler.next(loop.time())
                 if work is None:
                     return
                 await self._carry_out(work)
+                self._pace.worked(work.started, loop.time())
                 self._scheduler.done(work, loop.time())
                 for request in work.jobs:
                     self._go_on(request)

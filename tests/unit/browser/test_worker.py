@@ -12,10 +12,32 @@ import pytest
 from kwaainet.browser.host import BrowserHost
 from kwaainet.errors import ConfigError, EngineError
 from kwaainet.swarm.announcement import PROTOCOL
-from kwaainet.testing.clock import run
+from kwaainet.testing.clock import now, run
 from kwaainet.types import BlockRange, PeerId, Progress
 
 RELAY = PeerId(bytes.fromhex("002408011220") + bytes(32))
+SERVING = {
+    "type": "serving",
+    "sessions": 1,
+    "tokens_done": 7,
+    "requests_done": 3,
+    "busy": 1.25,
+    "cache_left": 80,
+}
+LIMITS = {
+    "type": "limits",
+    "paused": False,
+    "duty": 1.0,
+    "memory": 0,
+    "hours": [],
+    "pause_on_battery": True,
+    "pause_on_metered": True,
+    "pause_when_hidden": False,
+    "on_battery": False,
+    "metered": False,
+    "hidden": False,
+    "utc_offset": 0,
+}
 
 
 @pytest.fixture
@@ -31,6 +53,7 @@ class FakeNode:
     loading: float = 5.0  # seconds
     stopped: int = 0
     announced_again: int = 0
+    allowed: list[Any] = field(default_factory=list)
     report: Any = None
     status: Any = field(
         default_factory=lambda: SimpleNamespace(
@@ -40,6 +63,10 @@ class FakeNode:
             error="device lost",
             sessions=1,
             tokens_done=7,
+            requests_done=3,
+            busy=1.254,
+            cache_tokens_left=80,
+            paused=(),
             leaving_in=None,
         )
     )
@@ -76,11 +103,16 @@ class FakeNode:
     async def announce_again(self) -> None:
         self.announced_again += 1
 
+    def allow(self, allowance: Any) -> None:
+        self.allowed.append(allowance)
+        self.status.paused = allowance.reasons
+        self.report(Progress("paused" if allowance.paused else "online"))
+
 
 async def _tab(worker: ModuleType, network: Any, node: FakeNode) -> tuple[Any, Any, list[Any]]:
     port = network.worker()
     told: list[Any] = []
-    tab = worker.Tab(node, await BrowserHost.create(port), RELAY, told.append)
+    tab = worker.Tab(node, await BrowserHost.create(port), RELAY, told.append, now)
     return tab, port, told
 
 
@@ -97,7 +129,7 @@ def test_from_the_start_to_a_stop(worker: ModuleType, network: Any) -> None:
         node.report(Progress("online"))  # announced again
         assert _states(told) == ["reserving", "joining", "online"]
         assert [message["blocks"] for message in told if message["type"] == "state"][-1] == [2, 5]
-        assert told[-1] == {"type": "serving", "sessions": 1, "tokens_done": 7, "leaving_in": 0}
+        assert told[-1] == SERVING | {"leaving_in": 0}
         assert {
             "type": "progress",
             "stage": "weights",
@@ -129,7 +161,7 @@ def test_a_stop_drains_until_it_is_asked_for_again(worker: ModuleType, network: 
         tab.leave(90)
         await asyncio.sleep(30)
         assert _states(told) == ["reserving", "joining", "online", "draining"]
-        assert told[-1] == {"type": "serving", "sessions": 1, "tokens_done": 7, "leaving_in": 90}
+        assert told[-1] == SERVING | {"leaving_in": 90}
         assert not serving.done()
         tab.leave(0)
         await asyncio.wait_for(serving, 1)
@@ -194,3 +226,44 @@ def test_the_relay_is_read_off_its_address(worker: ModuleType) -> None:
     assert worker.relay_of(["/ip4/1.2.3.4/tcp/1/ws", f"/ip4/1.2.3.4/tcp/1/ws/p2p/{RELAY}"]) == RELAY
     with pytest.raises(ConfigError, match="ends in /p2p/ID"):
         worker.relay_of(["/ip4/1.2.3.4/tcp/1/ws"])
+
+
+def test_what_the_page_allows_reaches_the_node_and_comes_back_as_words(
+    worker: ModuleType, network: Any
+) -> None:
+    async def main() -> None:
+        node = FakeNode()
+        tab, _, told = await _tab(worker, network, node)
+        serving = asyncio.create_task(tab.serve())
+        await asyncio.sleep(10)
+        tab.limit(LIMITS)
+        assert node.allowed == [], "nothing new"
+        tab.limit(LIMITS | {"on_battery": True})
+        tab.limit(LIMITS | {"on_battery": True, "paused": True})
+        tab.limit(LIMITS | {"duty": 0.5, "memory": 1e6})
+        assert [one.reasons for one in node.allowed] == [("battery",), ("asked", "battery"), ()]
+        assert (node.allowed[-1].duty, node.allowed[-1].memory_bytes) == (0.5, 1_000_000)
+        said = [(one["state"], one["reasons"]) for one in told if one["type"] == "state"][-3:]
+        assert said == [("paused", ["battery"]), ("paused", ["asked", "battery"]), ("online", [])]
+        with pytest.raises(ConfigError, match="duty"):
+            tab.limit(LIMITS | {"duty": 2.0})
+        tab.leave(0)
+        await serving
+
+    run(main())
+
+
+def test_hours_come_and_go_without_a_word_of_the_page(worker: ModuleType, network: Any) -> None:
+    async def main() -> None:
+        node = FakeNode()
+        tab, _, _ = await _tab(worker, network, node)
+        serving = asyncio.create_task(tab.serve())
+        await asyncio.sleep(10)
+        minute = int(now() // 60) % 1440
+        tab.limit(LIMITS | {"hours": [[(minute + 2) % 1440, (minute + 4) % 1440]]})
+        await asyncio.sleep(301)
+        assert [one.reasons for one in node.allowed] == [("hours",), (), ("hours",)]
+        tab.leave(0)
+        await serving
+
+    run(main())

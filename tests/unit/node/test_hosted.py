@@ -21,7 +21,7 @@ from unit.node.conftest import (
 )
 
 from kwaainet.errors import ConfigError, EngineError, RpcError, UsageError
-from kwaainet.node.hosted import HostedModel
+from kwaainet.node.hosting import HostedModel
 from kwaainet.node.moving import Restlessness
 from kwaainet.swarm import blocks
 from kwaainet.testing.clock import now, run

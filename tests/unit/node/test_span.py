@@ -6,6 +6,7 @@ import pytest
 from kwaainet.errors import CapacityError, DeviceLost, EngineError, StreamReset, Unavailable
 from kwaainet.node.admission import Admission
 from kwaainet.node.model import load_span
+from kwaainet.node.pacing import Pace
 from kwaainet.node.span import ServedSpan
 from kwaainet.testing.clock import run
 from kwaainet.testing.faults import FaultyEngine
@@ -27,10 +28,12 @@ async def fill(engine: FaultyEngine) -> FaultyEngine:
     return engine
 
 
-async def serving(**options: int) -> tuple[ServedSpan, FaultyEngine, list[DeviceLost]]:
+async def serving(
+    pace: Pace | None = None, **options: int
+) -> tuple[ServedSpan, FaultyEngine, list[DeviceLost]]:
     losses: list[DeviceLost] = []
     limits = {"tokens": 200, "max_run_tokens": 16} | options
-    span = ServedSpan(Admission(limits["tokens"], 8), limits["max_run_tokens"], losses.append)
+    span = ServedSpan(Admission(limits["tokens"], 8), limits["max_run_tokens"], losses.append, pace)
     engine = await fill(FaultyEngine())
     span.resume(engine)
     return span, engine, losses

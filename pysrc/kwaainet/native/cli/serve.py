@@ -18,7 +18,7 @@ from ...node.announce import DhtAnnouncer
 from ...node.config import NodeConfig, parse_blocks
 from ...node.dht import DhtNode
 from ...node.directory import dht_reader
-from ...node.hosted import HostedModel
+from ...node.hosting import HostedModel
 from ...node.server import NodeStatus, ServerNode
 from ..engine import NativeEngine
 from ..gradients import NativeGradients

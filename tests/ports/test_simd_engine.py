@@ -21,6 +21,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from unit.browser.javascript import JsError, TypedArray
 
 from kwaainet.errors import EngineError
 from kwaainet.formats.weights import Weight, weights_of
@@ -36,24 +37,6 @@ from kwaainet.types import BlockRange
 HERE = Path(__file__).resolve().parent
 NODE = HERE.parents[1] / ".venv" / "bin" / "node"
 ONE = BlockRange(0, 1)
-
-
-class JsError(Exception):
-    """As Pyodide hands a JavaScript error over."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(f"{name}: {message}")
-        self.name, self.message = name, message
-
-
-class Answer:
-    """A Float32Array that came back."""
-
-    def __init__(self, values: Floats) -> None:
-        self._values = values
-
-    def assign_to(self, target: Any) -> None:
-        target[:] = self._values
 
 
 class NodeEngine:
@@ -86,7 +69,7 @@ class NodeEngine:
             raise JsError(answer["name"], answer["message"])
         value = answer["value"]
         if isinstance(value, dict):
-            return Answer(np.frombuffer(base64.b64decode(value["floats"]), np.float32))
+            return TypedArray(np.frombuffer(base64.b64decode(value["floats"]), np.float32))
         return value
 
     def stop(self) -> None:

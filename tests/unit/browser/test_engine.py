@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from unit.browser.javascript import JsError, TypedArray, to_js
 
 from kwaainet import errors
 from kwaainet.inference.graph import OnnxWriter
@@ -19,31 +20,6 @@ from kwaainet.testing import clock
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CHECKS, CONFIG, check, fill, hidden_states
 from kwaainet.types import BlockRange, SpanShape
-
-
-class JsError(Exception):
-    """As Pyodide hands a JavaScript error over."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(f"{name}: {message}")
-        self.name, self.message = name, message
-
-
-class TypedArray:
-    """What to_js makes of an array: its own flat copy."""
-
-    def __init__(self, array: Any) -> None:
-        assert array.ndim == 1, "only flat arrays cross"
-        self.values = array.copy()
-
-    def assign_to(self, target: Any) -> None:
-        assert target.flags.c_contiguous
-        assert target.shape == self.values.shape
-        target[:] = self.values
-
-
-def to_js(value: Any, dict_converter: Any = None) -> Any:
-    return TypedArray(value) if isinstance(value, np.ndarray) else value
 
 
 class JsEngine:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
+from unit.browser.javascript import JsError, TypedArray, to_js
 
 from kwaainet.errors import CapacityError, EngineError
 from kwaainet.formats.config import ModelConfig
@@ -17,30 +17,6 @@ from kwaainet.testing import clock
 from kwaainet.testing.gradients import NumpyGradients
 from kwaainet.testing.gradients_compliance import CHECKS, check, states, tables, weights
 from kwaainet.testing.model import TINY
-
-
-class JsError(Exception):
-    """As Pyodide hands a JavaScript error over."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(f"{name}: {message}")
-        self.name, self.message = name, message
-
-
-class TypedArray:
-    """What to_js makes of an array: its own flat copy."""
-
-    def __init__(self, array: Any) -> None:
-        assert array.ndim == 1, "only flat arrays cross"
-        self.values = array.copy()
-
-    def assign_to(self, target: Any) -> None:
-        assert target.flags.c_contiguous
-        target[:] = self.values
-
-
-def to_js(value: Any) -> Any:
-    return TypedArray(value) if isinstance(value, np.ndarray) else value
 
 
 class JsGradients:

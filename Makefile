@@ -40,8 +40,8 @@ format:  ## let ruff format and fix
 web:  ## the page and its workers into web/dist
 	@$(SETUP) setup
 
-wheel:  ## the Python wheel into dist
-	@$(SETUP) python wheel
+wheel:  ## the Python wheel, and that of the page for installed relays, into dist
+	@$(SETUP) wheels
 
 peers:  ## the environment of the real hivemind and petals
 	@$(SETUP) python peers

@@ -84,6 +84,17 @@ STEPS = (
         (places.WEB / "index.html",),
     ),
     Step(
+        "web-wheel",
+        "the wheel of the page into dist",
+        javascript.build_web_wheel,
+        lambda: (
+            ROOT / "build" / "web-wheel",
+            places.WEB / "index.html",
+            ROOT / "pysrc/kwaainet/__init__.py",
+        ),
+        (places.DIST,),
+    ),
+    Step(
         "pyodide-tests",
         "pytest for Pyodide into .cache/pyodide-tests",
         pyodide.build_tests_distribution,
@@ -112,7 +123,8 @@ STEPS = (
 SETUP = ("python", "packages", "chromium", "model", "wheel", "pyodide", "web")
 GROUPS = {
     "setup": SETUP,
-    "test": (*SETUP, "pyodide-tests", "peers"),
+    "test": (*SETUP, "web-wheel", "pyodide-tests", "peers"),
+    "wheels": (*SETUP, "web-wheel"),
     "check": ("python", "packages", "zig"),
 }
 

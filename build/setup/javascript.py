@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
 
-from places import CHROMIUM, NODE, NPM, ROOT
+from places import CHROMIUM, DIST, NODE, NPM, PYTHON, ROOT, WEB, WEB_WHEEL
 from steps import call, say
 
 
@@ -32,3 +33,26 @@ def unpack_chromium() -> None:
 def bundle_web() -> None:
     """web/dist: the page, its workers and what they load."""
     call(NODE, ROOT / "build" / "web.mjs")
+
+
+def build_web_wheel() -> None:
+    """dist/kwaainet_web-VERSION-py3-none-any.whl: web/dist without source maps, for installed relays."""
+    for old in DIST.glob("kwaainet_web-*.whl"):
+        old.unlink()
+    shutil.rmtree(WEB_WHEEL, ignore_errors=True)
+    shutil.copytree(ROOT / "build" / "web-wheel", WEB_WHEEL)
+    assets = WEB_WHEEL / "kwaainet_web" / "assets"
+    shutil.copytree(WEB, assets, ignore=shutil.ignore_patterns("*.map"), copy_function=os.link)
+    call(
+        PYTHON,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        DIST,
+        quiet=True,
+        folder=WEB_WHEEL,
+    )
+    shutil.rmtree(WEB_WHEEL)

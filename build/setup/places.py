@@ -29,6 +29,7 @@ STAMPS = CACHE / "stamps"
 PYODIDE = DIST / "pyodide"  # what a tab loads
 PYODIDE_TESTS = CACHE / "pyodide-tests"  # the same and pytest, for tests/pyodide
 WEB = ROOT / "web" / "dist"
+WEB_WHEEL = DIST / "web-wheel"  # what the wheel of the page is built from
 
 
 def shared_cache() -> Path:

@@ -76,8 +76,8 @@ def say(text: str) -> None:
     print(f"[setup] {text}", flush=True)
 
 
-def call(*command: str | Path, quiet: bool = False, **environment: str) -> str:
-    """Run a program in the repository with .venv/bin first on the PATH; returns its output if ``quiet``.
+def call(*command: str | Path, quiet: bool = False, folder: Path = ROOT, **environment: str) -> str:
+    """Run a program in ``folder`` with .venv/bin first on the PATH; returns its output if ``quiet``.
 
     ``SetupError`` with the command, and what it printed, when it fails.
     """
@@ -87,7 +87,7 @@ def call(*command: str | Path, quiet: bool = False, **environment: str) -> str:
     try:
         done = subprocess.run(
             words,
-            cwd=ROOT,
+            cwd=folder,
             env=settings,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if quiet else None,

@@ -20,8 +20,6 @@ from ...node.dht import DhtNode
 from ...node.directory import dht_reader
 from ...node.hosting import HostedModel
 from ...node.server import NodeStatus, ServerNode
-from ..engine import NativeEngine
-from ..gradients import NativeGradients
 from ..host import NativeHost
 from ..model import open_model
 from ..store import NoStore
@@ -123,6 +121,11 @@ async def _hosted(
         answer_ping=False,
     )
     config.check_model(model.config)
+    try:  # not at the top: a relay that was installed without onnxruntime has this command too
+        from ..engine import NativeEngine
+        from ..gradients import NativeGradients
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serving needs {error.name}: pip install 'kwaainet[native]'") from None
     gradients = NativeGradients(options.threads)
     return HostedModel(
         config, model.manifest, model.source, NativeEngine(options.threads), gradients, model.source

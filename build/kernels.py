@@ -23,7 +23,10 @@ FEATURES = "generic+simd128+bulk_memory+sign_ext+nontrapping_fptoint"
 # name of the constant, what the machine must have beside FEATURES
 BUILDS = {"PLAIN": "", "RELAXED": "+relaxed_simd"}
 FLAGS = ["-O3", "-Wall", "-Wextra", "-Werror", "-fno-math-errno", "-ffp-contract=off", "-nostdlib", "-s"]
-LINK = ["--no-entry", "--import-memory", "--export-dynamic", "-z,stack-size=65536"]
+# A memory that threads share needs a maximum; the flag that it is shared is set where it is used. Each thread
+# has a stack of its own, so that the pointer to it is exported.
+LINK = ["--no-entry", "--import-memory", "--max-memory=4294901760", "-z,stack-size=65536"]
+LINK += ["--export-dynamic", "--export=__stack_pointer"]
 
 HEADER = """\
 // Written by build/kernels.py from web/kernels/*.c: the kernels as WebAssembly, in base64. Do not edit.

@@ -70,7 +70,8 @@ const folders = {
   PYODIDE_SIZES: JSON.stringify(await sizesIn(PYODIDE))
 }
 const network = await bundle('web/worker/network.ts')
-const node = await bundle('web/worker/node.ts', folders)
+const thread = await bundle('web/worker/thread.ts')
+const node = await bundle('web/worker/node.ts', { ...folders, THREAD_WORKER: JSON.stringify(thread) })
 const client = await bundle('web/worker/client.ts', folders)
 const page = await bundle('web/page/page.ts', {
   NETWORK_WORKER: JSON.stringify(network), NODE_WORKER: JSON.stringify(node), CLIENT_WORKER: JSON.stringify(client)

@@ -75,8 +75,9 @@ def test_source(suite: Suite) -> None:
     all_passed(suite("source"), names_of(compliance.SOURCE_CHECKS))
 
 
-def test_engine(suite: Suite) -> None:
-    all_passed(suite("engine", backend="wasm", threads=1), names_of(CHECKS.values()))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_engine(suite: Suite, threads: int) -> None:
+    all_passed(suite("engine", backend="wasm", threads=threads), names_of(CHECKS.values()))
 
 
 def test_engine_on_a_graphics_device(suite: Suite) -> None:

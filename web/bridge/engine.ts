@@ -3,6 +3,7 @@
 // browser/engine.py; here every call does what it is told, one at a time, and errors carry the names of kwaainet.errors.
 
 import { describe } from './faults.ts'
+import type { ThreadOptions } from './threads.ts'
 
 export type EngineBackend = 'wasm' | 'webgpu'
 
@@ -111,17 +112,19 @@ export interface EngineOptions {
   backend: EngineBackend
   /** The folder of onnxruntime-web's .mjs and .wasm files, with a slash at its end; only webgpu loads them. */
   ortUrl: string
+  /** For wasm, absent: one thread. */
+  threads?: ThreadOptions
 }
 
 /** Load what a backend needs. Raises EngineError when this browser cannot run it. */
-export async function createEngine ({ backend, ortUrl }: EngineOptions): Promise<JsEngine> {
+export async function createEngine ({ backend, ortUrl, threads }: EngineOptions): Promise<JsEngine> {
   try {
     if (backend === 'webgpu') {
       const { GpuRuntime } = await import('./engine_webgpu.ts')
       return new Engine(backend, await GpuRuntime.load(ortUrl))
     }
     const { SimdRuntime } = await import('./engine_simd.ts')
-    return new Engine(backend, new SimdRuntime())
+    return new Engine(backend, new SimdRuntime(threads))
   } catch (error) {
     throw named(error, `the engine cannot start on ${backend}`)
   }

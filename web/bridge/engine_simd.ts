@@ -8,6 +8,7 @@
 import { EngineError, type Move, type Place, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
 import { Heap, type Kernels } from './kernel.ts'
 import { type Expert, type Experts, type Program, readProgram, type Step, type Weight } from './program.ts'
+import { ALONE, HelperLost, type Job, MAX_THREADS, type ThreadOptions, Threads } from './threads.ts'
 
 const BYTES = Float32Array.BYTES_PER_ELEMENT
 // The rest of the 4 GiB is for caches and activations.
@@ -16,12 +17,21 @@ const MAX_SCRATCH_ROWS = 4096 // rows x tokens of one run
 const QUERIES = 16 // of web/kernels/attention.c
 const MATMUL_SCRATCH = 8192 // of web/kernels/matmul.c, and BYTES_A_COLUMN of the widest weight
 const BYTES_A_COLUMN = 5
+const OUTPUTS = 16 // of a product that one thread computes together: whole vectors, whole tiles of web/kernels
+const NUMBERS = 64 // of a gate
+const PRODUCTS = 16 // that take as long as one number of a gate or norm
 
 /** Where the caches of `rows` rows lie: for each block its keys, then its values, [rows, kv heads, capacity, head dim]. */
 export interface SimdSlab { rows: number, capacity: number, address: number }
 
 export class SimdRuntime implements Runtime<SimdSlab> {
   readonly half = false
+  readonly #options: ThreadOptions
+
+  constructor (options: ThreadOptions = ALONE) {
+    this.#options = options
+  }
+
   /** The processor is what other backends are measured by. */
   async verify (): Promise<void> {}
 
@@ -32,13 +42,31 @@ export class SimdRuntime implements Runtime<SimdSlab> {
         `the wasm backend holds ${MAX_WEIGHT_BYTES / 2 ** 20}: take fewer blocks`)
     }
     const program = readProgram(graph, tensors, shape)
-    const heap = await Heap.open()
+    const [heap, threads] = await this.#open()
     const addresses = new Map<string, number>()
     for (const name of program.weights.keys()) {
       addresses.set(name, heap.copy(tensors.get(name) as Uint8Array))
       tensors.delete(name) // one of them is held twice at a time
     }
-    return new SimdSpan(heap, program, addresses, shape)
+    return new SimdSpan(heap, threads, program, addresses, shape)
+  }
+
+  async #open (): Promise<[Heap, Threads]> {
+    const { threads, tell } = this.#options
+    const wanted = Math.min(threads, MAX_THREADS)
+    let heap: Heap
+    try {
+      heap = await Heap.open(wanted)
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error
+      tell(1, 'the processor is used with one thread: this browser has no memory that threads can share')
+      heap = await Heap.open()
+      return [heap, new Threads(heap.kernels, this.#options)]
+    }
+    const together = new Threads(heap.kernels, this.#options)
+    if (wanted > 1) await together.start(heap, wanted)
+    else tell(1, '')
+    return [heap, together]
   }
 }
 
@@ -50,7 +78,9 @@ interface Run {
   buffers: Map<string, number>
   positions: number
   lengths: number
+  longest: number // of the rows, with the new tokens
   scratch: number
+  stride: number // bytes of scratch for each thread
   capacity: number
   /** Addresses of the block's caches, from the run's first row on. */
   keys: number
@@ -60,13 +90,15 @@ interface Run {
 export class SimdSpan implements Span<SimdSlab> {
   readonly #heap: Heap
   readonly #kernels: Kernels
+  readonly #threads: Threads
   readonly #program: Program
   readonly #addresses: Map<string, number>
   readonly #shape: Shape
 
-  constructor (heap: Heap, program: Program, addresses: Map<string, number>, shape: Shape) {
+  constructor (heap: Heap, threads: Threads, program: Program, addresses: Map<string, number>, shape: Shape) {
     this.#heap = heap
     this.#kernels = heap.kernels
+    this.#threads = threads
     this.#program = program
     this.#addresses = addresses
     this.#shape = shape
@@ -79,8 +111,18 @@ export class SimdSpan implements Span<SimdSlab> {
 
   async run (slab: SimdSlab, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
     this.#check(slab, place, tokens, hidden)
+    try {
+      return this.#compute(slab, place, tokens, hidden)
+    } catch (error) {
+      if (!(error instanceof HelperLost)) throw error
+      return this.#compute(slab, place, tokens, hidden) // alone; caches get the same numbers in the same places
+    }
+  }
+
+  #compute (slab: SimdSlab, place: Place, tokens: number, hidden: Float32Array): Float32Array {
     const count = place.lengths.length * tokens
     const address = this.#heap.allocate(this.#workspace(count, place.lengths.length, slab.capacity))
+    let lost = false
     try {
       const run = this.#lay(address, slab, place, tokens)
       const x = run.buffers.get('x') as number
@@ -91,8 +133,11 @@ export class SimdSpan implements Span<SimdSlab> {
         for (const step of this.#program.blocks[block] as Step[]) this.#step(step, run)
       }
       return this.#heap.floats(x, hidden.length).slice()
+    } catch (error) {
+      lost = error instanceof HelperLost
+      throw error
     } finally {
-      this.#heap.release(address)
+      if (!lost) this.#heap.release(address) // a helper that was given up may yet write there
     }
   }
 
@@ -124,7 +169,9 @@ export class SimdSpan implements Span<SimdSlab> {
   }
 
   /** The memory goes with the last one who knows it. */
-  async release (): Promise<void> {}
+  async release (): Promise<void> {
+    this.#threads.end()
+  }
 
   /** Bytes of the memory that are in use. */
   get size (): number {
@@ -153,12 +200,12 @@ export class SimdSpan implements Span<SimdSlab> {
   /** Bytes that a run needs beside the caches. */
   #workspace (count: number, rows: number, capacity: number): number {
     const widths = [...this.#program.buffers.values()].reduce((sum, width) => sum + aligned(width * count * BYTES), 0)
-    return widths + aligned(count * BYTES) + aligned(rows * BYTES) + this.#scratchSize(capacity)
+    return widths + aligned(count * BYTES) + aligned(rows * BYTES) + this.#threads.places * this.#scratchSize(capacity)
   }
 
   #scratchSize (capacity: number): number {
     const widest = Math.max(0, ...[...this.#program.weights.values()].map(({ columns }) => columns))
-    return Math.max(MATMUL_SCRATCH, BYTES_A_COLUMN * widest, QUERIES * (capacity + 8) * BYTES)
+    return aligned(Math.max(MATMUL_SCRATCH, BYTES_A_COLUMN * widest, QUERIES * (capacity + 8) * BYTES))
   }
 
   /** Share out the workspace at an address. */
@@ -174,7 +221,8 @@ export class SimdSpan implements Span<SimdSlab> {
     const own = positions + aligned(count * BYTES)
     this.#heap.integers(own, lengths.length).set(lengths)
     const scratch = own + aligned(lengths.length * BYTES)
-    return { rows: lengths.length, tokens, count, buffers, positions, lengths: own, scratch, capacity: slab.capacity, keys: 0, values: 0 }
+    const stride = this.#scratchSize(slab.capacity)
+    return { rows: lengths.length, tokens, count, buffers, positions, lengths: own, longest: Math.max(...lengths) + tokens, scratch, stride, capacity: slab.capacity, keys: 0, values: 0 }
   }
 
   #step (step: Step, run: Run): void {
@@ -185,7 +233,8 @@ export class SimdSpan implements Span<SimdSlab> {
     switch (step.op) {
       case 'rms_norm': {
         const { columns } = step.weight
-        this.#kernels.rms_norm(at(step.x), of(step.weight), at(step.y), count * wide(step.x) / columns, columns, step.epsilon)
+        const numbers = [at(step.x), of(step.weight), at(step.y), columns, step.epsilon]
+        this.#share({ name: 'rms_norm', units: count * wide(step.x) / columns, grain: 1, size: count * wide(step.x), numbers }, run)
         break
       }
       case 'matmul': {
@@ -197,19 +246,21 @@ export class SimdSpan implements Span<SimdSlab> {
         break
       case 'rope': {
         const { headDim } = this.#shape
-        const heads = wide(step.x) / headDim
-        this.#kernels.rope(at(step.x), of(step.cos), of(step.sin), run.positions, count, heads, headDim, 2 * step.cos.columns)
+        const numbers = [at(step.x), of(step.cos), of(step.sin), run.positions, wide(step.x) / headDim, headDim, 2 * step.cos.columns]
+        this.#share({ name: 'rope', units: count, grain: 1, size: count * wide(step.x), numbers }, run)
         break
       }
       case 'attention': {
         const { kvHeads, headDim } = this.#shape
-        this.#kernels.attention(
+        const numbers = [
           at(step.q), at(step.k), at(step.v), at(step.y), run.keys, run.values, run.lengths, run.tokens, wide(step.q) / headDim,
-          kvHeads, headDim, run.capacity, step.scale, step.window, step.softcap, run.scratch, 0, run.rows * kvHeads)
+          kvHeads, headDim, run.capacity, step.scale, step.window, step.softcap]
+        const size = count * wide(step.q) * run.longest / PRODUCTS
+        this.#share({ name: 'attention', units: run.rows * kvHeads, grain: 1, size, numbers }, run)
         break
       }
       case 'gated':
-        this.#kernels.gated(at(step.gate), at(step.up), count * wide(step.gate), step.activation)
+        this.#gated(at(step.gate), at(step.up), count * wide(step.gate), step.activation, run)
         break
       case 'add':
         this.#kernels.add(at(step.x), at(step.y), count * wide(step.x))
@@ -219,10 +270,18 @@ export class SimdSpan implements Span<SimdSlab> {
     }
   }
 
-  #matmul (weight: Weight, x: number, count: number, y: number, add: boolean, { scratch }: Run): void {
+  #matmul (weight: Weight, x: number, count: number, y: number, add: boolean, run: Run): void {
     const { name, type, rows, columns } = weight
-    if (!add) this.#kernels.zero(y, count * rows)
-    this.#kernels.matmul(type, this.#addresses.get(name) as number, rows, columns, x, count, y, scratch, 0, rows)
+    const numbers = [type, this.#addresses.get(name) as number, rows, columns, x, count, y, add ? 1 : 0]
+    this.#share({ name: 'matmul', units: rows, grain: OUTPUTS, size: rows * columns * count / PRODUCTS, numbers }, run)
+  }
+
+  #gated (gate: number, up: number, units: number, activation: number, run: Run): void {
+    this.#share({ name: 'gated', units, grain: NUMBERS, size: units, numbers: [gate, up, activation] }, run)
+  }
+
+  #share (job: Job, { scratch, stride }: Run): void {
+    this.#threads.run(job, scratch, stride)
   }
 
   /** Each expert computes the tokens that ask it, together. */
@@ -236,7 +295,7 @@ export class SimdSpan implements Span<SimdSlab> {
       tokens.forEach(({ token }, place) => { this.#heap.move(at(step.x) + token * size, at(step.own) + place * size, size) })
       this.#matmul(gate, at(step.own), tokens.length, at(step.gate), false, run)
       this.#matmul(up, at(step.own), tokens.length, at(step.up), false, run)
-      this.#kernels.gated(at(step.gate), at(step.up), tokens.length * gate.rows, step.activation)
+      this.#gated(at(step.gate), at(step.up), tokens.length * gate.rows, step.activation, run)
       this.#matmul(down, at(step.gate), tokens.length, at(step.said), false, run)
       tokens.forEach(({ token, weight }, place) => {
         this.#heap.floats(run.scratch, 1)[0] = weight

@@ -5,11 +5,16 @@ import { PLAIN, RELAXED } from './kernel_code.ts'
 import { EngineError } from './engine.ts'
 
 const PAGE = 2 ** 16
-const MAX_PAGES = 2 ** 16 // what 32-bit addresses reach
+const MAX_PAGES = 2 ** 16 - 1 // the largest memory that build/kernels.py allows: 64 KiB less than 32-bit addresses reach
 const ALIGNMENT = 64 // a line of the processor's cache
 // The kernels' stack and constants lie below, and they may read some bytes past the end of what they are given.
 const FIRST = 2 * PAGE
 const MARGIN = 64
+const STACK = PAGE // of each thread but the first, from FIRST on
+
+// How a module imports env.memory: a memory (2) that has a maximum (1) and, in the next bit, is shared.
+const IMPORT = [3, ...new TextEncoder().encode('env'), 6, ...new TextEncoder().encode('memory'), 2, 1]
+const SHARED = 2
 
 /** What web/kernels exports; every argument that is no count or number is an address. */
 export interface Kernels {
@@ -37,22 +42,29 @@ interface Extent { start: number, end: number }
 
 export class Heap {
   readonly kernels: Kernels
-  readonly #memory: WebAssembly.Memory
+  readonly module: WebAssembly.Module
+  readonly memory: WebAssembly.Memory
   readonly #taken = new Map<number, number>() // how many bytes from which address on
-  #free: Extent[] = [{ start: FIRST, end: MAX_PAGES * PAGE }] // in order, never two that touch
+  #free: Extent[] // in order, never two that touch
 
-  private constructor (kernels: Kernels, memory: WebAssembly.Memory) {
+  private constructor (module: WebAssembly.Module, memory: WebAssembly.Memory, kernels: Kernels) {
+    this.module = module
+    this.memory = memory
     this.kernels = kernels
-    this.#memory = memory
+    this.#free = [{ start: memory.buffer.byteLength, end: MAX_PAGES * PAGE }]
   }
 
-  /** The best build that this machine can run; raises EngineError if it can run none. */
-  static async open (): Promise<Heap> {
+  /**
+   * The best build that this machine can run. Raises EngineError if it can run none, and RangeError where there is no
+   * memory that so many threads can share: all of its 4 GiB of addresses must be had at once.
+   */
+  static async open (threads = 1): Promise<Heap> {
+    const shared = threads > 1
     const relaxed = bytes(RELAXED)
     const code = WebAssembly.validate(relaxed) ? relaxed : bytes(PLAIN)
-    const memory = new WebAssembly.Memory({ initial: FIRST / PAGE, maximum: MAX_PAGES })
-    const { instance } = await WebAssembly.instantiate(code, { env: { memory } })
-    return new Heap(instance.exports as unknown as Kernels, memory)
+    const memory = new WebAssembly.Memory({ initial: (FIRST + (threads - 1) * STACK) / PAGE, maximum: MAX_PAGES, shared })
+    const module = await WebAssembly.compile(shared ? sharing(code) : code)
+    return new Heap(module, memory, await connect(module, memory, 0))
   }
 
   /** Bytes in use. */
@@ -91,34 +103,49 @@ export class Heap {
 
   copy (data: Uint8Array): number {
     const address = this.allocate(data.byteLength)
-    new Uint8Array(this.#memory.buffer, address, data.byteLength).set(data)
+    new Uint8Array(this.memory.buffer, address, data.byteLength).set(data)
     return address
   }
 
   /** A view that is good until the next allocation: the memory may grow and leave it behind. */
   floats (address: number, count: number): Float32Array {
-    return new Float32Array(this.#memory.buffer, address, count)
+    return new Float32Array(this.memory.buffer, address, count)
   }
 
   integers (address: number, count: number): Int32Array {
-    return new Int32Array(this.#memory.buffer, address, count)
+    return new Int32Array(this.memory.buffer, address, count)
   }
 
   /** Copy bytes within the memory. */
   move (from: number, to: number, size: number): void {
-    new Uint8Array(this.#memory.buffer).copyWithin(to, from, from + size)
+    new Uint8Array(this.memory.buffer).copyWithin(to, from, from + size)
   }
 
   #reach (end: number): boolean {
-    const pages = Math.ceil(end / PAGE) - this.#memory.buffer.byteLength / PAGE
+    const pages = Math.ceil(end / PAGE) - this.memory.buffer.byteLength / PAGE
     if (pages <= 0) return true
     try {
-      this.#memory.grow(pages)
+      this.memory.grow(pages)
       return true
     } catch {
       return false
     }
   }
+}
+
+/** The kernels over a memory, with the stack of a thread. */
+export async function connect (module: WebAssembly.Module, memory: WebAssembly.Memory, thread: number): Promise<Kernels> {
+  const { exports } = await WebAssembly.instantiate(module, { env: { memory } })
+  if (thread > 0) (exports.__stack_pointer as WebAssembly.Global).value = FIRST + thread * STACK // stacks grow downwards
+  return exports as unknown as Kernels
+}
+
+/** The same code for a memory that threads share: its import says so in one bit, and no instruction differs. */
+function sharing (code: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  const start = code.findIndex((_, at) => IMPORT.every((byte, index) => code[at + index] === byte))
+  const marked = code.slice()
+  marked[start + IMPORT.length - 1]! |= SHARED
+  return marked
 }
 
 function bytes (base64: string): Uint8Array<ArrayBuffer> {

@@ -46,6 +46,7 @@ function show (event: NodeEvent): void {
   else if (event.event === 'progress') showProgress(event)
   else if (event.event === 'serving') showServing(event)
   else if (event.event === 'peers') showPeers(event.peers ?? [])
+  else if (event.event === 'threads') element('threads').textContent = `${event.threads}${event.message === undefined ? '' : `: ${event.message}`}`
   else showState(event)
 }
 

@@ -66,6 +66,8 @@ export interface NodeStatus {
   backend?: Backend
   /** How weights are kept in memory, and why so. */
   weights?: string
+  /** How many threads compute on the processor; `message` says why not as many as were asked for. */
+  threads?: { count: number, message: string }
   /** How the relay is reached. */
   relay?: 'connecting' | 'reserved' | 'lost'
   progress?: Progress

@@ -17,7 +17,7 @@ const BYE_MOST = 400 // ... in any case: a browser waits half a second for a pag
 
 /** What a tab says, as logs keep it. */
 export interface NodeEvent {
-  event: State | 'elsewhere' | 'connection' | 'progress' | 'storage' | 'serving' | 'peers' | 'receipt'
+  event: State | 'elsewhere' | 'connection' | 'progress' | 'storage' | 'threads' | 'serving' | 'peers' | 'receipt'
   peer_id?: string
   blocks?: number[]
   backend?: string
@@ -38,6 +38,8 @@ export interface NodeEvent {
   kept?: boolean
   needed?: number
   room?: number
+  /** Of `threads`: how many compute on the processor; `message` says why not as many as were asked for. */
+  threads?: number
   /** Of `connection`: connecting, reserved or lost. */
   connection?: string
   /** Of `serving`, and in the status while online or draining: open sessions, tokens computed so far. */
@@ -244,6 +246,8 @@ export class Tab {
     } else if (message.type === 'storage') {
       const { type, ...storage } = message
       this.#emit({ event: type, ...storage })
+    } else if (message.type === 'threads') {
+      this.#emit({ event: 'threads', threads: message.count, ...(message.message === '' ? {} : { message: message.message }) })
     } else if (message.type === 'receipt') {
       const { type, ...receipt } = message
       this.#emit({ event: type, receipt })

@@ -8,6 +8,7 @@ import { LoadMeter } from './loading.ts'
 import type { NodeConfig, NodeToPage, PageToNode, SetLimits, StartNode } from './node_messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
+declare const THREAD_WORKER: string // a path with its version, set by build/web.mjs
 declare const ORT: string // the path of onnxruntime-web's folder, with a version in it; set by build/web.mjs
 
 let stop: ((drain: number) => void) | null = null
@@ -57,7 +58,18 @@ class Bridge extends PythonBridge {
 /** The engine's code is not small, so only when it is wanted. */
 async function loadEngine (config: NodeConfig): Promise<JsEngine> {
   const { createEngine } = await import('../bridge/engine.ts')
-  return await createEngine({ backend: config.backend, ortUrl: ortUrl(config) })
+  return await createEngine({
+    backend: config.backend,
+    ortUrl: ortUrl(config),
+    threads: {
+      threads: config.threads,
+      launch: () => new Worker(new URL(THREAD_WORKER, config.origin), { type: 'module' }),
+      tell: (count, message) => {
+        if (message !== '') console.warn('node worker:', message)
+        report({ type: 'threads', count, message })
+      }
+    }
+  })
 }
 
 function ortUrl ({ origin }: NodeConfig): string {

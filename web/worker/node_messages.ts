@@ -93,6 +93,13 @@ export interface Receipt {
   seconds: number
 }
 
+/** How many threads compute on the processor; ``message`` says why not as many as were asked for. */
+export interface Threads {
+  type: "threads"
+  count: number
+  message: string
+}
+
 export type PageToNode =
   | StartNode
   | StopNode
@@ -103,6 +110,7 @@ export type NodeToPage =
   | StateChange
   | LoadProgress
   | Storage
+  | Threads
   | Serving
   | Receipt
   | Failed

@@ -124,5 +124,13 @@ class Receipt(TypedDict):
     seconds: float
 
 
+class Threads(TypedDict):
+    """How many threads compute on the processor; ``message`` says why not as many as were asked for."""
+
+    type: Literal["threads"]
+    count: int
+    message: str
+
+
 PageToNode = StartNode | StopNode | SetLimits | NetworkGone
-NodeToPage = StateChange | LoadProgress | Storage | Serving | Receipt | Failed | Stopped
+NodeToPage = StateChange | LoadProgress | Storage | Threads | Serving | Receipt | Failed | Stopped

@@ -2,6 +2,14 @@
 
 aiohttp serves files with Range and conditional requests of its own. Rule of the file: nothing here
 knows a model format or a wire; it hands out files and one JSON document.
+
+Every page of the origin is cross-origin isolated, which threads need (HTML's COOP and COEP). COEP is
+``require-corp``, which every browser knows (``credentialless`` Safari does not), and it costs nothing here:
+our own assets are of the origin, a model on another host is fetched by CORS, which COEP lets pass,
+and it does not apply to WebSocket and WebRTC. The page and the assets are for everybody, so that they
+say ``cross-origin``: an isolated page elsewhere may frame this origin or load its scripts, which it otherwise
+could not. (A frame is isolated only in an isolated page that allows it; else the engine has one thread.)
+Everything else, such as what the gateway answers, is for this origin's own pages and who asks by CORS.
 """
 
 from __future__ import annotations
@@ -29,10 +37,12 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 VERSIONED = re.compile(
     r"(^|/)([0-9a-f]{16}/|chunk-[0-9A-Z]{8}\.)"
 )  # addresses that build/web.mjs gives a hash
+CORP = "Cross-Origin-Resource-Policy"
+PUBLIC = {CORP: "cross-origin"}
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",  # with the next line: SharedArrayBuffer, so threads,
     "Cross-Origin-Embedder-Policy": "require-corp",  # and a clock of 5 us instead of 100
-    "Cross-Origin-Resource-Policy": "same-origin",
+    CORP: "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -101,7 +111,7 @@ class Origin:
         return app
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(self.assets / "index.html", headers={"Cache-Control": "no-cache"})
+        return web.FileResponse(self.assets / "index.html", headers={"Cache-Control": "no-cache", **PUBLIC})
 
     async def _describe(self, request: web.Request) -> web.Response:
         model = self.model and {
@@ -156,7 +166,7 @@ class Origin:
         if not found:
             raise web.HTTPNotFound(text="no such file\n")
         versioned = request.query_string or VERSIONED.search(name)
-        headers = {"Cache-Control": IMMUTABLE if versioned else "no-cache"}
+        headers = {"Cache-Control": IMMUTABLE if versioned else "no-cache", **PUBLIC}
         if path.suffix in MIME_TYPES:
             headers["Content-Type"] = MIME_TYPES[path.suffix]
         return web.FileResponse(path, headers=headers)
@@ -193,10 +203,15 @@ async def _isolate(
     try:
         response = await handler(request)
     except web.HTTPException as error:
-        error.headers.update(ISOLATION)
+        _add_isolation(error)
         raise
-    response.headers.update(ISOLATION)
+    _add_isolation(response)
     return response
+
+
+def _add_isolation(response: web.StreamResponse) -> None:
+    for name, value in ISOLATION.items():
+        response.headers.setdefault(name, value)
 
 
 async def serve(site: Site, host: str, port: int) -> tuple[web.AppRunner, str]:

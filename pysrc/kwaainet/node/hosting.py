@@ -12,7 +12,6 @@ from ..formats.manifest import ModelManifest
 from ..ports import BlobStore, Clock, Engine, Gradients, RangeSource
 from ..types import BlockRange, ServerState
 from .announce import Announcer
-from .bandwidth import Bandwidth
 from .config import NodeConfig
 from .directory import ReadServers
 from .limits import Reason
@@ -35,8 +34,7 @@ class HostedModel:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all models of a node share. Without ``read_servers`` nobody is pinged and nothing moves;
-    without ``bandwidth`` what the network carries is a guess."""
+    """What all models of a node share. Without ``read_servers`` nobody is pinged and nothing moves."""
 
     hosts: ModelHosts
     store: BlobStore
@@ -44,7 +42,6 @@ class Surroundings:
     now: Clock
     read_servers: ReadServers | None
     chance: Callable[[], float]  # uniform in 0 to 1
-    bandwidth: Bandwidth | None = None
 
 
 @dataclass(frozen=True, slots=True)

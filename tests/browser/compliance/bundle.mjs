@@ -14,10 +14,13 @@ async function placed (name) {
 }
 
 await build({
-  entryPoints: ['page', 'network', 'node', 'caller'].map(name => `${here}/${name}.ts`),
+  entryPoints: {
+    ...Object.fromEntries(['page', 'network', 'node', 'caller'].map(name => [name, `${here}/${name}.ts`])),
+    thread: join(here, '../../../web/worker/thread.ts')
+  },
   outdir: process.argv[2],
   bundle: true,
-  define: { ORT: await placed('ort'), PYODIDE: await placed('pyodide') },
+  define: { THREAD_WORKER: '"thread.js"', ORT: await placed('ort'), PYODIDE: await placed('pyodide') },
   splitting: true,
   format: 'esm',
   target: 'es2023',

@@ -6,8 +6,9 @@ import { createGradients } from '../../../web/bridge/gradients.ts'
 import { fetchRange, openBlobs } from '../../../web/bridge/store.ts'
 import type { NetworkToNode, NodeToNetwork } from '../../../web/worker/messages.ts'
 
-declare const ORT: string // both set by bundle.mjs
+declare const ORT: string // all set by bundle.mjs
 declare const PYODIDE: string
+declare const THREAD_WORKER: string
 
 interface Request { suite: string, origin: string, backend: EngineBackend, threads: number, ports: MessagePort[] }
 
@@ -54,7 +55,15 @@ async function run ({ suite, origin, backend, threads, ports }: Request): Promis
     readBlob: async (digest: string) => await blobs.read(digest),
     writeBlob: async (digest: string, data: Uint8Array<ArrayBuffer>) => await blobs.write(digest, data),
     fetchRange,
-    createEngine: async () => await createEngine({ backend, ortUrl: `${origin}${ORT}` }),
+    createEngine: async () => await createEngine({
+      backend,
+      ortUrl: `${origin}${ORT}`,
+      threads: {
+        threads,
+        launch: () => new Worker(new URL(THREAD_WORKER, import.meta.url), { type: 'module' }),
+        tell: (count, message) => { if (count !== threads) throw new Error(message) }
+      }
+    }),
     createGradients: async () => await createGradients(`${origin}${ORT}`, threads)
   }
   const python = await (booted ??= boot(origin))

@@ -49,7 +49,9 @@ def test_page_and_description(origin: Origin) -> None:
     async def check(session: aiohttp.ClientSession, address: str) -> None:
         async with session.get(address) as page:
             assert await page.text() == "<title>page</title>"
+            assert page.headers["Cross-Origin-Opener-Policy"] == "same-origin"
             assert page.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+            assert page.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
         async with session.get(address + "kwaainet.json") as answer:
             description = await answer.json()
         assert description["relay"] == ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"]
@@ -57,6 +59,7 @@ def test_page_and_description(origin: Origin) -> None:
         assert description["model"]["num_blocks"] == 3
         async with session.get(address + "status.json") as answer:
             assert await answer.json() == {"peers": 2}
+            assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
     visit(origin, check)
 
@@ -146,6 +149,8 @@ def test_scripts_have_their_type_and_versioned_assets_are_immutable(origin: Orig
     async def check(session: aiohttp.ClientSession, address: str) -> None:
         async with session.get(address + "sub/a.mjs?v=1") as script:
             assert script.content_type == "text/javascript"
+            assert script.headers["Cross-Origin-Embedder-Policy"] == "require-corp"  # or it is no worker
+            assert script.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
             assert "immutable" in script.headers["Cache-Control"]
         async with session.get(address + "0123456789abcdef/a.mjs") as script:
             assert "immutable" in script.headers["Cache-Control"]

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 HOP_TIMEOUT = 15.0  # seconds for a request to arrive, and for the target to accept
 MAX_CIRCUITS = 4096
+QUIET = 2.0  # seconds without a byte on any circuit: between two tokens it is far less
 
 Policy: TypeAlias = Callable[[PeerId, PeerId], Status]  # (source, target) -> OK or why not
 Pace: TypeAlias = Callable[[int], float]  # bytes carried -> seconds that the next ones should wait
@@ -47,6 +48,7 @@ class Relay:
         self.open_hop = open_hop
         self._circuits: dict[Circuit, None] = {}
         self._past_bytes = 0
+        self.draining = False  # nothing new is begun; what there is goes on
         host.handle_raw(circuit.HOP_PROTOCOL, self._hop)
         host.on_peer_lost(self._table.release)
         host.routing.add_source(self._addresses)
@@ -85,6 +87,17 @@ class Relay:
         network = self._network
         return [address.with_peer(network.peer_id) for address in network.addresses if not address.is_circuit]
 
+    async def drain(self, limit: float) -> None:
+        """Begin nothing new; return when circuits were quiet for ``QUIET``, or after ``limit`` seconds."""
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        began = since = loop.time()
+        carried = self.relayed_bytes
+        while self._circuits and loop.time() - began < limit and loop.time() - since < QUIET:
+            await asyncio.sleep(QUIET / 10)
+            if self.relayed_bytes != carried:
+                carried, since = self.relayed_bytes, loop.time()
+
     # --- HOP --------------------------------------------------------------------------------------
 
     async def _hop(self, stream: RawStream) -> None:
@@ -107,6 +120,9 @@ class Relay:
         if stream.address.is_circuit:  # a slot reached through another relay would chain relays
             _refuse(stream, Status.PERMISSION_DENIED)
             return
+        if self.draining:
+            _refuse(stream, Status.RESERVATION_REFUSED)
+            return
         try:
             expire = self._table.reserve(peer, time.time())
         except CapacityError as error:
@@ -119,7 +135,8 @@ class Relay:
 
     async def _connect(self, source: RawStream, target: PeerId) -> None:
         status = self._policy(source.remote_peer, target)
-        if status in (Status.OK, Status.NO_RESERVATION) and len(self._circuits) >= MAX_CIRCUITS:
+        full = self.draining or len(self._circuits) >= MAX_CIRCUITS
+        if status in (Status.OK, Status.NO_RESERVATION) and full:
             status = Status.RESOURCE_LIMIT_EXCEEDED
         if status == Status.OK:
             await self._open(source, target, self._network.link(target))

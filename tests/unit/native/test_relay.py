@@ -312,3 +312,39 @@ def test_calls_by_bare_peer_id_go_through_the_relay():
         assert scene.relay.circuits == 1
 
     run(main)
+
+
+def test_a_relay_that_drains_begins_nothing_and_ends_when_it_is_quiet(monkeypatch):
+    monkeypatch.setattr(module, "QUIET", 0.2)
+
+    async def main(scene):
+        stream, far = await raw(scene)
+        draining = asyncio.ensure_future(scene.relay.drain(20))
+        await asyncio.sleep(0)
+        refused = await hop(scene, scene.client, HopMessage(HopType.RESERVE))
+        reply = HopMessage.decode(await refused.read_message(circuit.MAX_MESSAGE))
+        assert reply.status == Status.RESERVATION_REFUSED
+        second = HopMessage(HopType.CONNECT, peer=circuit.Peer(scene.server.peer_id.data))
+        refused = await hop(scene, scene.client, second)
+        reply = HopMessage.decode(await refused.read_message(circuit.MAX_MESSAGE))
+        assert reply.status == Status.RESOURCE_LIMIT_EXCEEDED
+        for _ in range(10):  # longer than QUIET together: what is in use goes on
+            stream.write(b"step")
+            assert await read_exactly(far, 4) == b"step"
+            assert not draining.done()
+            await asyncio.sleep(0.04)
+        await asyncio.wait_for(draining, 10)
+        assert scene.relay.circuits == 1
+
+    run(main)
+
+
+def test_draining_takes_no_longer_than_it_may_nor_than_there_are_circuits():
+    async def main(scene):
+        stream, _ = await raw(scene)
+        await scene.relay.drain(0)
+        stream.reset()
+        await until(lambda: not scene.relay.circuits)
+        await scene.relay.drain(3600)
+
+    run(main)

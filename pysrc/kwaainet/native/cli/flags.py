@@ -97,7 +97,7 @@ def add_drain(parser: argparse.ArgumentParser) -> None:
     """``--drain``."""
     parser.add_argument(
         "--drain",
-        type=_seconds,
+        type=seconds,
         default=DRAIN,
         metavar="SECONDS",
         help="how long leaving may take: sessions are served on, and clients that have not heard of it "
@@ -105,7 +105,8 @@ def add_drain(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """The type of a flag that is a time."""
     try:
         seconds = float(text)
     except ValueError:

@@ -5,17 +5,23 @@ Rule of the file: what is opened is pushed on the caller's exit stack, so that i
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from ...errors import ClockSkew, KwaaiNetError, Unreachable
 from ...identity.keys import PrivateKey
 from ...node.dht import DhtNode
+from ...types import PeerId
 from ..crypto import NativeCrypto
 from ..host import NativeHost
 from ..identity_file import load_or_create_identity
+
+log = logging.getLogger(__name__)
 
 
 async def open_host(
@@ -37,10 +43,40 @@ async def open_host(
 
 
 async def join_dht(
-    stack: AsyncExitStack, host: NativeHost, initial_peers: Sequence[str], *, client_mode: bool = False
+    stack: AsyncExitStack,
+    host: NativeHost,
+    initial_peers: Sequence[str],
+    *,
+    client_mode: bool = False,
+    known: Sequence[str] = (),
 ) -> DhtNode:
-    """A node in the swarm of ``initial_peers`` (multiaddrs), or the first of a new one."""
+    """A node in the swarm of ``initial_peers`` (multiaddrs), or the first of a new one.
+
+    ``known`` are peers of an earlier run: one of them will do as well, and none of them must. Raises what
+    connecting to the first of ``initial_peers`` raises if nobody at all is there.
+    """
     dht = DhtNode(host, now=time.time, random_bytes=os.urandom, client_mode=client_mode)
     stack.push_async_callback(dht.close)
-    await dht.join([await host.connect(address) for address in initial_peers])
+    asked = list(dict.fromkeys([*initial_peers, *known]))
+    outcomes = await asyncio.gather(*map(host.connect, asked), return_exceptions=True)
+    there = [outcome for outcome in outcomes if isinstance(outcome, PeerId)]
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            if not isinstance(outcome, KwaaiNetError) or (initial_peers and not there):
+                raise outcome
+            log.warning("a peer is not there: %s", outcome)
+    try:
+        await dht.join(there)
+    except (Unreachable, ClockSkew) as error:
+        if initial_peers:
+            raise
+        log.warning("none of the peers known before will do (%s); a new swarm begins", error)
+        await dht.join([])
     return dht
+
+
+def known_addresses(host: NativeHost, dht: DhtNode) -> list[str]:
+    """Where the peers in the routing table can be dialled, one address each."""
+    found = ((one.peer_id, host.network.peerstore.addresses(one.peer_id)) for one in dht.table)
+    direct = ((peer, [one for one in addresses if not one.is_circuit]) for peer, addresses in found)
+    return [str(addresses[0].with_peer(peer)) for peer, addresses in direct if addresses]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,8 +32,10 @@ from ..open_hop import OpenHop
 from ..openai import ApiOptions
 from ..published import fetch_published
 from ..relay import Relay
+from ..state_dir import StateDir
+from . import relay_config, relay_unit
 from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
-from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository
+from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository, seconds
 from .gateway import (
     DEFAULT_OPTIONS,
     GatewayOptions,
@@ -41,13 +44,17 @@ from .gateway import (
     gateway_options,
     make_gateway,
 )
-from .joining import join_dht, open_host
-from .signals import until_signalled
+from .joining import join_dht, known_addresses, open_host
+from .settings import Settings
+from .signals import drained, until_signalled
 from .terminal import ProgressLine, emit, say
 
 log = logging.getLogger(__name__)
 
+PREFIX = "KWAAINET_RELAY_"  # of settings in the environment
+DRAIN = 10.0  # seconds
 DEFAULT_HTTP = "127.0.0.1:8080"
+REMEMBER_PERIOD = 300.0  # seconds between writings of the peers known
 TABLE_LOOK_PERIOD = 1.0  # seconds between the gateway's looks at who is announced; costs no call
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/tcp/4002/ws")
 
@@ -71,6 +78,7 @@ class RelayOptions:
     ice_servers: Sequence[str] = ()
     api: ApiOptions | None = None
     model_url: str = ""
+    state_dir: Path | None = None
 
 
 @dataclass(slots=True)
@@ -102,12 +110,17 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             prefix = model.name
         offered = await _offered(model, options, prefix)
         prefix = offered.prefix if offered else prefix
+        state = StateDir(options.state_dir) if options.state_dir is not None else None
+        identity = options.identity_path or (state.identity if state else None)
         host = await open_host(
-            stack, listen=options.listen, announce=options.announce, identity_path=options.identity_path
+            stack, listen=options.listen, announce=options.announce, identity_path=identity
         )
         relay = Relay(host)
         await host.listen()
-        dht = await join_dht(stack, host, options.initial_peers)
+        known = state.known_peers() if state else []
+        dht = await join_dht(stack, host, options.initial_peers, known=known)
+        if state is not None:
+            await stack.enter_async_context(_remembering(state, host, dht))
         if options.open_hop:
             servers = AnnouncedServers(dht, time.time)
             relay.open_hop = OpenHop(host, servers.find, allow_private=options.open_hop_private)
@@ -131,6 +144,23 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)
         yield RunningRelay(host, relay, dht, page, model, prefix)
+
+
+@asynccontextmanager
+async def _remembering(state: StateDir, host: NativeHost, dht: DhtNode) -> AsyncIterator[None]:
+    """Keep whom we know, now and then and at the end: the next run begins with them."""
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(REMEMBER_PERIOD)
+            state.keep_peers(known_addresses(host, dht))
+
+    keeping = asyncio.ensure_future(keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        state.keep_peers(known_addresses(host, dht))
 
 
 async def _open_gateway(
@@ -274,18 +304,54 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         options.ice_server,
         relay_api_options(options),
         options.model_url,
+        getattr(options, "state_dir", None),
     )
+
+
+def add_service_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a relay that runs by itself: they and ``add_relay_flags``'s are its settings."""
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep here all that outlives a run: the identity, and known peers to begin with next time",
+    )
+    parser.add_argument(
+        "--drain",
+        type=seconds,
+        default=DRAIN,
+        metavar="SECONDS",
+        help="how long circuits in use may go on after a signal, while nothing new begins (%(default)g); a "
+        "second signal ends it at once",
+    )
+
+
+def declare(parser: argparse.ArgumentParser) -> Settings:
+    """All flags of a relay on ``parser``, as settings of four layers."""
+    add_relay_flags(parser)
+    add_service_flags(parser)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"settings in TOML, each named as its flag; {PREFIX}HTTP and the like in the environment win "
+        f"over it, flags over both ({PREFIX}CONFIG)",
+    )
+    return Settings(parser, PREFIX, {"listen": list(DEFAULT_LISTEN)})
 
 
 def add(commands: Any) -> None:
     """Declare ``kwaainet relay``."""
     parser = add_command(commands, "relay", "relay, DHT node and page for contributing tabs", __doc__)
-    add_relay_flags(parser)
-    parser.set_defaults(run=run)
+    settings = declare(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    relay_config.add(actions, declare)
+    relay_unit.add(actions)
+    parser.set_defaults(run=lambda options: run(settings.apply(options, os.environ)))
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Run until SIGINT or SIGTERM."""
+    """Run until SIGINT or SIGTERM, then drain."""
     progress = ProgressLine()
     async with running_relay(relay_options(options), progress) as relay:
         progress.finish()
@@ -293,5 +359,6 @@ async def run(options: argparse.Namespace) -> int:
         emit({"event": "ready", "peer_id": str(relay.host.peer_id), "maddrs": addresses, "http": relay.http})
         say(f"relay {relay.host.peer_id} is up; open {relay.http} in a browser to contribute")
         await until_signalled()
-        say("stopping")
+        say(f"stopping; {relay.relay.circuits} circuits have up to {options.drain:g} s")
+        await drained(relay.relay.drain(options.drain))
     return 0

@@ -32,3 +32,14 @@ async def leave_in_order(leave: Awaitable[None], hurry: Callable[[], Awaitable[N
         await leaving
     finally:
         signalled.cancel()
+
+
+async def drained(work: Awaitable[object]) -> None:
+    """Await ``work``, or a signal that comes meanwhile."""
+    working = asyncio.ensure_future(work)
+    signalled = asyncio.ensure_future(until_signalled())
+    try:
+        await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        signalled.cancel()

@@ -55,12 +55,12 @@ def test_what_cannot_be_used_is_named(flags: list[str], text: str) -> None:
 
 def test_a_relay_serves_it_only_when_told() -> None:
     parser = build_parser()
-    assert relay_api_options(parser.parse_args(["relay"])) is None
-    told = relay_api_options(parser.parse_args(["relay", "--api", "--api-sessions", "3"]))
+    assert relay_api_options(parser.parse_args(["up"])) is None
+    told = relay_api_options(parser.parse_args(["up", "--api", "--api-sessions", "3"]))
     assert told is not None
     assert told.limits == Limits(sessions=3)
     with pytest.raises(ConfigError, match="without --api"):
-        relay_api_options(parser.parse_args(["relay", "--api-sessions", "3"]))
+        relay_api_options(parser.parse_args(["up", "--api-sessions", "3"]))
 
 
 async def until(condition: Callable[[], object]) -> None:

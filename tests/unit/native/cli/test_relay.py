@@ -1,4 +1,6 @@
+import argparse
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,8 +12,15 @@ from aiohttp import web
 from kwaainet.errors import ConfigError, KwaaiNetError, Unreachable
 from kwaainet.formats.manifest import ModelManifest
 from kwaainet.native.cli.joining import open_host
-from kwaainet.native.cli.main import build_parser
-from kwaainet.native.cli.relay import DEFAULT_LISTEN, RelayOptions, RunningRelay, relay_options, running_relay
+from kwaainet.native.cli.main import main
+from kwaainet.native.cli.relay import (
+    DEFAULT_LISTEN,
+    RelayOptions,
+    RunningRelay,
+    declare,
+    relay_options,
+    running_relay,
+)
 from kwaainet.native.model import open_model
 from kwaainet.native.publish import publish
 from kwaainet.node.directory import dht_reader, directory_reader
@@ -161,9 +170,10 @@ def test_an_initial_peer_that_is_not_there_is_named(page: Path) -> None:
 
 
 def test_flags_become_options() -> None:
-    parsed = build_parser().parse_args(
+    parser = argparse.ArgumentParser()
+    settings = declare(parser)
+    parsed = parser.parse_args(
         [
-            "relay",
             "--http",
             "[::1]:0",
             "--prefix",
@@ -174,14 +184,51 @@ def test_flags_become_options() -> None:
             "stun:s:1",
         ]
     )
-    told = relay_options(parsed)
+    told = relay_options(settings.apply(parsed, {}))
     assert told.ice_servers == ["stun:s:1"]
     assert (told.http, told.prefix, told.announce, told.listen) == (
         "[::1]:0",
         "m",
         ["/dns/h/tcp/1"],
-        DEFAULT_LISTEN,
+        list(DEFAULT_LISTEN),
     )
+
+
+def test_one_folder_keeps_what_outlives_a_run(
+    page: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    seen: list[str] = []
+
+    async def main() -> None:
+        async with running_relay(options(), lambda progress: None) as other:
+            told = options(initial_peers=[other.host.addresses[0]], state_dir=state)
+            async with running_relay(told, lambda progress: None) as relay:
+                seen.append(str(relay.host.peer_id))
+            again = options(state_dir=state)
+            async with running_relay(again, lambda progress: None) as relay:
+                seen.append(str(relay.host.peer_id))
+                assert other.host.peer_id in {one.peer_id for one in relay.dht.table}
+        async with running_relay(again, lambda progress: None) as relay:  # nobody is left: a new swarm
+            seen.append(str(relay.host.peer_id))
+
+    asyncio.run(main())
+    assert len(set(seen)) == 1
+    assert "is not there" in caplog.text
+    assert {file.name for file in state.iterdir()} == {"identity.key", "peers.json"}
+    assert state.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_command_takes_its_settings_from_a_file_and_ends_in_order(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text('http = "127.0.0.1:0"\nlisten = ["/ip4/127.0.0.1/tcp/0"]\nstate-dir = "state"\n')
+    monkeypatch.setattr("kwaainet.native.cli.relay.until_signalled", lambda: asyncio.sleep(0))
+    assert main(["relay", "--config", str(file), "--listen", "/ip4/127.0.0.1/tcp/0/ws"]) == 0
+    ready = json.loads(capsys.readouterr().out)
+    assert [address.split("/")[5] for address in ready["maddrs"]] == ["ws"]
+    assert (tmp_path / "state" / "identity.key").is_file()
 
 
 def test_tabs_are_sent_to_the_host_where_a_model_is_published(

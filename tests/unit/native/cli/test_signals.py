@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from kwaainet.native.cli.signals import leave_in_order, until_signalled
+from kwaainet.native.cli.signals import drained, leave_in_order, until_signalled
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -45,3 +45,15 @@ def test_leaving_takes_its_time_unless_a_signal_hurries_it() -> None:
 
     assert asyncio.run(main(True)) is True
     assert asyncio.run(main(False)) is False
+
+
+def test_a_drain_ends_by_itself_or_by_a_second_signal() -> None:
+    async def main() -> None:
+        await drained(asyncio.sleep(0))
+        endless = asyncio.ensure_future(drained(asyncio.Event().wait()))
+        await asyncio.sleep(0.01)
+        assert not endless.done()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(endless, 5)
+
+    asyncio.run(main())

@@ -1,0 +1,39 @@
+"""What outlives a run is in one folder, whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kwaainet.errors import ConfigError
+from kwaainet.native.state_dir import MAX_BYTES, MAX_PEERS, PEERS, StateDir
+
+
+def test_peers_are_kept_and_bounded(tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "a" / "b")
+    assert state.known_peers() == []
+    state.keep_peers(f"/ip4/1.2.3.4/tcp/{port}" for port in range(1, 200))
+    assert StateDir(state.path).known_peers() == [
+        f"/ip4/1.2.3.4/tcp/{port}" for port in range(1, MAX_PEERS + 1)
+    ]
+    assert [file.name for file in state.path.iterdir()] == [PEERS]
+    assert state.identity == state.path / "identity.key"
+    assert state.path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("data", [b"[1]", b"{}", b"\xff", b"[" * 60000, b" " * (MAX_BYTES + 1), b'["a"'])
+def test_a_damaged_file_costs_no_start(tmp_path: Path, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / PEERS).write_bytes(data)
+    assert StateDir(tmp_path).known_peers() == []
+    assert "is left aside" in caplog.text
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made"):
+        StateDir(tmp_path / "file" / "state")
+    state = StateDir(tmp_path / "state")
+    (state.path / f"{PEERS}.part").mkdir()
+    state.keep_peers(["a"])
+    assert "cannot be kept" in caplog.text

@@ -70,9 +70,10 @@ const folders = {
   PYODIDE_SIZES: JSON.stringify(await sizesIn(PYODIDE))
 }
 const network = await bundle('web/worker/network.ts')
+const store = { STORE_WORKER: JSON.stringify(await bundle('web/worker/store.ts')) }
 const thread = await bundle('web/worker/thread.ts')
-const node = await bundle('web/worker/node.ts', { ...folders, THREAD_WORKER: JSON.stringify(thread) })
-const client = await bundle('web/worker/client.ts', folders)
+const node = await bundle('web/worker/node.ts', { ...folders, ...store, THREAD_WORKER: JSON.stringify(thread) })
+const client = await bundle('web/worker/client.ts', { ...folders, ...store })
 const page = await bundle('web/page/page.ts', {
   NETWORK_WORKER: JSON.stringify(network), NODE_WORKER: JSON.stringify(node), CLIENT_WORKER: JSON.stringify(client)
 })

@@ -190,6 +190,16 @@ class BlobStore(Protocol):
         """Keep bytes. Raises ``IntegrityError`` if they do not match; keeping is best effort:
         a full disk or quota is logged, not raised."""
 
+    async def get_part(self, digest: str) -> bytes:
+        """What ``put_part`` kept, from the blob's start on. Nobody has checked it: the whole's hash will."""
+
+    async def put_part(self, digest: str, offset: int, data: bytes) -> None:
+        """Keep more of a blob that is still being fetched, best effort.
+
+        ``offset`` is where what is kept of it ends, or 0 to begin anew; elsewhere nothing is kept.
+        Without ``data`` at 0 the part is dropped, as it is by ``put``.
+        """
+
 
 class RangeSource(Protocol):
     """Random access to a model's files, wherever they lie."""

@@ -1,105 +1,48 @@
-// Ranges over HTTP against a server that behaves and one that does not; blobs against a folder in memory.
+// Blobs against a folder in memory: what is kept, what goes first, what a full or cleared browser does.
 
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { createServer, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import test from 'node:test'
-import { Blobs, fetchRange } from '../../web/bridge/store.ts'
+import { INDEX, PART, readRows } from '../../web/bridge/kept.ts'
+import { type BlobOptions, Blobs, type Known } from '../../web/bridge/store.ts'
+import { cacheEntries, clearCache } from '../../web/sdk/cache.ts'
+import { MemoryFolder } from './memory_folder.ts'
 
 const FILE = Uint8Array.from({ length: 1000 }, (_, index) => index % 256)
-
-async function serving (answer: (range: string, response: ServerResponse) => void, use: (url: string) => Promise<void>): Promise<void> {
-  const server = createServer((request, response) => { answer(request.headers.range ?? '', response) })
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  try {
-    await use(`http://127.0.0.1:${(server.address() as AddressInfo).port}/f`)
-  } finally {
-    server.closeAllConnections()
-    server.close()
-  }
-}
-
-test('a range is asked for and returned with the whole size', async () => {
-  await serving((range, response) => {
-    assert.equal(range, 'bytes=10-19')
-    response.writeHead(206, { 'Content-Range': 'bytes 10-19/1000' }).end(FILE.subarray(10, 20))
-  }, async url => {
-    assert.deepEqual(await fetchRange(url, 10, 10), { status: 206, total: 1000, body: FILE.slice(10, 20), reason: '' })
-  })
-})
-
-test('a server without ranges is not listened to, unless all of the file was wanted', async () => {
-  await serving((_, response) => { response.writeHead(200, { 'Content-Length': '1000' }).end(FILE) }, async url => {
-    const part = await fetchRange(url, 0, 10)
-    assert.deepEqual([part.status, part.total, part.body], [200, 1000, null])
-    assert.deepEqual((await fetchRange(url, 0, 1000)).body, FILE)
-  })
-})
-
-test('a server that sends more than asked for is cut off', async () => {
-  await serving((_, response) => { response.writeHead(206).end(FILE) }, async url => {
-    assert.deepEqual((await fetchRange(url, 0, 7)).body, FILE.slice(0, 7))
-  })
-})
-
-test('what the server or the network does is told, not thrown', async () => {
-  await serving((_, response) => { response.writeHead(404).end() }, async url => {
-    assert.deepEqual(await fetchRange(url, 0, 5), { status: 404, total: -1, body: null, reason: 'Not Found' })
-  })
-  const { status, body, reason } = await fetchRange('http://127.0.0.1:1/', 0, 5)
-  assert.deepEqual([status, body], [0, null])
-  assert.notEqual(reason, '')
-})
-
-test('a connection that breaks in the middle gives no answer', async () => {
-  await serving((_, response) => {
-    response.writeHead(206, { 'Content-Length': '100' }).write(FILE.subarray(0, 50))
-    setImmediate(() => { response.destroy() })
-  }, async url => {
-    assert.deepEqual((await fetchRange(url, 0, 100)).status, 0)
-  })
-})
-
-/** OPFS as far as Blobs uses it. `full`: writing fails as at the quota. */
-class MemoryFolder {
-  readonly files = new Map<string, Uint8Array<ArrayBuffer>>()
-  readonly #open = new Set<string>()
-  full = false
-
-  async getFileHandle (name: string, options?: { create: boolean }): Promise<unknown> {
-    if (!this.files.has(name) && options?.create !== true) throw new DOMException('absent', 'NotFoundError')
-    if (!this.files.has(name)) this.files.set(name, new Uint8Array(0))
-    return {
-      getFile: async () => new Blob([this.files.get(name)!]),
-      createSyncAccessHandle: async () => {
-        if (this.#open.has(name)) throw new DOMException('another handle is open', 'NoModificationAllowedError')
-        this.#open.add(name)
-        return this.#access(name)
-      }
-    }
-  }
-
-  #access (name: string): unknown {
-    return {
-      truncate: () => {},
-      write: (data: Uint8Array<ArrayBuffer>) => {
-        if (this.full) throw new DOMException('no room', 'QuotaExceededError')
-        this.files.set(name, data.slice())
-      },
-      flush: () => {},
-      close: () => { this.#open.delete(name) }
-    }
-  }
-
-  async removeEntry (name: string): Promise<void> { this.files.delete(name) }
-}
+const PLENTY = async (): Promise<StorageEstimate> => ({ quota: 1e9, usage: 0 })
 
 const digestOf = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex')
 
+let time = 0
+
+async function opened (folder: MemoryFolder, options: BlobOptions = {}): Promise<Blobs> {
+  return await Blobs.open(folder as unknown as FileSystemDirectoryHandle, { estimate: PLENTY, now: () => ++time, ...options })
+}
+
+/** A blob of its own of 100 bytes, which block `block` of a model needs. */
+function blobOf (model: string, block: number): { data: Uint8Array<ArrayBuffer>, known: Known } {
+  const data = new Uint8Array(100).fill(block)
+  data.set(new TextEncoder().encode(model), 50)
+  return { data, known: { digest: digestOf(data), length: 100, model, block } }
+}
+
+/** A session that keeps these blocks, and ends. */
+async function keep (folder: MemoryFolder, model: string, blocks: number[], options: BlobOptions = {}): Promise<string[]> {
+  const blobs = await opened(folder, options)
+  const made = blocks.map(block => blobOf(model, block))
+  blobs.expect(made.map(({ known }) => known), made.map(({ known }) => known))
+  const said = []
+  for (const { data, known } of made) said.push(await blobs.write(known.digest, data.slice()))
+  await blobs.save()
+  return said
+}
+
+const blocksOf = async (folder: MemoryFolder): Promise<string[]> =>
+  [...(await readRows(folder as unknown as FileSystemDirectoryHandle)).values()].map(({ model, block }) => `${model}/${block}`).sort()
+
 test('a blob comes back; a damaged one is dropped', async () => {
   const folder = new MemoryFolder()
-  const blobs = new Blobs(folder as unknown as FileSystemDirectoryHandle)
+  const blobs = await opened(folder)
   const digest = digestOf(FILE)
   assert.equal(await blobs.read(digest), null)
   assert.equal(await blobs.write(digest, FILE.slice()), '')
@@ -109,20 +52,118 @@ test('a blob comes back; a damaged one is dropped', async () => {
   assert.equal(folder.files.size, 0)
 })
 
-test('wrong bytes are refused, and a full disk is a reason', async () => {
+test('wrong bytes are refused; a browser that keeps nothing says why and what that means', async () => {
   const folder = new MemoryFolder()
-  const blobs = new Blobs(folder as unknown as FileSystemDirectoryHandle)
+  const blobs = await opened(folder)
   assert.equal(await blobs.write(digestOf(Uint8Array.of(1)), FILE.slice()), 'mismatch')
-  folder.full = true
-  assert.equal(await blobs.write(digestOf(FILE), FILE.slice()), 'no room')
+  assert.equal(blobs.room.kept, true)
+  folder.room = 0
+  assert.match(await blobs.write(digestOf(FILE), FILE.slice()), /no room/)
   assert.equal(folder.files.size, 0, 'no half-written file stays')
+  assert.equal(blobs.room.kept, false)
+  assert.match(blobs.room.message, /refused to keep.*fetched again at each start\. Free some disk space/)
 })
 
 test('the same bytes kept twice at once are kept', async () => {
-  const folder = new MemoryFolder()
-  const blobs = new Blobs(folder as unknown as FileSystemDirectoryHandle)
+  const blobs = await opened(new MemoryFolder())
   const digest = digestOf(FILE)
   assert.deepEqual(await Promise.all([blobs.write(digest, FILE.slice()), blobs.write(digest, FILE.slice())]), ['', ''])
   assert.equal(await blobs.write(digest, FILE.slice()), '')
   assert.deepEqual(await blobs.read(digest), FILE)
+})
+
+test('the block that was used longest ago goes first, and what is in use stays', async () => {
+  const folder = new MemoryFolder()
+  await keep(folder, 'old', [0, 1, 2])
+  const again = await opened(folder)
+  await again.read(blobOf('old', 0).known.digest)
+  await again.save()
+  assert.deepEqual(await keep(folder, 'new', [0, 1], { budget: 400 }), ['', ''])
+  assert.deepEqual(await blocksOf(folder), ['new/0', 'new/1', 'old/0', 'old/2'])
+  const said = await keep(folder, 'big', [0, 1, 2, 3, 4], { budget: 400 })
+  assert.deepEqual([said.slice(0, 4), /no room/.test(said[4]!)], [['', '', '', ''], true])
+  assert.deepEqual(await blocksOf(folder), ['big/0', 'big/1', 'big/2', 'big/3'])
+})
+
+test('a browser that refuses in the middle loses nothing that is needed: others make room', async () => {
+  const folder = new MemoryFolder()
+  await keep(folder, 'old', [0, 1])
+  folder.room = 150
+  assert.deepEqual(await keep(folder, 'new', [0, 1]), ['', ''])
+  assert.deepEqual(await blocksOf(folder), ['new/0', 'new/1', 'old/1'])
+})
+
+test('too little room is told before anything is fetched', async () => {
+  const { known } = blobOf('m', 0)
+  const blobs = await opened(new MemoryFolder(), { estimate: async () => ({ quota: 150e6, usage: 30e6 }) })
+  blobs.expect([known], [{ ...known, length: 90e6 }])
+  const { kept, needed, room, message } = blobs.room
+  assert.deepEqual([kept, needed, room], [false, 90e6, 75e6])
+  assert.match(message, /the weights take 90 MB, and this browser gives 75 MB/)
+})
+
+test('who wants nothing kept is told of no problem', async () => {
+  const folder = new MemoryFolder()
+  assert.deepEqual(await keep(folder, 'm', [0], { budget: 0 }), [''])
+  assert.equal(folder.files.has(blobOf('m', 0).known.digest), false)
+})
+
+test('a part grows where it ends, survives a restart, and goes when the whole is there', async () => {
+  const folder = new MemoryFolder()
+  const digest = digestOf(FILE)
+  const blobs = await opened(folder)
+  assert.equal(await blobs.readPart(digest), null)
+  assert.equal(await blobs.writePart(digest, 0, FILE.slice(0, 300)), '')
+  assert.notEqual(await blobs.writePart(digest, 400, FILE.slice(400, 500)), '', 'a gap is no part')
+  assert.equal(await blobs.writePart(digest, 300, FILE.slice(300, 400)), '')
+  const again = await opened(folder)
+  assert.deepEqual(await again.readPart(digest), FILE.slice(0, 400))
+  assert.equal(await again.read(digest), null, 'a part is not the blob')
+  await again.write(digest, FILE.slice())
+  assert.equal(await again.readPart(digest), null)
+  assert.equal(folder.files.has(digest + PART), false)
+})
+
+test('a part that proved wrong is dropped', async () => {
+  const folder = new MemoryFolder()
+  const blobs = await opened(folder)
+  await blobs.writePart(digestOf(FILE), 0, FILE.slice(0, 300))
+  assert.equal(await blobs.writePart(digestOf(FILE), 0, new Uint8Array(0)), '')
+  assert.equal(await blobs.readPart(digestOf(FILE)), null)
+})
+
+test('storage cleared under a running node is a blob that is absent, and can be kept again', async () => {
+  const folder = new MemoryFolder()
+  const blobs = await opened(folder)
+  await blobs.write(digestOf(FILE), FILE.slice())
+  folder.files.clear()
+  assert.equal(await blobs.read(digestOf(FILE)), null)
+  assert.equal(await blobs.write(digestOf(FILE), FILE.slice()), '')
+})
+
+test('an index that was cut short, or tells of files that are gone, does no harm', async () => {
+  const folder = new MemoryFolder()
+  await keep(folder, 'm', [0, 1])
+  folder.files.delete(blobOf('m', 0).known.digest)
+  assert.deepEqual(await blocksOf(folder), ['m/1'])
+  folder.files.set(INDEX, folder.files.get(INDEX)!.slice(0, 20))
+  assert.deepEqual(await blocksOf(folder), ['/null'])
+  assert.deepEqual(await (await opened(folder)).read(blobOf('m', 1).known.digest), blobOf('m', 1).data)
+})
+
+test('people see what is kept, by blocks, and delete what they want', async () => {
+  const folder = new MemoryFolder()
+  const root = { getDirectoryHandle: async () => folder }
+  Object.defineProperty(navigator, 'storage', { value: { getDirectory: async () => root }, configurable: true })
+  assert.deepEqual(await cacheEntries(), [])
+  await keep(folder, 'a', [0, 1])
+  await keep(folder, 'b', [7])
+  const entries = await cacheEntries()
+  assert.deepEqual(entries.map(({ model, block, bytes }) => [model, block, bytes]), [['b', 7, 100], ['a', 1, 100], ['a', 0, 100]])
+  assert.ok(entries[0]!.lastUsed > entries[2]!.lastUsed)
+  assert.equal(await clearCache({ model: 'a', block: 0 }), 100)
+  assert.equal(await clearCache({ model: 'a' }), 100)
+  assert.deepEqual((await cacheEntries()).map(({ model }) => model), ['b'])
+  assert.equal(await clearCache(), 100)
+  assert.deepEqual(await cacheEntries(), [])
 })

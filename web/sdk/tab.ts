@@ -144,7 +144,8 @@ export class Tab {
         threads: crossOriginIsolated ? this.#options.threads ?? defaultThreads() : 1,
         public_name: this.#options.publicName ?? '',
         weights: this.#options.weights ?? 'auto',
-        memory: this.#options.memory ?? halfTheMemory()
+        memory: this.#options.memory ?? halfTheMemory(),
+        ...(this.#options.storage === 'none' ? { cache: 0 } : {})
       }, given ?? described.iceServers)
     } catch (error) {
       this.#fail(error instanceof Error ? error.message : String(error))

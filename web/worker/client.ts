@@ -3,7 +3,9 @@
 
 import type { PyProxy } from 'pyodide/ffi'
 import type { ClientConfig, ClientToPage, PageToClient, StartClient } from './chat_messages.ts'
+import { RemoteBlobs } from './blobs.ts'
 import { LoadMeter } from './loading.ts'
+import { blobsOf } from './manifest.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
 const PACKAGES = ['jinja2'] // renders chat templates
@@ -31,14 +33,23 @@ class Bridge extends PythonBridge {
   }
 }
 
+/** The manifest; the first and last layer are read while Python starts, as far as they are kept here. */
+async function expectHead (url: string, blobs: RemoteBlobs): Promise<string> {
+  const manifest = await fetchText(url, "the model's manifest")
+  const all = blobsOf(manifest)
+  blobs.expect(all, all.filter(({ block }) => block === null))
+  return manifest
+}
+
 async function start ({ config, network }: StartClient): Promise<void> {
   const { origin, model } = config
   if (model.text === undefined) throw new Error('this model has no tokenizer that is known here, so it cannot be talked to')
   report({ type: 'client-state', state: 'starting' })
-  const bridge = new Bridge(network, inbox, meter)
+  const blobs = RemoteBlobs.start(origin)
+  const bridge = new Bridge(network, inbox, blobs, meter)
   const [python, manifest, text] = await Promise.all([
     bootPython(origin, PACKAGES, meter),
-    fetchText(model.manifest, "the model's manifest"),
+    expectHead(model.manifest, blobs),
     fetchText(model.text.url, "the model's tokenizer", model.text.integrity)
   ])
   const client = python.pyimport('kwaainet.browser.client') as PyProxy & { main: (bridge: Bridge, config: ClientConfig, manifest: string, text: string) => Promise<void> }

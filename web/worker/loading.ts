@@ -1,7 +1,7 @@
 // How far loading is, as one number of bytes: the runtime's files and the weights, and how fast they come.
 // Rule of the file: bytes count when they are here; no figure goes back, and none is told that was not measured.
 
-import type { Transfer } from '../bridge/store.ts'
+import type { Transfer } from '../bridge/ranges.ts'
 import type { LoadProgress } from './messages.ts'
 
 const TELL_EVERY = 100 // ms between two messages of one stage

@@ -4,7 +4,9 @@
 import type { PyProxy } from 'pyodide/ffi'
 import type { JsEngine } from '../bridge/engine.ts'
 import type { JsGradients } from '../bridge/gradients.ts'
+import { RemoteBlobs } from './blobs.ts'
 import { LoadMeter } from './loading.ts'
+import { blobsIn, blobsOf } from './manifest.ts'
 import type { NodeConfig, NodeToPage, PageToNode, SetLimits, StartNode } from './node_messages.ts'
 import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
@@ -25,10 +27,12 @@ function report (message: NodeToPage): void {
 /** What kwaainet.browser.worker sees as `bridge`. */
 class Bridge extends PythonBridge {
   readonly engine: JsEngine
+  readonly #blobs: RemoteBlobs
   readonly #config: NodeConfig
 
-  constructor (network: MessagePort, engine: JsEngine, config: NodeConfig) {
-    super(network, inbox, meter)
+  constructor (network: MessagePort, engine: JsEngine, blobs: RemoteBlobs, config: NodeConfig) {
+    super(network, inbox, blobs, meter)
+    this.#blobs = blobs
     this.engine = engine
     this.#config = config
   }
@@ -42,6 +46,14 @@ class Bridge extends PythonBridge {
   report (message: NodeToPage): void {
     if (message.type === 'progress') meter.python(message)
     else report(message)
+    if (message.type === 'state' && message.state === 'online') void this.#tellStorage()
+  }
+
+  /** All weights have been read or written. */
+  async #tellStorage (): Promise<void> {
+    this.#blobs.forget()
+    if (this.#config.cache === 0) return // nobody wants to know
+    report({ type: 'storage', ...await this.#blobs.room() })
   }
 
   onStop (callback: (drain: number) => void): void {
@@ -72,17 +84,26 @@ async function loadEngine (config: NodeConfig): Promise<JsEngine> {
   })
 }
 
+/** The manifest; what it lets us know already is read while Python starts. */
+async function expectBlobs ({ model, blocks }: NodeConfig, blobs: RemoteBlobs): Promise<string> {
+  const manifest = await fetchText(model.manifest, "the model's manifest")
+  const all = blobsOf(manifest)
+  blobs.expect(all, blobsIn(all, blocks))
+  return manifest
+}
+
 function ortUrl ({ origin }: NodeConfig): string {
   return new URL(ORT, origin).href
 }
 
 async function start ({ config, network }: StartNode): Promise<void> {
   report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, weights: '', message: '' })
+  const blobs = RemoteBlobs.start(config.origin, config.cache)
   const [python, manifest, engine] = await Promise.all([
-    bootPython(config.origin, [], meter), fetchText(config.model.manifest, "the model's manifest"), loadEngine(config)
+    bootPython(config.origin, [], meter), expectBlobs(config, blobs), loadEngine(config)
   ])
   const worker = python.pyimport('kwaainet.browser.worker') as PyProxy & { main: (bridge: Bridge, config: NodeConfig, manifest: string) => Promise<void> }
-  await worker.main(new Bridge(network, engine, config), config, manifest)
+  await worker.main(new Bridge(network, engine, blobs, config), config, manifest)
 }
 
 function run (message: StartNode): void {

@@ -3,7 +3,8 @@
 
 import type { PyodideInterface } from 'pyodide'
 import { describe } from '../bridge/faults.ts'
-import { type Blobs, fetchRange, openBlobs, type RangeAnswer } from '../bridge/store.ts'
+import { fetchRange, type RangeAnswer } from '../bridge/ranges.ts'
+import type { BlobFiles } from '../bridge/store.ts'
 import type { LoadMeter } from './loading.ts'
 import type { Failed, NetworkGone, NetworkToNode, NodeToNetwork } from './messages.ts'
 
@@ -97,12 +98,13 @@ export class PythonBridge {
   readonly #waking = new MessageChannel()
   #ring: () => void = () => {}
   #alarm: ReturnType<typeof setTimeout> | undefined
-  #blobs: Promise<Blobs> | null = null
+  readonly #blobs: BlobFiles
   readonly #meter: LoadMeter
 
-  constructor (network: MessagePort, inbox: Inbox, meter: LoadMeter) {
+  constructor (network: MessagePort, inbox: Inbox, blobs: BlobFiles, meter: LoadMeter) {
     this.#network = network
     this.#inbox = inbox
+    this.#blobs = blobs
     this.#meter = meter
     network.onmessage = ({ data }: MessageEvent<NetworkToNode>) => { inbox.receive(data) }
   }
@@ -135,13 +137,19 @@ export class PythonBridge {
   }
 
   async readBlob (digest: string): Promise<Uint8Array | null> {
-    this.#blobs ??= openBlobs()
-    return await (await this.#blobs).read(digest)
+    return await this.#blobs.read(digest)
   }
 
   async writeBlob (digest: string, data: Uint8Array<ArrayBuffer>): Promise<string> {
-    this.#blobs ??= openBlobs()
-    return await (await this.#blobs).write(digest, data)
+    return await this.#blobs.write(digest, data)
+  }
+
+  async readPart (digest: string): Promise<Uint8Array | null> {
+    return await this.#blobs.readPart(digest)
+  }
+
+  async writePart (digest: string, offset: number, data: Uint8Array<ArrayBuffer>): Promise<string> {
+    return await this.#blobs.writePart(digest, offset, data)
   }
 
   async fetchRange (url: string, offset: number, length: number): Promise<RangeAnswer> {

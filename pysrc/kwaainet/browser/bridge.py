@@ -88,6 +88,13 @@ class JsFiles:
     async def write(self, digest: str, data: bytes) -> str:
         return str(await self._bridge.writeBlob(digest, to_js(data)))
 
+    async def read_part(self, digest: str) -> bytes | None:
+        data = await self._bridge.readPart(digest)
+        return None if data is None else cast(bytes, data.to_bytes())
+
+    async def write_part(self, digest: str, offset: int, data: bytes) -> str:
+        return str(await self._bridge.writePart(digest, offset, to_js(data)))
+
     async def fetch(self, url: str, offset: int, length: int) -> RangeAnswer:
         answer = await self._bridge.fetchRange(url, offset, length)
         body = None if answer.body is None else answer.body.to_bytes()

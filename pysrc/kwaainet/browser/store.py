@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MISMATCH = "mismatch"  # what ``BlobFiles.write`` says of bytes that have another hash
 ATTEMPTS = 6  # at one range; with the waits below some 15 seconds without a network
+MAX_BREAKS = 32  # answers to one read that broke off and had brought something
 FIRST_WAIT = 0.5  # seconds before the second attempt; doubles
 _DIGEST = re.compile("[0-9a-f]{64}")
 _TEMPORARY = frozenset({0, 408, 425, 429, 500, 502, 503, 504})  # 0: the network gave no answer
@@ -33,12 +34,19 @@ class BlobFiles(Protocol):
     async def write(self, digest: str, data: bytes) -> str:
         """Empty when kept, ``MISMATCH``, or why it could not be kept."""
 
+    async def read_part(self, digest: str) -> bytes | None:
+        """What is kept of a blob that is not whole, or ``None``."""
+
+    async def write_part(self, digest: str, offset: int, data: bytes) -> str:
+        """Empty when kept, or why not."""
+
 
 @dataclass(frozen=True, slots=True)
 class RangeAnswer:
     """One attempt: an HTTP ``status`` (0 = none), the file's ``total`` bytes (-1 = not told).
 
-    ``body`` is ``None`` unless the answer is the range that was asked for; it may be cut short.
+    ``body`` is ``None`` unless the answer is the range that was asked for; it may be cut short, then
+    ``reason`` may say why.
     """
 
     status: int
@@ -74,6 +82,15 @@ class BrowserStore:
         if problem:
             log.warning("%d bytes could not be kept and will be fetched again: %s", len(data), problem)
 
+    async def get_part(self, digest: str) -> bytes:
+        """See ``ports.BlobStore``."""
+        return await self._files.read_part(digest) or b"" if _DIGEST.fullmatch(digest) else b""
+
+    async def put_part(self, digest: str, offset: int, data: bytes) -> None:
+        """See ``ports.BlobStore``."""
+        if _DIGEST.fullmatch(digest) and (problem := await self._files.write_part(digest, offset, data)):
+            log.info("%d bytes of %s could not be kept: %s", len(data), digest, problem)
+
 
 class BrowserSource:
     """A model's files below one address, such as ``https://relay/model/``."""
@@ -82,19 +99,23 @@ class BrowserSource:
         self._fetcher, self._base = fetcher, base
 
     async def read(self, file: str, offset: int, length: int) -> bytes:
-        """See ``ports.RangeSource``; repeated while the network or the server is out for a moment."""
-        if length == 0:
-            return b""
-        reason = ""
-        for attempt in range(ATTEMPTS):
+        """See ``ports.RangeSource``; goes on where an answer broke off, and is repeated while the network or
+        the server is out for a moment."""
+        data, attempt, breaks, reason = b"", 0, 0, ""
+        while len(data) < length and attempt < ATTEMPTS:
             if attempt:
                 await asyncio.sleep(FIRST_WAIT * 2 ** (attempt - 1))
-            answer = await self._fetcher.fetch(self._base + quote(file), offset, length)
-            if answer.body is not None and len(answer.body) == length:
-                return answer.body
-            self._check(answer, file, offset, length)
-            reason = answer.reason or f"status {answer.status}, {len(answer.body or b'')} of {length} bytes"
-            log.warning("%s at %d: %s; attempt %d of %d", file, offset, reason, attempt + 1, ATTEMPTS)
+            start, left = offset + len(data), length - len(data)
+            answer = await self._fetcher.fetch(self._base + quote(file), start, left)
+            if answer.body is None or len(answer.body) != left:
+                self._check(answer, file, start, left)
+                came, breaks = len(answer.body or b""), breaks + 1
+                reason = answer.reason or f"status {answer.status}, {came} of {left} bytes"
+                attempt = 1 if came and breaks < MAX_BREAKS else attempt + 1
+                log.warning("%s at %d: %s; attempt %d of %d", file, start, reason, attempt, ATTEMPTS)
+            data += (answer.body or b"")[:left]
+        if len(data) == length:
+            return data
         hint = "; a host of another origin must allow it (Access-Control-Allow-Origin)"
         raise Unreachable(
             f"{self._base} did not send {file} in {ATTEMPTS} attempts: {reason}"

@@ -27,7 +27,7 @@ MAX_OFFSET = 1 << 48
 MAX_TENSOR_BYTES = 8 << 30  # a 128k vocabulary of 16k numbers in float32
 MAX_SPREAD = 16  # times the bytes of its numbers that a strided tensor may reach over
 MAX_FILE_NAME = 200
-MAX_READ = 8 << 20  # bytes of one fetch: enough to hide a round trip, little enough to show progress
+MAX_READ = 2 << 20  # bytes of one fetch: enough to hide a round trip, little enough to lose
 MAX_GAP = 64 << 10  # bytes between two tensors that are cheaper to read than to ask twice
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -207,15 +207,21 @@ class Read:
 
 
 def fetch_plan(
-    tensors: Mapping[str, TensorEntry], *, max_read: int = MAX_READ, max_gap: int = MAX_GAP
+    tensors: Mapping[str, TensorEntry],
+    *,
+    have: Mapping[str, int] | None = None,
+    max_read: int = MAX_READ,
+    max_gap: int = MAX_GAP,
 ) -> list[Read]:
     """Few reads of at most ``max_read`` bytes that cover ``tensors``, in the files' order.
 
-    Neighbours at most ``max_gap`` bytes apart share a read; a larger tensor is cut.
+    Neighbours at most ``max_gap`` bytes apart share a read; a larger tensor is cut. ``have`` are bytes of a
+    tensor, from its start on, that need not be read.
     """
+    have = have or {}
     plan: list[Read] = []
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].file, item[1].offset)):
-        for position in range(0, entry.length, max_read):
+        for position in range(have.get(name, 0), entry.length, max_read):
             length = min(max_read, entry.length - position)
             offset = entry.offset + position
             last = plan[-1] if plan else None
@@ -235,12 +241,19 @@ def _joins(last: Read, file: str, offset: int, length: int, max_read: int, max_g
 
 
 class Assembly:
-    """Puts the answers to a ``fetch_plan`` together and checks each tensor's hash."""
+    """Puts the answers to a ``fetch_plan`` together and checks each tensor's hash.
 
-    def __init__(self, tensors: Mapping[str, TensorEntry]) -> None:
+    ``parts`` are the bytes that the plan was told not to read.
+    """
+
+    def __init__(self, tensors: Mapping[str, TensorEntry], parts: Mapping[str, bytes] | None = None) -> None:
         self._entries = dict(tensors)
         self._buffers: dict[str, bytearray] = {}
         self._lacking = {name: entry.length for name, entry in tensors.items()}
+        for name, part in (parts or {}).items():
+            entry = self._entries[name]
+            self._buffers[name] = bytearray(part[: entry.length].ljust(entry.length, b"\0"))
+            self._lacking[name] -= min(len(part), entry.length)
 
     def receive(self, read: Read, data: bytes) -> Iterator[tuple[str, bytes]]:
         """The tensors that ``data``, the bytes of ``read``, completes.

@@ -31,6 +31,13 @@ class NoStore:
     async def put(self, digest: str, data: bytes) -> None:
         """See ``ports.BlobStore``."""
 
+    async def get_part(self, digest: str) -> bytes:
+        """See ``ports.BlobStore``."""
+        return b""
+
+    async def put_part(self, digest: str, offset: int, data: bytes) -> None:
+        """See ``ports.BlobStore``."""
+
 
 class FileStore:
     """``ports.BlobStore``: one file a blob, named by its hash, in a folder of its own."""
@@ -45,6 +52,14 @@ class FileStore:
     async def put(self, digest: str, data: bytes) -> None:
         """Keep bytes. Raises ``IntegrityError`` if they do not match; a full disk is only logged."""
         await asyncio.to_thread(self._put, digest, data)
+
+    async def get_part(self, digest: str) -> bytes:
+        """See ``ports.BlobStore``."""
+        return await asyncio.to_thread(self._get_part, digest)
+
+    async def put_part(self, digest: str, offset: int, data: bytes) -> None:
+        """See ``ports.BlobStore``."""
+        await asyncio.to_thread(self._put_part, digest, offset, data)
 
     def _get(self, digest: str) -> bytes | None:
         if not _DIGEST.fullmatch(digest):
@@ -73,8 +88,34 @@ class FileStore:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             _write_atomically(path, data)
+            self._part(digest).unlink(missing_ok=True)
         except OSError as error:
             log.warning("cannot keep %s: %s", path, error)
+
+    def _part(self, digest: str) -> Path:
+        return self._folder / f"{digest}.part"
+
+    def _get_part(self, digest: str) -> bytes:
+        try:
+            return self._part(digest).read_bytes() if _DIGEST.fullmatch(digest) else b""
+        except OSError:
+            return b""
+
+    def _put_part(self, digest: str, offset: int, data: bytes) -> None:
+        if not _DIGEST.fullmatch(digest):
+            return
+        path = self._part(digest)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not data and offset == 0:
+                path.unlink(missing_ok=True)
+            elif offset == 0:
+                path.write_bytes(data)
+            elif path.is_file() and path.stat().st_size == offset:
+                with path.open("ab") as file:
+                    file.write(data)
+        except OSError as error:
+            log.warning("cannot keep a part of %s: %s", path, error)
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -22,6 +22,7 @@ from ..inference.weight_format import choose
 from ..inference.writer import SpanWriter
 from ..ports import BlobStore, Engine, Floats, RangeSource, Report
 from ..types import BlockRange, Progress
+from .parts import Parts
 
 T = TypeVar("T")
 Borrow: TypeAlias = Callable[[int, TensorEntry], Awaitable[bytes]]  # see ``blobs.Borrower``
@@ -143,6 +144,7 @@ class _Loader:
         self._turns = asyncio.Semaphore(parallel)
         self._borrow, self._borrowing = borrow, asyncio.Lock()
         self._source_failed = False
+        self._parts = Parts(store)
         self.stats = stats
 
     async def block(self, index: int) -> dict[str, bytes]:
@@ -185,6 +187,7 @@ class _Loader:
 
     async def _keep(self, name: str, entry: TensorEntry, data: bytes, found: dict[str, bytes]) -> None:
         found[name] = data
+        self._parts.forget(entry)
         self.stats.fetched += len(data)
         self._report(self.stats.progress())
         await self._store.put(entry.sha256, data)
@@ -199,14 +202,19 @@ class _Loader:
 
     async def _fetch(self, what: str, missing: Mapping[str, TensorEntry], fetched: dict[str, bytes]) -> None:
         """Add ``missing`` to ``fetched``, as far as it is not there."""
-        for attempt in range(ATTEMPTS):
+        parts = await self._parts.of(missing)
+        attempts = ATTEMPTS + bool(parts)  # a part that was wrong is not this source's fault
+        for attempt in range(attempts):
             wanted = {suffix: entry for suffix, entry in missing.items() if suffix not in fetched}
-            assembly = Assembly(wanted)
-            reads = (self._read(read, assembly, wanted, fetched) for read in fetch_plan(wanted))
+            assembly = Assembly(wanted, parts)
+            plan = fetch_plan(wanted, have={name: len(part) for name, part in parts.items()})
+            reads = (self._read(read, assembly, wanted, fetched) for read in plan)
             refusals = [error for error in await _together(reads) if error is not None]
             if not refusals:
                 break
-            if attempt + 1 == ATTEMPTS:
+            await self._parts.drop(entry for name, entry in wanted.items() if name not in fetched)
+            parts = {}
+            if attempt + 1 == attempts:
                 raise IntegrityError(f"{what}: {refusals[0]}; the source sent it wrong twice, give another")
             log.warning("%s: %s; fetching it again", what, refusals[0])
 
@@ -221,6 +229,11 @@ class _Loader:
                 await self._keep(suffix, wanted[suffix], complete, fetched)
         except IntegrityError as error:
             return error
+        incomplete = set(assembly.missing())
+        for piece in read.pieces:
+            if piece.name in incomplete:
+                part = data[piece.at : piece.at + piece.length]
+                await self._parts.add(wanted[piece.name], piece.position, part)
         return None
 
     def weights(self, index: int, raw: Mapping[str, bytes]) -> dict[str, Weight]:

@@ -265,7 +265,28 @@ async def check_store_refuses_a_wrong_digest(store: BlobStore) -> None:
 async def check_store_refuses_what_is_not_a_digest(store: BlobStore) -> None:
     for digest in ("", "../../etc/passwd", "A" * 64, "0" * 63):
         await _raises(IntegrityError, store.put(digest, b"data"))
+        await store.put_part(digest, 0, b"data")
         assert await store.get(digest) is None
+        assert await store.get_part(digest) == b""
+
+
+async def check_store_keeps_parts_until_the_whole_is_there(store: BlobStore) -> None:
+    data = bytes(range(256)) * 1000
+    digest = hashlib.sha256(data).hexdigest()
+    assert await store.get_part(digest) == b""
+    await store.put_part(digest, 0, data[:1000])
+    await store.put_part(digest, 2000, data[2000:3000])
+    await store.put_part(digest, 1000, data[1000:1500])
+    assert await store.get_part(digest) == data[:1500], "a part ends where a gap begins"
+    assert await store.get(digest) is None, "a part is not the blob"
+    await store.put_part(digest, 0, data[:10])
+    assert await store.get_part(digest) == data[:10], "at 0 a part begins anew"
+    await store.put_part(digest, 0, b"")
+    assert await store.get_part(digest) == b""
+    await store.put_part(digest, 0, data[:1000])
+    await store.put(digest, data)
+    assert await store.get_part(digest) == b"", "nobody needs it any more"
+    assert await store.get(digest) == data
 
 
 SAMPLE_FILE: Final = "sub/sample.bin"
@@ -314,6 +335,7 @@ STORE_CHECKS: Final[tuple[Callable[[BlobStore], Awaitable[None]], ...]] = (
     check_store_keeps_what_it_is_given,
     check_store_refuses_a_wrong_digest,
     check_store_refuses_what_is_not_a_digest,
+    check_store_keeps_parts_until_the_whole_is_there,
 )
 SOURCE_CHECKS: Final[tuple[Callable[[RangeSource], Awaitable[None]], ...]] = (
     check_source_reads_ranges,

@@ -17,6 +17,7 @@ class MemoryStore:
 
     def __init__(self, capacity: int | None = None) -> None:
         self.blobs: dict[str, bytes] = {}
+        self.parts: dict[str, bytes] = {}
         self._capacity = capacity
 
     async def get(self, digest: str) -> bytes | None:
@@ -33,6 +34,15 @@ class MemoryStore:
         held = sum(map(len, self.blobs.values()))
         if self._capacity is None or held + len(data) <= self._capacity:
             self.blobs[digest] = bytes(data)
+        self.parts.pop(digest, None)
+
+    async def get_part(self, digest: str) -> bytes:
+        return self.parts.get(digest, b"")
+
+    async def put_part(self, digest: str, offset: int, data: bytes) -> None:
+        before = b"" if offset == 0 else self.parts.get(digest, b"")
+        if len(digest) == 64 and offset == len(before):
+            self.parts[digest] = before + data
 
 
 class MemorySource:

@@ -3,7 +3,9 @@
 import type { PyodideInterface } from 'pyodide'
 import { createEngine, type EngineBackend } from '../../../web/bridge/engine.ts'
 import { createGradients } from '../../../web/bridge/gradients.ts'
-import { fetchRange, openBlobs } from '../../../web/bridge/store.ts'
+import { openFolder } from '../../../web/bridge/kept.ts'
+import { fetchRange } from '../../../web/bridge/ranges.ts'
+import { Blobs } from '../../../web/bridge/store.ts'
 import type { NetworkToNode, NodeToNetwork } from '../../../web/worker/messages.ts'
 
 declare const ORT: string // all set by bundle.mjs
@@ -49,11 +51,13 @@ async function boot (origin: string): Promise<PyodideInterface> {
 }
 
 async function run ({ suite, origin, backend, threads, ports }: Request): Promise<string> {
-  const blobs = await openBlobs()
+  const blobs = await Blobs.open(await openFolder())
   const tools = {
     ports: ports.map(port => new PortBridge(port)),
     readBlob: async (digest: string) => await blobs.read(digest),
     writeBlob: async (digest: string, data: Uint8Array<ArrayBuffer>) => await blobs.write(digest, data),
+    readPart: async (digest: string) => await blobs.readPart(digest),
+    writePart: async (digest: string, offset: number, data: Uint8Array<ArrayBuffer>) => await blobs.writePart(digest, offset, data),
     fetchRange,
     createEngine: async () => await createEngine({
       backend,

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from kwaainet.browser.store import ATTEMPTS, MISMATCH, BrowserSource, BrowserStore, RangeAnswer
+from kwaainet.browser.store import ATTEMPTS, MAX_BREAKS, MISMATCH, BrowserSource, BrowserStore, RangeAnswer
 from kwaainet.errors import KwaaiNetError, ModelFileError, Unreachable
 from kwaainet.testing import compliance
 from kwaainet.testing.clock import now, run
@@ -21,12 +21,24 @@ class MemoryFiles:
 
     def __init__(self, problem: str = "") -> None:
         self.files: dict[str, bytes] = {}
+        self.parts: dict[str, bytes] = {}
         self.problem = problem
 
     async def read(self, digest: str) -> bytes | None:
         return self.files.get(digest)
 
+    async def read_part(self, digest: str) -> bytes | None:
+        return self.parts.get(digest)
+
+    async def write_part(self, digest: str, offset: int, data: bytes) -> str:
+        before = self.parts.get(digest, b"") if offset else b""
+        if offset != len(before):
+            return "a gap"
+        self.parts[digest] = before + data
+        return ""
+
     async def write(self, digest: str, data: bytes) -> str:
+        self.parts.pop(digest, None)
         if hashlib.sha256(data).hexdigest() != digest:
             return MISMATCH
         if not self.problem:
@@ -83,8 +95,8 @@ def test_a_full_disk_is_logged_not_raised(caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.parametrize(
     "failure",
-    [NO_NETWORK, RangeAnswer(503, -1, None, "busy"), RangeAnswer(206, 100, b"0123", "")],
-    ids=["no network", "a busy server", "a body cut short"],
+    [NO_NETWORK, RangeAnswer(503, -1, None, "busy"), RangeAnswer(206, 100, b"", "")],
+    ids=["no network", "a busy server", "an empty body"],
 )
 def test_what_passes_is_tried_again_with_growing_waits(failure: RangeAnswer) -> None:
     async def main() -> None:
@@ -93,6 +105,33 @@ def test_what_passes_is_tried_again_with_growing_waits(failure: RangeAnswer) -> 
         assert await BrowserSource(script, BASE).read("f", 0, 10) == b"0123456789"
         assert script.asked == 3
         assert 1.0 < now() - began < 3.0
+
+    run(main())
+
+
+def test_an_answer_that_breaks_off_is_gone_on_with_where_it_was() -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Breaking(FileServer):
+        async def fetch(self, url: str, offset: int, length: int) -> RangeAnswer:
+            asked.append((offset, length))
+            answer = await super().fetch(url, offset, min(length, 4))
+            return RangeAnswer(answer.status, answer.total, answer.body, "the connection broke")
+
+    async def main() -> None:
+        server = Breaking("f", b"0123456789")
+        assert await BrowserSource(server, BASE).read("f", 0, 10) == b"0123456789"
+        assert asked == [(0, 10), (4, 6), (8, 2)]
+
+    run(main())
+
+
+def test_a_server_that_breaks_off_for_ever_is_given_up() -> None:
+    async def main() -> None:
+        script = Script(RangeAnswer(206, 10_000, b"0", "the connection broke"))
+        with pytest.raises(Unreachable, match="the connection broke"):
+            await BrowserSource(script, BASE).read("f", 0, 5000)
+        assert script.asked < MAX_BREAKS + ATTEMPTS
 
     run(main())
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kwaainet.errors import EngineError, IntegrityError, ModelFileError, Unreachable
+from kwaainet.node import model
 from kwaainet.node.model import BLOCKS_AHEAD, BUILD, WEIGHTS, load_head, load_span
 from kwaainet.testing.clock import run
 from kwaainet.testing.engine import NumpyEngine
@@ -223,3 +224,57 @@ def test_a_clients_head_is_loaded_and_kept_as_blocks_are(tied: bool) -> None:
 def test_a_head_that_lies_is_refused() -> None:
     with pytest.raises(IntegrityError, match="language head"):
         run(load_head(MANIFEST, LyingSource(99), MemoryStore()))
+
+
+class BreakingSource(MemorySource):
+    """Gives ``left`` reads, and then no more."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__(FILES)
+        self.left = left
+
+    async def read(self, file: str, offset: int, length: int) -> bytes:
+        if not self.left:
+            raise Unreachable("the network went away")
+        self.left -= 1
+        return await super().read(file, offset, length)
+
+
+def small_reads(patch: pytest.MonkeyPatch) -> None:
+    """Reads of so few bytes that every matrix takes several."""
+    patch.setattr("kwaainet.node.parts.MAX_READ", 500)
+    plan = model.fetch_plan
+    patch.setattr(model, "fetch_plan", lambda tensors, have: plan(tensors, have=have, max_read=500))
+
+
+def test_an_interrupted_download_goes_on_inside_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_reads(monkeypatch)
+
+    async def main() -> None:
+        store, source = MemoryStore(), BreakingSource(left=3)
+        with pytest.raises(Unreachable, match="went away"):
+            await load_span(MANIFEST, BLOCKS, source, store, NumpyEngine(), parallel=1)
+        came = sum(length for _, _, length in source.reads)
+        assert any(store.parts.values())
+        again = MemorySource(FILES)
+        engine = NumpyEngine()
+        await load_span(MANIFEST, BLOCKS, again, store, engine)
+        assert sum(length for _, _, length in again.reads) == TOTAL - came
+        assert np.isfinite(await compute(engine)).all()
+        assert not any(store.parts.values())
+
+    run(main())
+
+
+def test_a_wrong_part_is_dropped_and_the_tensor_fetched_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_reads(monkeypatch)
+
+    async def main() -> None:
+        store = MemoryStore()
+        entry = MANIFEST.block(1)["mlp.up_proj.weight"]
+        await store.put_part(entry.sha256, 0, b"\xff" * 600)
+        await load_span(MANIFEST, BLOCKS, LyingSource(1), store, NumpyEngine())
+        assert await store.get(entry.sha256) is not None
+        assert not any(store.parts.values())
+
+    run(main())

@@ -1,0 +1,36 @@
+// What this browser keeps of models, for people to see and to delete; and asking it not to drop that by itself.
+// Rule of the file: nothing is written; what a serving node has in memory it goes on serving, whatever is deleted here.
+
+import { findFolder, type Owner, readRows } from '../bridge/kept.ts'
+
+/** One block of one model (null: its embedding and head); an empty model: nobody knows any more. `lastUsed` is unix ms. */
+export interface CacheEntry { model: string, block: number | null, bytes: number, lastUsed: number }
+
+/** Everything that is kept, what was used last first. */
+export async function cacheEntries (): Promise<CacheEntry[]> {
+  const folder = await findFolder()
+  const entries = new Map<string, CacheEntry>()
+  for (const { model, block, bytes, used } of folder === null ? [] : (await readRows(folder)).values()) {
+    const key = JSON.stringify([model, block])
+    const entry = entries.get(key) ?? { model, block, bytes: 0, lastUsed: 0 }
+    entries.set(key, { ...entry, bytes: entry.bytes + bytes, lastUsed: Math.max(entry.lastUsed, used) })
+  }
+  return [...entries.values()].sort((a, b) => b.lastUsed - a.lastUsed)
+}
+
+/** Delete what is kept: of one model, of one block of it, or all. Resolves with the bytes that were freed. */
+export async function clearCache (of: Partial<Owner> = {}): Promise<number> {
+  const folder = await findFolder()
+  if (folder === null) return 0
+  let freed = 0
+  for (const [name, row] of await readRows(folder)) {
+    if ((of.model !== undefined && of.model !== row.model) || (of.block !== undefined && of.block !== row.block)) continue
+    await folder.removeEntry(name).then(() => { freed += row.bytes }, () => {}) // one that is being written stays
+  }
+  return freed
+}
+
+/** Ask the browser to keep what is stored here even when its disk fills up; whether it does. Some ask the person. */
+export async function askToKeep (): Promise<boolean> {
+  return await navigator.storage.persisted() || await navigator.storage.persist()
+}

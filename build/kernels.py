@@ -23,6 +23,8 @@ FEATURES = "generic+simd128+bulk_memory+sign_ext+nontrapping_fptoint"
 # name of the constant, what the machine must have beside FEATURES
 BUILDS = {"PLAIN": "", "RELAXED": "+relaxed_simd"}
 FLAGS = ["-O3", "-Wall", "-Wextra", "-Werror", "-fno-math-errno", "-ffp-contract=off", "-nostdlib", "-s"]
+# Addresses stay a pointer and a constant, which a load has for nothing, if loops keep their form.
+FLAGS += ["-mllvm", "-disable-lsr"]
 # A memory that threads share needs a maximum; the flag that it is shared is set where it is used. Each thread
 # has a stack of its own, so that the pointer to it is exported.
 LINK = ["--no-entry", "--import-memory", "--max-memory=4294901760", "-z,stack-size=65536"]

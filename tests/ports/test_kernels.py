@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 HERE = Path(__file__).resolve().parent
 NODE = HERE.parents[1] / ".venv" / "bin" / "node"
-SCRATCH = np.zeros(1 << 16, np.uint8)
+SCRATCH = np.zeros(1 << 17, np.uint8)
 
 Array = NDArray[Any]
 Call = Callable[..., list[Array]]

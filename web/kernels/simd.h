@@ -18,6 +18,12 @@ enum { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K 
 INLINE v4 load(const void *at) { return wasm_v128_load(at); }
 INLINE v4 splat(float value) { return wasm_f32x4_splat(value); }
 
+// The same, kept in a register: V8 takes three instructions to write a constant down again wherever it is used.
+INLINE v4 kept(v4 constant) {
+  __asm__("" : "+r"(constant));
+  return constant;
+}
+
 INLINE v4 madd(v4 a, v4 b, v4 sum) {
 #ifdef __wasm_relaxed_simd__
   return wasm_f32x4_relaxed_madd(a, b, sum);

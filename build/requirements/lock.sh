@@ -1,6 +1,7 @@
 #!/bin/sh
 # Writes the hash-checked locks anew: sh build/requirements/lock.sh (needs uv, https://docs.astral.sh/uv/).
-# dev.txt holds for every Python >= 3.11 and platform; the pyodide ones for the tab's Python.
+# dev.txt and relay.txt (what the container image installs) hold for every Python >= 3.11 and platform; the
+# pyodide ones for the tab's Python.
 # No lock names a package index.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -10,6 +11,7 @@ lock() {
         --python-version "$3" $4
 }
 lock dev pyproject.toml 3.11 "--extra native --group dev"
+lock relay pyproject.toml 3.11 "--extra network --constraint build/requirements/dev.txt"
 lock kernels build/requirements/kernels.in 3.11 ""
 lock pyodide build/requirements/pyodide.in 3.14 ""
 lock pyodide-pure build/requirements/pyodide-pure.in 3.14 ""

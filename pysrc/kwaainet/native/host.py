@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from .. import __version__
 from ..errors import UNAVAILABLE, InputError, Unreachable
@@ -44,6 +45,7 @@ class NativeHost:
         self._listen = tuple(listen)
         self._served: dict[rpc.RpcStream, None] = {}
         self._budget = rpc.Budget()
+        self.on_call: Callable[[str, float, bool], None] | None = None  # protocol, seconds, answered
 
     @classmethod
     async def create(
@@ -81,7 +83,17 @@ class NativeHost:
     # --- serving ----------------------------------------------------------------------------------
 
     def handle_unary(self, protocol: str, handler: UnaryHandler) -> None:
-        self.network.handle(protocol, lambda raw: rpc.serve_unary(raw, handler))
+        async def watched(peer: PeerId, request: bytes) -> bytes:
+            began, answered = monotonic(), False
+            try:
+                reply = await handler(peer, request)
+                answered = True
+                return reply
+            finally:
+                if self.on_call is not None:
+                    self.on_call(protocol, monotonic() - began, answered)
+
+        self.network.handle(protocol, lambda raw: rpc.serve_unary(raw, watched))
 
     def handle_stream(self, protocol: str, handler: StreamHandler) -> None:
         async def serve(raw: RawStream) -> None:

@@ -82,7 +82,8 @@ class Site(Protocol):
 
 @dataclass(slots=True)
 class Origin:
-    """The site a relay serves. ``assets`` is the built web folder; addresses are read at each request."""
+    """The site a relay serves. ``assets`` is the built web folder; addresses are read at each request;
+    ``more`` are routes of others."""
 
     assets: Path
     relay_addresses: Callable[[], list[str]]
@@ -91,6 +92,7 @@ class Origin:
     status: Callable[[], dict[str, Any]] = field(default=dict)
     ice_servers: Sequence[Mapping[str, Any]] = ()
     api: Api | None = None
+    more: Sequence[web.RouteDef] = ()
 
     def __post_init__(self) -> None:
         if not (self.assets / "index.html").is_file():
@@ -107,6 +109,7 @@ class Origin:
         app.router.add_get("/model/{name}", self._model_file)
         if self.api is not None:
             app.add_routes(self.api.routes())
+        app.add_routes(self.more)
         app.router.add_get("/{path:.+}", self._asset)
         return app
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -48,6 +49,8 @@ class Relay:
         self.open_hop = open_hop
         self._circuits: dict[Circuit, None] = {}
         self._past_bytes = 0
+        self.opened = 0  # circuits, so far
+        self.refused: Counter[str] = Counter()  # by the status they were refused with
         self.draining = False  # nothing new is begun; what there is goes on
         host.handle_raw(circuit.HOP_PROTOCOL, self._hop)
         host.on_peer_lost(self._table.release)
@@ -110,24 +113,24 @@ class Relay:
             elif message.type == HopType.CONNECT:
                 await self._connect(stream, circuit.peer_of(message))
             else:
-                _refuse(stream, Status.UNEXPECTED_MESSAGE)
+                self._refuse(stream, Status.UNEXPECTED_MESSAGE)
         except ProtocolError as error:
             logger.info("%s sent a malformed HOP message: %s", stream.remote_peer, error)
-            _refuse(stream, Status.MALFORMED_MESSAGE)
+            self._refuse(stream, Status.MALFORMED_MESSAGE)
 
     def _reserve(self, stream: RawStream) -> None:
         peer = stream.remote_peer
         if stream.address.is_circuit:  # a slot reached through another relay would chain relays
-            _refuse(stream, Status.PERMISSION_DENIED)
+            self._refuse(stream, Status.PERMISSION_DENIED)
             return
         if self.draining:
-            _refuse(stream, Status.RESERVATION_REFUSED)
+            self._refuse(stream, Status.RESERVATION_REFUSED)
             return
         try:
             expire = self._table.reserve(peer, time.time())
         except CapacityError as error:
             logger.warning("no slot for %s: %s", peer, error)
-            _refuse(stream, Status.RESERVATION_REFUSED)
+            self._refuse(stream, Status.RESERVATION_REFUSED)
             return
         signed = circuit.voucher(self._network.crypto, self._network.identity, peer, expire)
         stream.write_message(circuit.reserved(expire, self._own_addresses(), signed).encode())
@@ -143,14 +146,14 @@ class Relay:
         elif status == Status.NO_RESERVATION and self.open_hop is not None:
             await self._connect_openly(source, target, self.open_hop)
         else:
-            _refuse(source, status)
+            self._refuse(source, status)
 
     async def _connect_openly(self, source: RawStream, target: PeerId, open_hop: OpenHop) -> None:
         peer = source.remote_peer
         try:
             lease = await open_hop.admit(peer, target, holds_slot=self.has_reservation(peer))
         except Refused as refused:
-            _refuse(source, refused.reason.status)
+            self._refuse(source, refused.reason.status)
             return
         opened = False
         try:
@@ -167,7 +170,7 @@ class Relay:
             stop = await self._stop(source.remote_peer, link)
         except (KwaaiNetError, TimeoutError) as error:
             logger.info("no circuit from %s to %s: %s", source.remote_peer, target, error or "timeout")
-            _refuse(source, Status.CONNECTION_FAILED)
+            self._refuse(source, Status.CONNECTION_FAILED)
             return False
         try:
             source.write_message(HopMessage(HopType.STATUS, status=Status.OK).encode())
@@ -176,6 +179,7 @@ class Relay:
             raise
         opened = Circuit(source, stop, self._circuit_ended, lease)
         self._circuits[opened] = None
+        self.opened += 1
         opened.start()
         return True
 
@@ -195,6 +199,11 @@ class Relay:
             stream.reset()
             raise
         return stream
+
+    def _refuse(self, stream: RawStream, status: Status) -> None:
+        self.refused[status.name.lower()] += 1
+        stream.write_message(HopMessage(HopType.STATUS, status=status).encode())
+        stream.close()
 
     def _circuit_ended(self, ended: Circuit) -> None:
         if ended in self._circuits:
@@ -289,8 +298,3 @@ class _Pump:
         if not self.ended:
             self.ended = True
             self._on_end()
-
-
-def _refuse(stream: RawStream, status: Status) -> None:
-    stream.write_message(HopMessage(HopType.STATUS, status=status).encode())
-    stream.close()

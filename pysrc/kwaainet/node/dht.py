@@ -64,6 +64,7 @@ class DhtNode:
         self.node_id = DHTID.decode(random_bytes(ID_SIZE))
         self.table = RoutingTable(self.node_id, now())
         self.storage = Storage()
+        self.lookups = 0  # begun so far
         self._host = host
         self._now = now
         self._random_bytes = random_bytes
@@ -169,6 +170,7 @@ class DhtNode:
 
     async def _run(self, lookup: Lookup, use: Callable[[DHTID, Record | None], None]) -> None:
         """Drive a lookup to its end and show each record met on the way to ``use``."""
+        self.lookups += 1
         under_way: dict[asyncio.Task[Found | None], Query] = {}
         try:
             while not lookup.done:

@@ -32,6 +32,7 @@ from ..open_hop import OpenHop
 from ..openai import ApiOptions
 from ..published import fetch_published
 from ..relay import Relay
+from ..relay_metrics import RelayMetrics
 from ..state_dir import StateDir
 from . import relay_config, relay_unit
 from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
@@ -140,6 +141,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             lambda: _status(host, relay, announcements, gateway),
             ice_servers,
             api,
+            RelayMetrics(host, relay, dht, lambda: announcements.announced.values()).routes(),
         )
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)

@@ -1,0 +1,144 @@
+"""What a relay tells those who watch it, in the words that Prometheus' own parser reads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kwaainet.errors import InputError, RpcError
+from kwaainet.identity.keys import PrivateKey
+from kwaainet.native import relay_metrics
+from kwaainet.native.host import NativeHost
+from kwaainet.native.http import Origin, serve
+from kwaainet.native.relay import Relay
+from kwaainet.native.relay_metrics import RelayMetrics
+from kwaainet.node.dht import DhtNode
+from kwaainet.swarm.announcement import Announcement
+from kwaainet.swarm.server_info import ModelInfo, ServerInfo
+from kwaainet.types import PeerId, ServerState
+
+Figures = dict[tuple[str, ...], float]
+
+
+class Watched:
+    """A relay of one host with its routes, and a peer that calls it."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, address: str, relay: Relay, client: NativeHost
+    ) -> None:
+        self.session, self.address, self.relay, self.client = session, address, relay, client
+        self.host_id = relay._host.peer_id
+
+    async def text(self, path: str) -> tuple[int, str]:
+        async with self.session.get(self.address + path) as answer:
+            return answer.status, await answer.text()
+
+    async def figures(self) -> Figures:
+        """By name and the labels' values, in the order of the labels' names."""
+        status, text = await self.text("metrics")
+        assert status == 200
+        families = text_string_to_metric_families(text)
+        samples = [one for family in families for one in family.samples]
+        return {(one.name, *(value for _, value in sorted(one.labels.items()))): one.value for one in samples}
+
+
+def watch(
+    page: Path, test: Callable[[Watched], Awaitable[None]], announced: Sequence[Announcement] = ()
+) -> None:
+    async def main() -> None:
+        host = await NativeHost.create(PrivateKey(os.urandom(32)), ["/ip4/127.0.0.1/tcp/0"])
+        client = await NativeHost.create(PrivateKey(os.urandom(32)))
+        relay = Relay(host)
+        await host.listen()
+        dht = DhtNode(host, now=time.time, random_bytes=os.urandom)
+        await dht.join([])
+        metrics = RelayMetrics(host, relay, dht, lambda: [announced])
+        origin = Origin(page, list, "0", more=metrics.routes())
+        runner, address = await serve(origin, "127.0.0.1", 0)
+        await client.connect(host.addresses[0])
+        try:
+            async with aiohttp.ClientSession() as session:
+                await test(Watched(session, address, relay, client))
+        finally:
+            await runner.cleanup()
+            await dht.close()
+            await client.close()
+            await host.close()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    (tmp_path / "index.html").write_text("page")
+    return tmp_path
+
+
+def test_alive_and_ready_until_it_drains(built: Path) -> None:
+    async def test(watched: Watched) -> None:
+        assert await watched.text("healthz") == (200, "alive\n")
+        assert await watched.text("readyz") == (200, "ready\n")
+        await watched.relay.drain(1)
+        assert (await watched.text("readyz"))[0] == 503
+        assert (await watched.text("healthz"))[0] == 200
+        assert (await watched.figures())["kwaainet_draining",] == 1
+
+    watch(built, test)
+
+
+def test_calls_are_counted_by_protocol_and_outcome_as_they_happen(built: Path) -> None:
+    async def echo(peer: PeerId, request: bytes) -> bytes:
+        if not request:
+            raise InputError("nothing")
+        return request
+
+    async def test(watched: Watched) -> None:
+        watched.relay._host.handle_unary("Echo.rpc", echo)
+        before = await watched.figures()
+        assert before["kwaainet_peers",] == 1
+        assert ("kwaainet_rpc_seconds_count", "answered", "Echo.rpc") not in before
+        await watched.client.call(watched.host_id, "Echo.rpc", b"a", timeout=5)
+        await watched.client.call(watched.host_id, "Echo.rpc", b"b", timeout=5)
+        with pytest.raises(RpcError):
+            await watched.client.call(watched.host_id, "Echo.rpc", b"", timeout=5)
+        after = await watched.figures()
+        assert after["kwaainet_rpc_seconds_count", "answered", "Echo.rpc"] == 2
+        assert after["kwaainet_rpc_seconds_count", "failed", "Echo.rpc"] == 1
+        assert 0 < after["kwaainet_rpc_seconds_sum", "answered", "Echo.rpc"] < 5
+
+    watch(built, test)
+
+
+def test_circuits_refusals_and_lookups(built: Path) -> None:
+    async def test(watched: Watched) -> None:
+        watched.relay.refused["no_reservation"] += 3
+        watched.relay.opened += 2
+        figures = await watched.figures()
+        assert figures["kwaainet_refusals_total", "no_reservation"] == 3
+        assert figures["kwaainet_circuits_opened_total",] == 2
+        assert figures["kwaainet_relayed_bytes_total",] == 0
+        assert figures["kwaainet_dht_lookups_total",] >= 1
+
+    watch(built, test)
+
+
+def test_servers_by_block_within_the_bound(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(prefix: str, start: int, end: int) -> Announcement:
+        info = ServerInfo(ServerState.ONLINE, 1.0, start_block=start, end_block=end)
+        return Announcement(prefix, info, 100.0, ModelInfo(end))
+
+    monkeypatch.setattr(relay_metrics, "MAX_SERIES", 6)
+
+    async def test(watched: Watched) -> None:
+        servers = {key[1:]: value for key, value in (await watched.figures()).items() if "servers" in key[0]}
+        expected = {(str(block), "m", "online"): 1 for block in (0, 1, 3)}
+        assert servers == {**expected, ("2", "m", "online"): 2}
+
+    watch(built, test, [one("m", 0, 3), one("m", 2, 4), one("large", 0, 9)])

@@ -7,6 +7,7 @@ import { mkdir, readdir, readFile, rm, writeFile, link, copyFile, stat } from 'n
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
+import { API_VERSION } from '../web/sdk/origin.ts'
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
 const DIST = join(ROOT, 'web', 'dist')
@@ -35,6 +36,14 @@ async function bundle (entry, define = {}) {
   await build({ ...COMMON, entryPoints: { [name]: entry }, define })
   const bytes = await readFile(join(ASSETS, `${name}.js`))
   return `/assets/${name}.js?v=${createHash('sha256').update(bytes).digest('hex').slice(0, 16)}`
+}
+
+/** The SDK for pages without a bundler, at addresses that stay: /sdk/index.js, /sdk/element.js, /sdk/define.js. */
+async function bundleSdk () {
+  const entries = Object.fromEntries(['index', 'element', 'define'].map(name => [name, `web/sdk/${name}.ts`]))
+  await rm(join(DIST, 'sdk'), { recursive: true, force: true })
+  await build({ ...COMMON, outdir: join(DIST, 'sdk'), entryPoints: entries })
+  await build({ ...COMMON, splitting: false, format: 'iife', outdir: DIST, entryPoints: { embed: 'web/sdk/embed.ts' } })
 }
 
 /** A hard link where the file system allows, for these files are big. */
@@ -74,9 +83,12 @@ const store = { STORE_WORKER: JSON.stringify(await bundle('web/worker/store.ts')
 const thread = await bundle('web/worker/thread.ts')
 const node = await bundle('web/worker/node.ts', { ...folders, ...store, THREAD_WORKER: JSON.stringify(thread) })
 const client = await bundle('web/worker/client.ts', { ...folders, ...store })
-const page = await bundle('web/page/page.ts', {
-  NETWORK_WORKER: JSON.stringify(network), NODE_WORKER: JSON.stringify(node), CLIENT_WORKER: JSON.stringify(client)
-})
+const page = await bundle('web/page/page.ts')
+const frame = await bundle('web/sdk/embed_frame.ts')
+await bundleSdk()
+await writeFile(join(DIST, 'workers.json'), JSON.stringify({ api: API_VERSION, network, node, client }))
+const embed = await readFile(join(ROOT, 'web', 'sdk', 'embed.html'), 'utf8')
+await writeFile(join(DIST, 'embed.html'), embed.replace('/assets/embed_frame.js?v=FRAME_VERSION', frame))
 const html = await readFile(join(ROOT, 'web', 'page', 'index.html'), 'utf8')
 await writeFile(join(DIST, 'index.html'), html.replace('/assets/page.js?v=PAGE_VERSION', page))
 const sizes = await Promise.all((await readdir(ASSETS)).filter(name => name.endsWith('.js')).map(async name => `${name} ${Math.round((await stat(join(ASSETS, name))).size / 1024)} KiB`))

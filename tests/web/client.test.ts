@@ -12,8 +12,8 @@ class FakeWorker {
   onmessage: (event: { data: unknown }) => void = () => {}
   onerror: (event: { message: string }) => void = () => {}
 
-  constructor (url: URL) {
-    this.url = url.pathname
+  constructor (url: string) {
+    this.url = new URL(url).pathname
     FakeWorker.made.push(this)
   }
 
@@ -25,12 +25,13 @@ class FakeWorker {
 const ORIGIN = {
   relay: ['/ip4/127.0.0.1/tcp/1/ws/p2p/QmRelay'],
   version: '0',
+  workers: { api: 1, network: '/network', node: '/node', client: '/client' },
   model: { prefix: 'tiny', num_blocks: 3, manifest: '/m', files: '/f/', text: { url: '/t', size: 1, integrity: '' } }
 }
 const HI = { messages: [{ role: 'user', content: 'Hi' }] }
 const HOP = { peer: 'A', start: 0, end: 3 }
 
-Object.assign(globalThis, { Worker: FakeWorker, NETWORK_WORKER: '/network', NODE_WORKER: '/node', CLIENT_WORKER: '/client' })
+Object.assign(globalThis, { Worker: FakeWorker, location: { origin: 'http://relay' } })
 const sdk = await import('../../web/sdk/client.ts')
 const clients: Client[] = []
 

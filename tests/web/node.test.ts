@@ -17,7 +17,7 @@ class FakeWorker {
   say (message: object): void { this.onmessage({ data: message }) }
 }
 
-const ORIGIN = { relay: ['/ip4/127.0.0.1/tcp/1/ws/p2p/QmRelay'], version: '0', model: { prefix: 'tiny', num_blocks: 3, manifest: '/m', files: '/f/' } }
+const ORIGIN = { relay: ['/ip4/127.0.0.1/tcp/1/ws/p2p/QmRelay'], version: '0', workers: { api: 1, network: '/network', node: '/node', client: '/client' }, model: { prefix: 'tiny', num_blocks: 3, manifest: '/m', files: '/f/' } }
 const battery = Object.assign(new EventTarget(), { charging: true })
 const page = Object.assign(new EventTarget(), { hidden: false, title: 'a page' })
 
@@ -45,7 +45,7 @@ class FakeLocks {
 
 Object.defineProperty(globalThis, 'navigator', { value: { hardwareConcurrency: 2, locks: new FakeLocks(), storage: { getDirectory () {} }, getBattery: async () => battery } })
 Object.assign(globalThis, {
-  Worker: FakeWorker, NETWORK_WORKER: '/network', NODE_WORKER: '/node', CLIENT_WORKER: '/client', isSecureContext: true, crossOriginIsolated: false, document: page,
+  Worker: FakeWorker, location: { origin: 'http://relay' }, isSecureContext: true, crossOriginIsolated: false, document: page,
   addEventListener: page.addEventListener.bind(page), fetch: async () => new Response(JSON.stringify(ORIGIN))
 })
 const { createNode } = await import('../../web/sdk/node.ts')

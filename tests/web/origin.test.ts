@@ -5,10 +5,11 @@ import test from 'node:test'
 import { checkBlocks, readOrigin } from '../../web/sdk/origin.ts'
 
 const RELAY = '/ip4/127.0.0.1/tcp/1/ws/p2p/12D3KooWRelay'
+const workers = { api: 1, network: '/assets/network.js?v=1', node: '/assets/node.js', client: '/assets/client.js' }
 const MODEL = { prefix: 'm', num_blocks: 4, manifest: '/model/manifest.json', files: '/model/' }
 
 test('addresses become absolute, and only those a browser can dial are kept', () => {
-  const origin = readOrigin('http://localhost:8/', { relay: ['/ip4/127.0.0.1/tcp/2/p2p/12D3KooWRelay', RELAY], model: MODEL, version: '1' })
+  const origin = readOrigin('http://localhost:8/', { relay: ['/ip4/127.0.0.1/tcp/2/p2p/12D3KooWRelay', RELAY], model: MODEL, workers, version: '1' })
   assert.deepEqual(origin.relays, [RELAY])
   assert.equal(origin.model.manifest, 'http://localhost:8/model/manifest.json')
   assert.equal(origin.model.files, 'http://localhost:8/model/')
@@ -16,8 +17,15 @@ test('addresses become absolute, and only those a browser can dial are kept', ()
 
 test('a page that came by https dials only wss', () => {
   const secure = '/dns4/relay.example/tcp/443/tls/ws/p2p/12D3KooWRelay'
-  assert.deepEqual(readOrigin('https://relay.example/', { relay: [RELAY, secure], model: MODEL }).relays, [secure])
+  assert.deepEqual(readOrigin('https://relay.example/', { relay: [RELAY, secure], model: MODEL, workers }).relays, [secure])
   assert.throws(() => readOrigin('https://relay.example/', { relay: [RELAY], model: MODEL }), /wss/)
+})
+
+test('workers come from the relay, and only of a version that this SDK understands', () => {
+  const document = { relay: [RELAY], model: MODEL, version: '9' }
+  assert.equal(readOrigin('http://x', { ...document, workers }).workers.network, 'http://x/assets/network.js?v=1')
+  assert.throws(() => readOrigin('http://x', { ...document, workers: { ...workers, api: 2 } }), /version 2 of the SDK.*fits its version 9/)
+  assert.throws(() => readOrigin('http://x', document), /names no workers/)
 })
 
 for (const [what, document] of Object.entries({

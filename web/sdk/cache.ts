@@ -34,3 +34,12 @@ export async function clearCache (of: Partial<Owner> = {}): Promise<number> {
 export async function askToKeep (): Promise<boolean> {
   return await navigator.storage.persisted() || await navigator.storage.persist()
 }
+
+/** Delete the peer's key that this browser keeps: the next start makes another. */
+export async function forgetIdentity (): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    const deleting = indexedDB.deleteDatabase('kwaainet') // of bridge/identity.ts
+    deleting.onsuccess = () => { resolve() }
+    deleting.onerror = () => { reject(deleting.error ?? new Error('IndexedDB failed without a reason')) }
+  })
+}

@@ -8,7 +8,7 @@ import type { IceServer, NetworkToPage, PageToNetwork, PeerReport } from '../wor
 import { Answer, type ChatCompletion, type ChatCompletionChunk, CompletionError, type CompletionParams, orderOf } from './completion.ts'
 import { readIceServers } from './ice.ts'
 import { askOrigin } from './origin.ts'
-import { PATHS, TypedWorker } from './worker.ts'
+import { TypedWorker } from './worker.ts'
 
 const STOP_PATIENCE = 5000 // ms for ending sessions in order before the workers are ended
 
@@ -177,8 +177,8 @@ class TabClient implements Client {
     const rtc = new MessageChannel()
     await new Promise<void>((resolve, reject) => {
       const broken = (what: string) => (reason: string): void => { this.#fail(`the ${what} worker broke: ${reason}`) }
-      const network = new TypedWorker<PageToNetwork, NetworkToPage>(PATHS.network, origin, message => { this.#fromNetwork(message) }, broken('network'))
-      const client = new TypedWorker<PageToClient, ClientToPage>(PATHS.client, origin, message => { this.#fromClient(message) }, broken('client'))
+      const network = new TypedWorker<PageToNetwork, NetworkToPage>(described.workers.network, message => { this.#fromNetwork(message) }, broken('network'))
+      const client = new TypedWorker<PageToClient, ClientToPage>(described.workers.client, message => { this.#fromClient(message) }, broken('client'))
       this.#running = { network, client, endRtc: hostRtc(rtc.port1), ready: resolve, failed: reject, stopped: () => {} }
       const direct = webrtc !== 'off' && typeof RTCPeerConnection === 'function'
       const { relays, model } = described

@@ -1,6 +1,6 @@
 // The public API of the tab's half.
 
-export { askToKeep, type CacheEntry, cacheEntries, clearCache } from './cache.ts'
+export { askToKeep, type CacheEntry, cacheEntries, clearCache, forgetIdentity } from './cache.ts'
 export { type Client, type ClientEvent, type ClientOptions, type ClientStatus, createClient } from './client.ts'
 export { type ChatCompletion, type ChatCompletionChunk, CompletionError, type CompletionParams } from './completion.ts'
 export type { Elsewhere, Limits, NodeEvents, NodeState, NodeStatus, Peer, PeerChange, Progress, Receipt, Storage, Work } from './events.ts'

@@ -3,7 +3,13 @@
 import type { IceServer, Model } from '../worker/messages.ts'
 import { readIceServers } from './ice.ts'
 
-export interface Origin { url: string, relays: string[], iceServers: IceServer[], model: Model, version: string }
+/** The addresses of the relay's workers; they come with it, so that they understand each other. */
+export interface Workers { network: string, node: string, client: string }
+
+export interface Origin { url: string, relays: string[], iceServers: IceServer[], model: Model, workers: Workers, version: string }
+
+/** Of the messages between this SDK and a relay's workers: raised when an older side cannot understand them. */
+export const API_VERSION = 1
 
 /** Ask the origin for all of it, and for `model` where one is named; throws an Error whose text is for people. */
 export async function askOrigin (relay: string | URL, model?: string, signal?: AbortSignal): Promise<Origin> {
@@ -20,15 +26,19 @@ export async function askOrigin (relay: string | URL, model?: string, signal?: A
 
 /** Check the document; the relays are those a page at `url` can dial. */
 export function readOrigin (url: string, document: unknown): Origin {
-  const { relay, ice_servers: iceServers, model, version } = (document ?? {}) as Record<string, unknown>
+  const { relay, ice_servers: iceServers, model, workers, version } = (document ?? {}) as Record<string, unknown>
   if (!Array.isArray(relay)) throw new Error(`${url} names no relay in /kwaainet.json`)
   const secure = url.startsWith('https:')
   const relays = relay.filter((address): address is string => typeof address === 'string' && isDialable(address, secure))
   if (relays.length === 0) throw new Error(`${url} names no relay that a browser can dial (a ${secure ? 'wss' : 'ws or wss'} address ending in /p2p/ID): ${relay.join(' ')}`)
   if (!isModel(model)) throw new Error(`${url} offers no model; start its relay with --model PATH`)
+  if (!isWorkers(workers)) throw new Error(`${url} names no workers in /kwaainet.json; build its page: make setup`)
+  if (workers.api !== API_VERSION) throw new Error(`${url} speaks version ${workers.api} of the SDK, this page ${API_VERSION}; use the kwaainet-web that fits its version ${String(version)}`)
+  const [network, node, client] = [workers.network, workers.node, workers.client].map(path => new URL(path, url).href) as [string, string, string]
   return {
     url,
     relays,
+    workers: { network, node, client },
     iceServers: readIceServers(iceServers, url),
     model: {
       ...model,
@@ -55,6 +65,11 @@ export function checkBlocks (blocks: string, numBlocks: number): void {
 
 function isDialable (address: string, secure: boolean): boolean {
   return (secure ? /\/(wss|tls\/ws)\/p2p\/\w+$/ : /\/(ws|wss)\/p2p\/\w+$/).test(address)
+}
+
+function isWorkers (value: unknown): value is Workers & { api: number } {
+  const workers = value as Partial<Workers & { api: number }> | null | undefined
+  return typeof workers?.api === 'number' && [workers.network, workers.node, workers.client].every(path => typeof path === 'string')
 }
 
 function isModel (value: unknown): value is Model {

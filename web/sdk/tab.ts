@@ -5,9 +5,9 @@ import { hostRtc } from '../bridge/rtc.ts'
 import type { Backend, IceServer, NetworkToPage, PageToNetwork, PeerReport, State } from '../worker/messages.ts'
 import type { NodeConfig, NodeToPage, PageToNode, PauseReason, Receipt, SetLimits } from '../worker/node_messages.ts'
 import { readIceServers } from './ice.ts'
-import { askOrigin, checkBlocks } from './origin.ts'
+import { askOrigin, checkBlocks, type Workers } from './origin.ts'
 import { preflight } from './preflight.ts'
-import { PATHS, TypedWorker } from './worker.ts'
+import { TypedWorker } from './worker.ts'
 
 const STOP_PATIENCE = 10_000 // ms for an orderly leave, beside its draining, before the workers are ended
 const DRAIN = 90 // s
@@ -67,6 +67,8 @@ export interface TabOptions {
   /** Bytes that weights may take where their format can be chosen; absent: half of what the browser says there is. */
   memory?: number
   threads?: number
+  /** Bytes of fetched weights that this browser may keep; absent: a share of its quota. */
+  cacheBytes?: number
   publicName?: string
   /** STUN and TURN servers as RTCPeerConnection takes them; absent: those the origin names. */
   iceServers?: RTCIceServer[]
@@ -145,8 +147,8 @@ export class Tab {
         public_name: this.#options.publicName ?? '',
         weights: this.#options.weights ?? 'auto',
         memory: this.#options.memory ?? halfTheMemory(),
-        ...(this.#options.storage === 'none' ? { cache: 0 } : {})
-      }, given ?? described.iceServers)
+        ...(this.#options.storage === 'none' ? { cache: 0 } : this.#options.cacheBytes === undefined ? {} : { cache: this.#options.cacheBytes })
+      }, described.workers, given ?? described.iceServers)
     } catch (error) {
       this.#fail(error instanceof Error ? error.message : String(error))
     }
@@ -200,19 +202,18 @@ export class Tab {
     return { ...this.#status, peers: this.#peers }
   }
 
-  #launch (config: NodeConfig, iceServers: IceServer[]): void {
+  #launch (config: NodeConfig, workers: Workers, iceServers: IceServer[]): void {
     const rpc = new MessageChannel()
     const rtc = new MessageChannel()
-    const { origin } = config
     const whileRunning = <Words extends unknown[]>(react: (...words: Words) => void) => (...words: Words): void => {
       if (this.#running === running) react(...words) // the last words of workers that were ended are dropped
     }
     const network = new TypedWorker<PageToNetwork, NetworkToPage>(
-      PATHS.network, origin, whileRunning(message => { this.#fromNetwork(message) }),
+      workers.network, whileRunning(message => { this.#fromNetwork(message) }),
       whileRunning(reason => { this.#fail(`the network worker broke: ${reason}`) })
     )
     const node = new TypedWorker<PageToNode, NodeToPage>(
-      PATHS.node, origin, whileRunning(message => { this.#fromNode(message) }),
+      workers.node, whileRunning(message => { this.#fromNode(message) }),
       whileRunning(reason => { this.#fail(`the node worker broke: ${reason}`) })
     )
     const running: Running = { network, node, endRtc: hostRtc(rtc.port1, this.#options.webrtc === 'forwarded' || undefined) }

@@ -1,19 +1,17 @@
-// A worker of this project, seen from the page.
-
-declare const NETWORK_WORKER: string // paths with their version, set by build/web.mjs
-declare const NODE_WORKER: string
-declare const CLIENT_WORKER: string
-
-export const PATHS = { network: NETWORK_WORKER, node: NODE_WORKER, client: CLIENT_WORKER }
+// A worker of the relay, seen from the page, whatever origin the page is of.
+// Rule of the file: a browser takes workers of the page's own origin only, so where the relay is another one, a worker
+// made of one line imports it: the page's Content-Security-Policy then allows `worker-src blob:`.
 
 /** A worker whose messages have types. */
 export class TypedWorker<In, Out> {
   readonly #worker: Worker
 
-  constructor (path: string, origin: string, receive: (message: Out) => void, broken: (reason: string) => void) {
-    this.#worker = new Worker(new URL(path, origin), { type: 'module' })
-    this.#worker.onmessage = ({ data }: MessageEvent<Out>) => { receive(data) }
-    this.#worker.onerror = event => { broken(event.message || `${path} could not be loaded`) }
+  /** `address` is absolute. */
+  constructor (address: string, receive: (message: Out) => void, broken: (reason: string) => void) {
+    const own = makeWorker(address)
+    this.#worker = own
+    own.onmessage = ({ data }: MessageEvent<Out>) => { receive(data) }
+    own.onerror = event => { broken(event.message || `${address} could not be loaded`) }
   }
 
   post (message: In, transfer: Transferable[] = []): void {
@@ -24,3 +22,15 @@ export class TypedWorker<In, Out> {
     this.#worker.terminate()
   }
 }
+
+function makeWorker (address: string): Worker {
+  if (new URL(address).origin === globalThis.location?.origin) return new Worker(address, { type: 'module' })
+  const bootstrap = URL.createObjectURL(new Blob([`import ${JSON.stringify(address)}`], { type: 'text/javascript' }))
+  try {
+    return new Worker(bootstrap, { type: 'module' })
+  } finally {
+    setTimeout(() => { URL.revokeObjectURL(bootstrap) }, BOOTSTRAP_TIME)
+  }
+}
+
+const BOOTSTRAP_TIME = 10_000 // ms a browser may take to read the one line

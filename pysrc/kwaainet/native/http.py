@@ -14,6 +14,7 @@ Everything else, such as what the gateway answers, is for this origin's own page
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from base64 import b64encode
@@ -38,13 +39,17 @@ VERSIONED = re.compile(
     r"(^|/)([0-9a-f]{16}/|chunk-[0-9A-Z]{8}\.)"
 )  # addresses that build/web.mjs gives a hash
 CORP = "Cross-Origin-Resource-Policy"
-PUBLIC = {CORP: "cross-origin"}
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",  # with the next line: SharedArrayBuffer, so threads,
     "Cross-Origin-Embedder-Policy": "require-corp",  # and a clock of 5 us instead of 100
     CORP: "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+}
+PUBLIC = {  # what pages of other origins may load: the SDK's workers, the embed's frame and all they need
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": "Content-Range",
+    CORP: "cross-origin",
 }
 
 
@@ -131,8 +136,15 @@ class Origin:
                 "relay": self.relay_addresses(),
                 "ice_servers": list(self.ice_servers),
                 "model": model,
-            }
+                "workers": self._workers(),
+            },
+            headers=PUBLIC,
         )
+
+    def _workers(self) -> Any:
+        """Where the built workers are, as the build wrote it down; read anew, for it may build again."""
+        built = self.assets / "workers.json"
+        return json.loads(built.read_bytes()) if built.is_file() else None
 
     async def _status(self, request: web.Request) -> web.Response:
         more = {} if self.api is None else {"openai": self.api.status()}
@@ -141,14 +153,14 @@ class Origin:
     async def _manifest(self, request: web.Request) -> web.Response:
         if self.model is None:
             raise web.HTTPNotFound(text="this relay offers no model; start it with --model PATH\n")
-        response = web.Response(text=self.model.manifest, content_type="application/json")
+        response = web.Response(text=self.model.manifest, content_type="application/json", headers=PUBLIC)
         response.enable_compression()
         return response
 
     async def _text(self, request: web.Request) -> web.Response:
         if self.model is None or not self.model.text:
             raise web.HTTPNotFound(text="this relay offers no model with a tokenizer\n")
-        response = web.Response(text=self.model.text, content_type="application/json")
+        response = web.Response(text=self.model.text, content_type="application/json", headers=PUBLIC)
         response.headers["Cache-Control"] = IMMUTABLE if request.query_string else "no-cache"
         response.enable_compression()
         return response
@@ -157,7 +169,7 @@ class Origin:
         path = self.model.files.get(request.match_info["name"]) if self.model else None
         if path is None:
             raise web.HTTPNotFound(text="no such model file; /model/manifest.json names them\n")
-        return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
+        return web.FileResponse(path, headers={"Cache-Control": "no-cache", **PUBLIC})
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["path"]

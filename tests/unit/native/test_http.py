@@ -1,4 +1,5 @@
 import asyncio
+import json
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -60,6 +61,23 @@ def test_page_and_description(origin: Origin) -> None:
         async with session.get(address + "status.json") as answer:
             assert await answer.json() == {"peers": 2}
             assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+    visit(origin, check)
+
+
+def test_pages_of_other_origins_may_load_what_the_sdk_needs(origin: Origin) -> None:
+    workers = {"api": 1, "network": "/assets/network.js?v=1"}
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        for path in ("kwaainet.json", "sub/a.mjs", "model/manifest.json", "model/text.json", "model/m.gguf"):
+            async with session.get(address + path) as answer:
+                assert answer.headers["Access-Control-Allow-Origin"] == "*", path
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin", path
+        async with session.get(address + "kwaainet.json") as answer:
+            assert (await answer.json())["workers"] is None
+        (origin.assets / "workers.json").write_text(json.dumps(workers))
+        async with session.get(address + "kwaainet.json") as answer:
+            assert (await answer.json())["workers"] == workers
 
     visit(origin, check)
 

@@ -1,0 +1,9 @@
+// Importing this defines <kwaai-node>, once, where there are custom elements.
+
+import { KwaaiNodeElement } from './element.ts'
+
+if (globalThis.customElements !== undefined && customElements.get('kwaai-node') === undefined) {
+  customElements.define('kwaai-node', KwaaiNodeElement)
+}
+
+export { KwaaiNodeElement }

@@ -1,4 +1,5 @@
 """The benchmarks of README's table: ``make bench``, or some only: ``make bench ARGS="relaying start"``.
+``make bench ARGS="steps --profile"`` profiles a tab's workers instead.
 
 Peers are measured in the same run, in turns; figures are medians. The table goes to standard output,
 what happens to standard error, every figure to .cache/benchmarks/NAME.json, what the processes said to
@@ -22,7 +23,9 @@ from pathlib import Path
 from interop.running import Failed
 
 from . import (
+    attention,
     direct,
+    echo,
     endpoint,
     gateway,
     generation,
@@ -31,6 +34,8 @@ from . import (
     kernel,
     kills,
     leaving,
+    llama_cpp,
+    profiling,
     quality,
     relaying,
     sessions,
@@ -48,6 +53,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "start": visits.measure_start,
     "generation": generation.measure,
     "steps": steps.measure,
+    "echo": echo.measure,
     "sessions": sessions.measure,
     "relaying": relaying.measure,
     "openai": endpoint.measure,
@@ -59,10 +65,14 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "tab_chain": tab_chain.measure,
     "killed_tabs": kills.measure_tabs,
     "kernel": kernel.measure,
+    "attention": attention.measure,
+    "llama.cpp": llama_cpp.measure,
     "guard": guard.measure,
     "quality": quality.measure,
     "gpu": gpu.measure,
 }
+
+PROFILES: dict[str, Callable[[Path, int], Result]] = {"steps": profiling.measure}
 
 
 def main() -> int:
@@ -73,27 +83,29 @@ def main() -> int:
         "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="of each peer (%(default)s)"
     )
     parser.add_argument("--anew", action="store_true", help="count no kills and leaves of earlier runs")
+    parser.add_argument(
+        "--profile", action="store_true", help=f"profile what is named: {', '.join(PROFILES)}"
+    )
     options = parser.parse_args()
-    if unknown := set(options.names) - BENCHMARKS.keys():
-        parser.error(
-            f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
-        )
+    measured = PROFILES if options.profile else BENCHMARKS
+    if unknown := set(options.names) - measured.keys():
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(measured)}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever was started is ended
     rows: list[Row] = []
     failed = False
-    for name in options.names or BENCHMARKS:
+    for name in options.names or measured:
         print(f"benchmark {name}", file=sys.stderr, flush=True)
         if options.anew:
             forget(name)
         with _folder(name) as folder:
             try:
-                result = BENCHMARKS[name](folder, options.rounds)
+                result = measured[name](folder, options.rounds)
             except (Failed, OSError, subprocess.CalledProcessError) as error:
                 print(f"benchmark {name} failed: {error}", file=sys.stderr, flush=True)
                 failed = True
                 continue
-        save(RESULTS, name, result)
+        save(RESULTS, f"{name}-profile" if options.profile else name, result)
         rows += result.rows
     print(markdown(rows))
     return 1 if failed else 0

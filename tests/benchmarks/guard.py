@@ -18,14 +18,20 @@ from typing import Any
 
 from interop.running import Failed
 
-from . import counted
+from . import counted, counted_tab
 from .report import Result, Row, markdown
 
 BASELINE = Path(__file__).with_name("baseline.json")
 DEFAULT_TOLERANCE = 0.02
 
 # Each measures some figures; whoever has stable ones adds a line.
-SOURCES: Sequence[Callable[[], Mapping[str, float]]] = (counted.steps, counted.weights)
+SOURCES: Sequence[Callable[[], Mapping[str, float]]] = (
+    counted.steps,
+    counted.weights,
+    counted_tab.bundles,
+    counted_tab.wire,
+    counted_tab.wakes,
+)
 
 
 @dataclass(frozen=True, slots=True)

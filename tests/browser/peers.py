@@ -133,6 +133,11 @@ class Session:
     async def step(self, hidden: Floats, rows: Sequence[int] = (), **options: Any) -> Floats:
         """Send hidden [batch, n, hidden] and return the answer; ``rows`` are hypo_ids, ``options``
         go into the metadata."""
+        await self.stream.send(self.request(hidden, rows, **options))
+        return await self.answer()
+
+    def request(self, hidden: Floats, rows: Sequence[int] = (), **options: Any) -> bytes:
+        """The message of the next step."""
         self._steps += 1
         metadata = {
             "session_id": self.session_id,
@@ -142,11 +147,9 @@ class Session:
             **options,
         }
         arrays = (hidden, np.zeros(0, np.float32), np.asarray(rows, np.int64))
-        request = ExpertRequest(
+        return ExpertRequest(
             uid=self._uid, tensors=tuple(map(serialize, arrays)), metadata=msgpack.dumps(metadata)
-        )
-        await self.stream.send(request.encode())
-        return await self.answer()
+        ).encode()
 
     async def answer(self) -> Floats:
         """The next answer, also of a step that a server pushed."""

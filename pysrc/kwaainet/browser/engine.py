@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from js import Object
 from numpy.typing import NDArray
-from pyodide.ffi import JsException, to_js
+from pyodide.ffi import to_js
 
-from .. import errors
 from ..errors import CapacityError, DeviceLost, EngineError, LocalError
 from ..formats.config import ModelConfig
 from ..inference.batching import check_steps, step_runs
@@ -33,6 +32,7 @@ from ..inference.selftest import sample, self_test
 from ..inference.slabs import Change, Slab, Slabs
 from ..ports import Floats, StepResult
 from ..types import BlockRange, SpanShape
+from .crossing import crossing
 
 # Enough new positions at once that every kernel for long prefills is used.
 PROBE_TOKENS = 40
@@ -42,7 +42,6 @@ PROBE_TOKENS = 40
 _BRIDGES = {"wasm": 1, "webgpu": None}
 # One of each form: a device that has a kernel wrong is found out.
 _PROBE_FORMS = {"0.qkv": Form.Q4, "0.o": Form.Q8, "0.gate_up": Form.Q4_WITH_ZEROS}
-_ERRORS = ("EngineError", "CapacityError", "DeviceLost")
 
 
 class BrowserEngine:
@@ -82,7 +81,7 @@ class BrowserEngine:
             if self._backend == "webgpu":
                 await self._verify_device(shape, any(name.endswith(".quants") for name in tensors))
             await self._add(tensors)
-            await _crossing(self._engine.build(to_js(graph), _js_shape(shape)))
+            await crossing(self._engine.build(to_js(graph), _js_shape(shape)))
             self._caches, self._slabs = CacheTable(shape), Slabs(shape.max_positions)
             await self_test(self, shape)
         except LocalError:
@@ -155,7 +154,7 @@ class BrowserEngine:
             entry.check_rows(rows)
             slab = entry.storage.memory
             moving = self._engine.reorder(slab, entry.first_row, to_js(list(rows)), entry.length)
-            await _crossing(moving)
+            await crossing(moving)
 
     async def close_cache(self, cache: int) -> None:
         """See ``ports.Engine``; memory is released after a run under way."""
@@ -166,12 +165,12 @@ class BrowserEngine:
                 with contextlib.suppress(CapacityError):  # then it stays where it is
                     await self._rearrange(change)
             elif change is not None and change.slab is not None:
-                await _crossing(self._engine.closeSlab(change.slab.memory))
+                await crossing(self._engine.closeSlab(change.slab.memory))
 
     async def close(self) -> None:
         """See ``ports.Engine``."""
         self._tensors, self._caches, self._slabs = {}, None, Slabs(0)
-        await _crossing(self._engine.close())
+        await crossing(self._engine.close())
 
     def _built(self) -> CacheTable[Slab[int]]:
         if self._caches is None:
@@ -181,15 +180,15 @@ class BrowserEngine:
     async def _add(self, tensors: dict[str, Any]) -> None:
         while tensors:
             name, data = tensors.popitem()
-            await _crossing(self._engine.addTensor(name, data))
+            await crossing(self._engine.addTensor(name, data))
 
     async def _rearrange(self, change: Change[int]) -> None:
-        memory = int(await _crossing(self._engine.openSlab(change.rows, change.capacity)))
+        memory = int(await crossing(self._engine.openSlab(change.rows, change.capacity)))
         unwanted = memory
         try:
             if change.slab is not None:
                 old, moves = change.slab.memory, _plain([asdict(move) for move in change.moves])
-                await _crossing(self._engine.copyRows(old, memory, moves))
+                await crossing(self._engine.copyRows(old, memory, moves))
                 unwanted = old
             self._slabs.commit(change, memory)
         finally:
@@ -202,7 +201,7 @@ class BrowserEngine:
         """One run on the rows of ``slab`` from ``first_row`` on; x [rows, n, hidden] -> the same shape."""
         place = {"firstRow": first_row, "lengths": list(lengths), "first": blocks.start, "end": blocks.end}
         data = to_js(x.reshape(-1))
-        answer = await _crossing(self._engine.run(slab.memory, _plain(place), x.shape[1], data))
+        answer = await crossing(self._engine.run(slab.memory, _plain(place), x.shape[1], data))
         computed = np.empty(x.shape, np.float32)  # not into x: that may be the caller's own memory
         answer.assign_to(computed.reshape(-1))
         return computed
@@ -217,7 +216,7 @@ class BrowserEngine:
         await self._add({name: _bytes(array) for name, array in tensors.items()})
         hidden = to_js(sample(PROBE_TOKENS + 1, config.hidden_size).reshape(-1))
         probe = _js_shape(writer.shape)
-        await _crossing(self._engine.verify(to_js(writer.graph()), probe, PROBE_TOKENS, hidden))
+        await crossing(self._engine.verify(to_js(writer.graph()), probe, PROBE_TOKENS, hidden))
 
 
 def _probe_config(shape: SpanShape) -> ModelConfig:
@@ -269,13 +268,3 @@ def _plain(value: Any) -> Any:
 def _bytes(array: NDArray[Any]) -> Any:
     """A fresh Uint8Array of the array's bytes, row by row."""
     return to_js(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
-async def _crossing(promise: Awaitable[Any]) -> Any:
-    """Await JavaScript; its errors become ours by name."""
-    try:
-        return await promise
-    except JsException as error:
-        name, message = str(getattr(error, "name", "")), str(getattr(error, "message", error))
-        kind = getattr(errors, name) if name in _ERRORS else EngineError
-        raise kind(message) from error

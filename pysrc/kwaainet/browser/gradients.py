@@ -15,7 +15,7 @@ from pyodide.ffi import to_js
 
 from ..errors import EngineError, LocalError
 from ..ports import Floats
-from .engine import _crossing
+from .crossing import crossing
 
 
 class BrowserGradients:
@@ -29,27 +29,27 @@ class BrowserGradients:
     async def build(self, forward: bytes, backward: bytes) -> None:
         """See ``ports.Gradients``."""
         async with self._turn:
-            made = await _crossing(self._create())
-            await _crossing(made.build(to_js(forward), to_js(backward)))
+            made = await crossing(self._create())
+            await crossing(made.build(to_js(forward), to_js(backward)))
             self._js = made
 
     async def add_block(self, block: int, weights: Mapping[str, Floats]) -> None:
         """See ``ports.Gradients``."""
         async with self._turn:
             js = self._built()
-            await _crossing(_now(js.dropBlock, block))
+            await crossing(_now(js.dropBlock, block))
             try:
                 for name, array in weights.items():
-                    await _crossing(_now(js.addWeight, block, _input(name, array)))
+                    await crossing(_now(js.addWeight, block, _input(name, array)))
             except LocalError:
-                await _crossing(_now(js.dropBlock, block))
+                await crossing(_now(js.dropBlock, block))
                 raise
 
     async def drop_block(self, block: int) -> None:
         """See ``ports.Gradients``."""
         async with self._turn:
             if self._js is not None:
-                await _crossing(_now(self._js.dropBlock, block))
+                await crossing(_now(self._js.dropBlock, block))
 
     async def forward(self, block: int, hidden: Floats, tables: Mapping[str, Floats]) -> Floats:
         """See ``ports.Gradients``."""
@@ -68,7 +68,7 @@ class BrowserGradients:
     async def _run(self, output: str, block: int, inputs: Mapping[str, Floats]) -> Floats:
         async with self._turn:
             given = to_js([_input(name, array) for name, array in inputs.items()])
-            answer = await _crossing(self._built().run(output, block, given))
+            answer = await crossing(self._built().run(output, block, given))
         result = np.empty(inputs["x"].shape, np.float32)
         answer.assign_to(result.reshape(-1))
         return result

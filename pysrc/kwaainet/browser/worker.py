@@ -16,6 +16,7 @@ from typing import Any, cast
 from ..errors import ConfigError
 from ..formats.manifest import ModelManifest
 from ..node.announce import RelayAnnouncer
+from ..node.bandwidth import Bandwidth
 from ..node.config import NodeConfig, parse_blocks
 from ..node.directory import directory_reader
 from ..node.limits import Allowance, Facts, Limits, allow
@@ -106,6 +107,7 @@ class Tab:
             gradients=BrowserGradients(bridge.createGradients),
             read_servers=directory_reader(host, relay),
             chance=random.random,
+            bandwidth=Bandwidth(host, [relay], time.perf_counter),
         )
         return cls(node, host, relay, reporter(bridge))
 

@@ -108,6 +108,10 @@ class Page:
         answer = await self._call("Page.captureScreenshot", {"format": "png"})
         return base64.b64decode(answer["data"])
 
+    async def worker_command(self, worker: str, method: str, params: JsonObject | None = None) -> JsonObject:
+        """One DevTools command to one of ``workers``; ``LocalError`` if it refuses or has ended."""
+        return await self._devtools.call(method, params, session=worker)
+
     async def close(self) -> None:
         """Close the tab as a person would: the document sees pagehide. Returns when the tab is gone."""
         with contextlib.suppress(LocalError):  # it may be gone already

@@ -31,7 +31,7 @@ from .model import Borrow, load_block, load_span
 from .moving import Mover
 from .neighbours import Neighbours
 from .permission import Permission
-from .rates import measure, throughput
+from .rates import measure, network_rps, throughput
 from .rpc import TransformerConnectionHandler
 from .span import ServedSpan
 
@@ -254,9 +254,8 @@ class HostedSpan:
             told, waited = await self.announce_or_log(), 0.0
 
     async def _measure_neighbours(self) -> None:
-        block = self._config.blocks.end
-        if block < self._model.manifest.config.num_hidden_layers:
-            await self._neighbours.measure(self._config.prefix, block, self._config.announce_timeout)
+        config, num_blocks = self._config, self._model.manifest.config.num_hidden_layers
+        await self._neighbours.measure(config.prefix, config.blocks, num_blocks, config.announce_timeout)
 
     def _cache_changed(self) -> bool:
         """Whether what clients read of our free cache is wrong by a quarter of it all or more."""
@@ -267,7 +266,8 @@ class HostedSpan:
     def _announcement(self, state: ServerState) -> Announcement:
         config, llama = self._config, self._model.manifest.config
         rates = self._metered.rates.times(self._permission.duty) if self._metered else None
-        network = config.network_bits_per_second / (32.0 * llama.hidden_size)
+        measured = self._around.bandwidth.bits_per_second if self._around.bandwidth else None
+        network = network_rps(measured or config.network_bits_per_second, llama.hidden_size)
         blocks = self._target or config.blocks
         info = ServerInfo(
             state,

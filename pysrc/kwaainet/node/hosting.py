@@ -12,6 +12,7 @@ from ..formats.manifest import ModelManifest
 from ..ports import BlobStore, Clock, Engine, Gradients, RangeSource
 from ..types import BlockRange, ServerState
 from .announce import Announcer
+from .bandwidth import Bandwidth
 from .config import NodeConfig
 from .directory import ReadServers
 from .limits import Reason
@@ -34,7 +35,8 @@ class HostedModel:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all models of a node share. Without ``read_servers`` nobody is pinged and nothing moves."""
+    """What all models of a node share. Without ``read_servers`` nobody is pinged and nothing moves;
+    without ``bandwidth`` what the network carries is a guess."""
 
     hosts: ModelHosts
     store: BlobStore
@@ -42,6 +44,7 @@ class Surroundings:
     now: Clock
     read_servers: ReadServers | None
     chance: Callable[[], float]  # uniform in 0 to 1
+    bandwidth: Bandwidth | None = None
 
 
 @dataclass(frozen=True, slots=True)

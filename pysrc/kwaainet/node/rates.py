@@ -17,6 +17,7 @@ BUDGET = 0.2  # seconds for either figure, about: nobody is served meanwhile, an
 MEASURED_STEPS = 8  # single tokens timed for inference_rps at most, after one to warm up
 MEASURED_TOKENS = 64  # tokens of the one run timed for forward_rps at most,
 LEAST_TOKENS = 16  # and at least: of shorter runs most is overhead
+BITS = 16.0  # of a number on the wire, by Petals' count
 RELAY_PENALTY = 0.2  # Petals counts a relayed server's network at a fifth
 _SHORTEST = 1e-6  # seconds; keeps rates finite where the clock stands still
 
@@ -55,6 +56,11 @@ async def _time(engine: Engine, cache: int, tokens: int, shape: SpanShape, now: 
     started = now()
     await engine.run(cache, np.zeros((1, tokens, shape.hidden_size), np.float32))
     return max(now() - started, _SHORTEST)
+
+
+def network_rps(bits_per_second: float, hidden_size: int) -> float:
+    """Tokens per second that the network carries; Petals counts 16 bits a number."""
+    return bits_per_second / (BITS * hidden_size)
 
 
 def throughput(rates: Rates | None, blocks: int, network: float, using_relay: bool) -> float:

@@ -16,6 +16,7 @@ from ..formats.manifest import ModelManifest
 from ..ports import BlobStore, Clock, Engine, Gradients, Host, RangeSource, Report
 from ..types import BlockRange, PeerId, Progress, ServerState
 from .announce import MAX_PREFIXES_PER_PEER, Announcer
+from .bandwidth import Bandwidth
 from .blobs import Lender
 from .config import NodeConfig
 from .directory import ReadServers
@@ -70,6 +71,7 @@ class ServerNode:
     ``lends`` are the model's files where they lie on this machine, for others to borrow from.
     ``read_servers`` and ``chance`` (uniform in 0 to 1) are needed by a model whose place is to be
     chosen; with them it also tells how far the servers after it are, and borrows what it cannot fetch.
+    ``bandwidth`` is measured while it serves; without it, what the configuration says is announced.
     """
 
     def __init__(
@@ -87,10 +89,14 @@ class ServerNode:
         lends: RangeSource | None = None,
         read_servers: ReadServers | None = None,
         chance: Callable[[], float] = lambda: 0.5,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self._config, self._host, self._now = config, host, now
         self._announcer = announcer
-        self._around = Surroundings(ModelHosts(host), store, announcer, now, read_servers, chance)
+        self._bandwidth = bandwidth
+        self._measuring: asyncio.Task[None] | None = None
+        hosts = ModelHosts(host)
+        self._around = Surroundings(hosts, store, announcer, now, read_servers, chance, bandwidth)
         self._lender = Lender(store, now)
         self._spans: list[HostedSpan] = []
         self._report: Report = lambda progress: None
@@ -180,6 +186,7 @@ class ServerNode:
                 await span.join(report)
             for span in self._spans:
                 await span.go_online()
+            self._measure_bandwidth()
         except BaseException as error:
             self._spans[0].note(error)
             await self.stop()
@@ -197,6 +204,8 @@ class ServerNode:
         await asyncio.shield(self._leaving)
 
     async def _leave(self) -> None:
+        if self._measuring is not None:
+            self._measuring.cancel()
         served = False
         for span in self._spans:
             await span.halt()
@@ -208,6 +217,11 @@ class ServerNode:
         self._lender.forget()
         for span in self._spans:
             await span.close()
+
+    def _measure_bandwidth(self) -> None:
+        """Once all is served, so that loading is not slowed down; what is found first is told at once."""
+        if self._bandwidth is not None:
+            self._measuring = asyncio.ensure_future(self._bandwidth.keep_measured(self.announce_again))
 
     def _may_rebuild(self) -> bool:
         """Whether a lost device is worth it; if it is not, there may be nothing left to serve with."""

@@ -134,7 +134,7 @@ class JsEngine:
 @pytest.fixture(scope="module")
 def make() -> Iterator[Any]:
     """BrowserEngine, imported over stand-ins for what only Pyodide has."""
-    names = ("js", "pyodide", "pyodide.ffi", "kwaainet.browser.engine")
+    names = ("js", "pyodide", "pyodide.ffi", "kwaainet.browser.crossing", "kwaainet.browser.engine")
     saved = {name: sys.modules.pop(name, None) for name in names}
     js, ffi = ModuleType("js"), ModuleType("pyodide.ffi")
     js.__dict__["Object"] = type("Object", (), {"fromEntries": dict})

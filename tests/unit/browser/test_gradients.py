@@ -59,10 +59,10 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     vars(pyodide)["ffi"] = ffi
     for name, module in {"js": js, "pyodide": pyodide, "pyodide.ffi": ffi}.items():
         monkeypatch.setitem(sys.modules, name, module)
-    for name in ("engine", "gradients"):
+    for name in ("crossing", "gradients"):
         monkeypatch.delitem(sys.modules, f"kwaainet.browser.{name}", raising=False)
     yield importlib.import_module("kwaainet.browser.gradients")
-    for name in ("engine", "gradients"):
+    for name in ("crossing", "gradients"):
         sys.modules.pop(f"kwaainet.browser.{name}", None)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from kwaainet.compression.codec import deserialize, serialize
+from kwaainet.node.bandwidth import Bandwidth
 from kwaainet.node.config import NodeConfig
 from kwaainet.node.rpc import answer_pings
 from kwaainet.node.server import ServerNode
@@ -73,6 +74,7 @@ class Swarm:
             now=now,
             read_servers=self.read_servers,
             chance=lambda: 0.5,
+            bandwidth=Bandwidth(self.host, [self.client.peer_id], now),
         )
         self.progress: list[Progress] = []
         self.others: dict[PeerId, ServerInfo] = {}

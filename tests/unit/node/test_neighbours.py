@@ -16,7 +16,7 @@ from kwaainet.node.rpc import answer_pings
 from kwaainet.swarm.server_info import ServerInfo
 from kwaainet.testing.clock import now, run
 from kwaainet.testing.host import MemoryHost, MemoryNetwork
-from kwaainet.types import PeerId, ServerState
+from kwaainet.types import BlockRange, PeerId, ServerState
 
 
 class Swarm:
@@ -28,22 +28,23 @@ class Swarm:
         self.records: list[dict[PeerId, ServerInfo]] = [{}, {}, {}]
         self.neighbours = Neighbours(self.host, self.read, now, random.Random(1).random)
         self.failure: Exception | None = None
+        self.ours = BlockRange(1, 2)
 
     async def read(self, prefix: str, num_blocks: int) -> Sequence[Mapping[PeerId, ServerInfo]]:
         if self.failure is not None:
             raise self.failure
-        assert (prefix, num_blocks) == ("m", 3)
+        assert (prefix, num_blocks) == ("m", min(3, self.ours.end + 1))
         return self.records
 
-    async def serve(self, state: ServerState = ServerState.ONLINE) -> MemoryHost:
+    async def serve(self, state: ServerState = ServerState.ONLINE, block: int = 2) -> MemoryHost:
         host = self.network.host()
         answer_pings(host, now)
         await host.listen()
-        self.records[2][host.peer_id] = ServerInfo(state, 1.0, 2, 3)
+        self.records[block][host.peer_id] = ServerInfo(state, 1.0, block, block + 1)
         return host
 
     async def measure(self) -> dict[str, float]:
-        await self.neighbours.measure("m", 2, 5.0)
+        await self.neighbours.measure("m", self.ours, 3, 5.0)
         return self.neighbours.pings()
 
 
@@ -57,6 +58,30 @@ def test_those_after_us_are_pinged_and_nobody_else() -> None:
         pings = await swarm.measure()
         assert list(pings) == [str(after.peer_id)]
         assert 0.1 < pings[str(after.peer_id)] < 0.6
+
+    run(main())
+
+
+def test_those_with_whom_a_chain_may_go_on_amid_our_blocks_are_pinged_too() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        first, amid, after = [await swarm.serve(block=block) for block in range(3)]
+        for ours, pinged in (((0, 2), {amid, after}), ((1, 3), {after}), ((2, 3), set())):
+            swarm.neighbours = Neighbours(swarm.host, swarm.read, now, random.Random(1).random)
+            swarm.ours = BlockRange(*ours)
+            assert set(await swarm.measure()) == {str(one.peer_id) for one in pinged}, ours
+        assert str(first.peer_id) not in swarm.neighbours.pings()
+
+    run(main())
+
+
+def test_a_sample_of_either_kind_is_pinged() -> None:
+    async def main() -> None:
+        swarm = Swarm()
+        swarm.ours = BlockRange(0, 2)
+        for block in (1, 2) * 10:
+            await swarm.serve(block=block)
+        assert len(await swarm.measure()) == 2 * neighbours.MAX_PINGED
 
     run(main())
 
@@ -117,7 +142,7 @@ def test_a_swarm_that_cannot_be_read_costs_nothing() -> None:
         swarm.failure = Unreachable("the relay is gone")
         assert await swarm.measure() == {}
         alone = Neighbours(swarm.host, None, now, lambda: 0.5)
-        await alone.measure("m", 2, 5.0)
+        await alone.measure("m", swarm.ours, 3, 5.0)
         assert alone.pings() == {}
 
     run(main())

@@ -30,9 +30,10 @@ from kwaainet.errors import (
     Unreachable,
     UsageError,
 )
+from kwaainet.node.bandwidth import RETRY, TransferHandler
 from kwaainet.node.server import NodeStatus
 from kwaainet.swarm.announcement import Announcement
-from kwaainet.testing.clock import run
+from kwaainet.testing.clock import now, run
 from kwaainet.testing.model import FILE, TINY
 from kwaainet.types import BlockRange, Progress
 from kwaainet.wire import msgpack
@@ -78,6 +79,21 @@ def test_the_announcement_says_what_petals_clients_look_for() -> None:
             assert type(rate) is float
             assert rate > 0
         assert Announcement.decode(announcement.encode()) == announcement
+
+    served(test)
+
+
+def test_what_the_network_carries_is_measured_and_told_at_once() -> None:
+    async def test(swarm: Swarm) -> None:
+        guess = swarm.board.said[-1][1].server.network_rps
+        assert guess == CONFIG.network_bits_per_second / (16 * TINY.hidden_size)
+        TransferHandler(swarm.client, now)
+        await swarm.client.listen()
+        await asyncio.sleep(RETRY + 5)
+        said = [announcement.server.network_rps for _, announcement in swarm.board.said]
+        assert said[:2] == [guess, guess], "JOINING and ONLINE, before there is a figure"
+        assert isinstance(said[2], float)
+        assert said[2] != guess
 
     served(test)
 

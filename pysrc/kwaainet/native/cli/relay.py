@@ -17,6 +17,7 @@ from ... import __version__
 from ...errors import ConfigError, InputError
 from ...node.announce import AnnounceHandler, DhtAnnouncer
 from ...node.announced import AnnouncedServers
+from ...node.bandwidth import TransferHandler
 from ...node.dht import DhtNode
 from ...node.directory import DirectoryHandler
 from ...node.exposure import Exposure, HiddenRecords, announced_reader
@@ -130,6 +131,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         announcements = AnnounceHandler(host, records, relay.has_reservation, time.time)
         host.on_peer_lost(announcements.peer_lost)
         DirectoryHandler(host, records, time.time)
+        TransferHandler(host, time.time)
         stack.push_async_callback(announcements.withdraw_all)
         gateway = await _open_gateway(stack, options, model, host, dht, announcements)
         api = await open_api(options.api, [model], host, records) if options.api and model else None

@@ -15,6 +15,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...inference.weight_format import AUTO
 from ...node.announce import DhtAnnouncer
+from ...node.bandwidth import Bandwidth
 from ...node.config import NodeConfig, parse_blocks
 from ...node.dht import DhtNode
 from ...node.directory import dht_reader
@@ -155,6 +156,7 @@ def _node(models: list[HostedModel], host: NativeHost, dht: DhtNode) -> ServerNo
         lends=first.lends,
         read_servers=dht_reader(dht),
         chance=random.random,
+        bandwidth=Bandwidth(host, host.connected_peers, time.perf_counter),
     )
     for model in others:
         node.add(model)

@@ -112,20 +112,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             prefix = model.name
         offered = await _offered(model, options, prefix)
         prefix = offered.prefix if offered else prefix
-        state = StateDir(options.state_dir) if options.state_dir is not None else None
-        identity = options.identity_path or (state.identity if state else None)
-        host = await open_host(
-            stack, listen=options.listen, announce=options.announce, identity_path=identity
-        )
-        relay = Relay(host)
-        await host.listen()
-        known = state.known_peers() if state else []
-        dht = await join_dht(stack, host, options.initial_peers, known=known)
-        if state is not None:
-            await stack.enter_async_context(_remembering(state, host, dht))
-        if options.open_hop:
-            servers = AnnouncedServers(dht, time.time)
-            relay.open_hop = OpenHop(host, servers.find, allow_private=options.open_hop_private)
+        host, relay, dht = await _join(stack, options)
         hidden = [prefix] if prefix and options.expose == Exposure.GATEWAY else []
         records = HiddenRecords(dht, hidden, time.time)
         announcements = AnnounceHandler(host, records, relay.has_reservation, time.time)
@@ -148,6 +135,23 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)
         yield RunningRelay(host, relay, dht, page, model, prefix)
+
+
+async def _join(stack: AsyncExitStack, options: RelayOptions) -> tuple[NativeHost, Relay, DhtNode]:
+    """A host that listens, the relay on it, and its node in the swarm."""
+    state = StateDir(options.state_dir) if options.state_dir is not None else None
+    identity = options.identity_path or (state.identity if state else None)
+    host = await open_host(stack, listen=options.listen, announce=options.announce, identity_path=identity)
+    relay = Relay(host)
+    await host.listen()
+    known = state.known_peers() if state else []
+    dht = await join_dht(stack, host, options.initial_peers, known=known)
+    if state is not None:
+        await stack.enter_async_context(_remembering(state, host, dht))
+    if options.open_hop:
+        servers = AnnouncedServers(dht, time.time)
+        relay.open_hop = OpenHop(host, servers.find, allow_private=options.open_hop_private)
+    return host, relay, dht
 
 
 @asynccontextmanager

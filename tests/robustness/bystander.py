@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
+from collections.abc import Sequence
 
 import numpy as np
+from benchmarks.processes import cpu_seconds
 
 from kwaainet.compression.codec import deserialize, serialize
 from kwaainet.identity.keys import PrivateKey
@@ -36,11 +37,16 @@ def positions(count: int, hidden_size: int, seed: int = 0) -> np.ndarray:
 
 
 class Bystander:
-    """``rounds`` counts what went well, ``failure`` is what did not, ``slowest`` the longest step."""
+    """``rounds`` counts what went well, ``failure`` is what did not.
 
-    def __init__(self, relay: str, server: str, uid: str, hidden_size: int) -> None:
+    ``slowest``: the most processor seconds that ``processes`` spent on all they do while a step was waited
+    for; unlike time on a clock, that is the same on a loaded machine.
+    """
+
+    def __init__(self, relay: str, server: str, uid: str, hidden_size: int, processes: Sequence[int]) -> None:
         self.rounds = 0
         self.slowest = 0.0
+        self._processes = processes
         self.failure: BaseException | None = None
         self._relay, self._server, self._uid = relay, PeerId.parse(server), uid
         self._hidden = positions(sum(CHUNKS), hidden_size)
@@ -92,15 +98,18 @@ class Bystander:
     async def _round(self, stream: Stream) -> list[bytes]:
         replies, start = [], 0
         for tokens in CHUNKS:
-            began = time.monotonic()
+            began = self._spent()
             await stream.send(self._request(start, start + tokens))
             reply = await stream.receive()
             assert reply is not None, "the server ended the session"
             replies.append(reply)
-            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.slowest = max(self.slowest, self._spent() - began)
             start += tokens
             await asyncio.sleep(0.005)  # a pace that leaves the processors to the others
         return replies
+
+    def _spent(self) -> float:
+        return sum(cpu_seconds(process_id) for process_id in self._processes)
 
     def _request(self, start: int, end: int) -> bytes:
         metadata = {"args_structure": STRUCTURE, "start_from_position": start}

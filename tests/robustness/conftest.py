@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from robustness.swarm import MEGA, Swarm, small_swarm
 
-STALL = 10.0  # seconds a step beside an attack may take on a loaded machine
+STALL = 10.0  # processor seconds that relay and server may spend on others during a step
 BALLOON = 128 * MEGA  # bytes a process may grow by in one attack
 
 

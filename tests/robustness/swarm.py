@@ -97,7 +97,8 @@ def small_swarm(folder: Path) -> Iterator[Swarm]:
         command += ["--initial-peers", tcp, "--listen", f"{tcp}/p2p-circuit"]
         with started(command, folder, "serve", ONE_THREAD) as serving:
             server_id = serving.event("online")["peer_id"]
-            bystander = Bystander(tcp, server_id, UID, CONFIG.hidden_size)
+            processes = (ready["running"].process.pid, serving.process.pid)
+            bystander = Bystander(tcp, server_id, UID, CONFIG.hidden_size, processes)
             bystander.goes_on(1)
             yield Swarm(
                 tcp,

@@ -267,7 +267,7 @@ def test_a_reader_that_stops_stops_its_writer_and_nobody_else(swarm: Swarm, memb
         for _ in range(50):
             assert await echoes(quick, os.urandom(64 << 10))
         swarm.bystander.goes_on()
-        assert swarm.bystander.slowest < 5.0
+        assert swarm.bystander.slowest < 1.0
         reads.set()
         blocked.finish()
         await whole.wait()

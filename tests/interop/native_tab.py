@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.native.engine import NativeEngine
+from kwaainet.native.gradients import NativeGradients
 from kwaainet.native.host import NativeHost
 from kwaainet.native.model import open_model
 from kwaainet.native.store import NoStore
@@ -36,6 +37,7 @@ async def main(relay: str, path: str, prefix: str, blocks: str) -> None:
         manifest=model.manifest,
         announcer=RelayAnnouncer(host, await host.connect(relay)),
         now=time.time,
+        gradients=NativeGradients(1),
     )
     await node.start()
     print(json.dumps({"event": "online", "peer_id": str(host.peer_id)}), flush=True)

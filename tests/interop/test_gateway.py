@@ -16,7 +16,9 @@ TIMEOUT = 60.0
 
 def await_token(client: Running, index: int) -> None:
     """Until the client's first generation has got so far."""
-    while not any(line["generation"] or line["index"] >= index for line in client.lines()):
+    while not any(
+        line["event"] == "token" and (line["generation"] or line["index"] >= index) for line in client.lines()
+    ):
         assert client.process.poll() is None, client.tail()
         time.sleep(POLL)
 

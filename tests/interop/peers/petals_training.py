@@ -1,10 +1,14 @@
 """An unmodified petals client trains soft prompts: ``petals_training.py SPEC.json RESULT.json``.
 
-SPEC: model, initial_peers, dht_prefix as for petals_client.py; modes (of ptune, deep_ptune), steps.
+SPEC: model, initial_peers, dht_prefix as for petals_client.py; modes (of ptune, deep_ptune), steps; go_on, a
+file (optional): {"event": "forward"} is printed after the first forward, whose backward waits for the file.
 RESULT: for each mode the losses of Adam's steps through the swarm and of the same training on local
 Hugging Face, how far the first gradients lie apart, relative to the local ones, and the tokens that
 each then generates.
 """
+
+import time
+from pathlib import Path
 
 from answering import answer
 import petals_shim  # noqa: F401  (before petals: it mends its imports)
@@ -57,11 +61,19 @@ def loss_of(logits, ids):
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
-def gradients(forward, parameters, ids):
+def gradients(forward, parameters, ids, before_backward=lambda: None):
     for parameter in parameters:
         parameter.grad = None
-    loss_of(forward(ids), ids).backward()
+    loss = loss_of(forward(ids), ids)
+    before_backward()
+    loss.backward()
     return [parameter.grad.detach().clone() for parameter in parameters]
+
+
+def wait_for(path):
+    print('{"event": "forward"}', flush=True)
+    while not Path(path).exists():
+        time.sleep(0.02)
 
 
 def train(forward, parameters, ids, steps):
@@ -94,10 +106,14 @@ def compare(spec, mode, generator):
     def through_swarm(ids):
         return remote(ids).logits
 
+    def before_backward():
+        if "go_on" in spec:
+            wait_for(spec["go_on"])
+
     apart = []
     for shape in (SMALL, LARGE):
         ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
-        got = gradients(through_swarm, theirs, ids)
+        got = gradients(through_swarm, theirs, ids, before_backward)
         expected = gradients(local, local.parameters(), ids)
         apart += [float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True)]
     ids = torch.randint(0, model.config.vocab_size, SMALL, generator=generator)

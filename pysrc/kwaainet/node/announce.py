@@ -1,7 +1,8 @@
 """How a server gets into the DHT: through its relay, or through a DHT node of its own.
 
 Both ends of ``RelayProtocol.rpc_announce`` (see ``swarm.announcement``). Rule of the file: whatever
-order messages and losses come in, the last word has the latest expiration, so that the DHT keeps it.
+order messages and losses come in, the last word has the latest expiration, so that the DHT keeps it; a word
+that was taken is stored, even if who gave it is lost meanwhile.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from ..dht.record import StoreItem
 from ..errors import CapacityError, KwaaiNetError, LimitExceeded, RequestError
@@ -22,7 +24,9 @@ log = logging.getLogger(__name__)
 
 MAX_PREFIXES_PER_PEER = 4  # models one peer may serve at a time
 MAX_PEERS = 4096  # peers remembered by one relay
-MAX_PER_MINUTE = 30  # announcements of one peer; a tab that starts, stops and starts sends six
+MAX_PER_MINUTE = 60  # announcements of one peer; a tab that starts, stops and starts sends eight
+WITHDRAW_TRIES = 5  # to take a lost peer's records down,
+WITHDRAW_PAUSE = 2.0  # seconds before the second, and twice as long before each that follows
 _TICK = 0.001  # seconds by which a later word outlives an earlier one
 
 
@@ -91,7 +95,7 @@ class AnnounceHandler:
     ) -> None:
         self._dht, self._is_connected, self._now = dht, is_connected, now
         self._peers: dict[PeerId, _Announced] = {}
-        self._withdrawals: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         host.handle_unary(PROTOCOL, self.rpc_announce)
 
     @property
@@ -109,35 +113,54 @@ class AnnounceHandler:
         now = self._now()
         announced = self._remember(peer, now)
         announced.check_rate(now)
-        await _store(self._dht, announced.add(peer, announcement, now))
+        storing = self._begin(self._store(announced, announced.add(peer, announcement, now)))
+        await asyncio.shield(storing)  # a farewell is stored though its sender is gone by then
         return b""
 
     def peer_lost(self, peer: PeerId) -> None:
         """A connection of this peer has ended: if it was the last, announce it as offline."""
         if peer in self._peers and not self._is_connected(peer):
-            task = asyncio.ensure_future(self._withdraw(peer, self._take_down(peer)))
-            self._withdrawals.add(task)
-            task.add_done_callback(self._withdrawals.discard)
+            self._begin(self._withdraw(peer, self._take_down(peer), WITHDRAW_TRIES))
 
     async def withdraw_all(self) -> None:
         """Take everything down, as a relay does that stops: nobody is reachable through it then."""
         for peer in list(self._peers):
             await self._withdraw(peer, self._take_down(peer))
 
-    def _take_down(self, peer: PeerId) -> list[StoreItem]:
-        """The records of a farewell. Dated at once: what the peer announces from now on is later."""
-        announced, now = self._peers[peer], self._now()
-        return [
-            record
-            for announcement in announced.live(now)
-            for record in announced.add(peer, announcement.with_state(ServerState.OFFLINE), now)
-        ]
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
 
-    async def _withdraw(self, peer: PeerId, records: Sequence[StoreItem]) -> None:
-        try:
-            await _store(self._dht, records)
-        except (KwaaiNetError, TimeoutError) as error:
-            log.warning("%s left, but its records could not be taken down: %s", peer, error)
+    def _done(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # its caller may be gone
+            log.info("an announcement was not stored: %s", error)
+
+    async def _store(self, announced: _Announced, words: _Words) -> None:
+        await _store(self._dht, words.records)
+        announced.stored(words)
+
+    def _take_down(self, peer: PeerId) -> _Words:
+        """Farewells. Dated at once: what the peer announces from now on is later."""
+        announced, now = self._peers[peer], self._now()
+        words = _Words()
+        for announcement in announced.to_take_down(now):
+            words += announced.add(peer, announcement.with_state(ServerState.OFFLINE), now)
+        return words
+
+    async def _withdraw(self, peer: PeerId, words: _Words, tries: int = 1) -> None:
+        announced = self._peers[peer]
+        for attempt in range(tries):
+            try:
+                return await self._store(announced, words)
+            except (KwaaiNetError, TimeoutError) as error:
+                log.warning("%s left, but its records could not be taken down: %s", peer, error)
+            if attempt + 1 < tries:
+                await asyncio.sleep(WITHDRAW_PAUSE * 2**attempt)
+            if announced.live(self._now()):  # it is back
+                return
 
     def _remember(self, peer: PeerId, now: float) -> _Announced:
         if peer not in self._peers and len(self._peers) >= MAX_PEERS:
@@ -157,11 +180,28 @@ async def _store(dht: RecordStore, records: Sequence[StoreItem]) -> None:
         log.warning("%d of %d records were not stored", len(records) - accepted, len(records))
 
 
+@dataclass(slots=True)
+class _Words:
+    """What is to be stored, and by prefix when it expires."""
+
+    records: list[StoreItem] = field(default_factory=list)
+    expirations: dict[str, float] = field(default_factory=dict)
+
+    def __iadd__(self, more: _Words) -> _Words:
+        self.records += more.records
+        self.expirations |= more.expirations
+        return self
+
+
 class _Announced:
-    """What one peer has announced: by prefix, the last announcement and when it expires."""
+    """What one peer has announced: by prefix, the last announcement and when it expires.
+
+    ``_unstored`` are the prefixes of which the DHT may not have the last word yet.
+    """
 
     def __init__(self) -> None:
         self._by_prefix: dict[str, tuple[Announcement, float]] = {}
+        self._unstored: set[str] = set()
         self._times: deque[float] = deque()
 
     def check_rate(self, now: float) -> None:
@@ -172,14 +212,15 @@ class _Announced:
             raise LimitExceeded(f"more than {MAX_PER_MINUTE} announcements within a minute; slow down")
         self._times.append(now)
 
-    def add(self, peer: PeerId, announcement: Announcement, now: float) -> list[StoreItem]:
-        """Note it as the last word of its prefix; returns the records to store.
+    def add(self, peer: PeerId, announcement: Announcement, now: float) -> _Words:
+        """Note it as the last word of its prefix; returns what to store.
 
         They take down the blocks that the word before it had and this one has not.
         ``LimitExceeded`` for a prefix too many.
         """
         prefix = announcement.prefix
         self._by_prefix = {one: last for one, last in self._by_prefix.items() if last[1] > now}
+        self._unstored &= self._by_prefix.keys()
         if prefix not in self._by_prefix and len(self._by_prefix) >= MAX_PREFIXES_PER_PEER:
             raise LimitExceeded(f"{MAX_PREFIXES_PER_PEER} models of one peer are announced already")
         before, before_expiration = self._by_prefix.get(prefix, (announcement, 0.0))
@@ -188,7 +229,23 @@ class _Announced:
         records = announcement.records(peer, expiration)
         keys = {record.key for record in records}
         left = before.with_state(ServerState.OFFLINE).records(peer, expiration)
-        return records + [record for record in left if record.key not in keys]
+        self._unstored.add(prefix)
+        records += [record for record in left if record.key not in keys]
+        return _Words(records, {prefix: expiration})
+
+    def stored(self, words: _Words) -> None:
+        """The DHT has these."""
+        for prefix, expiration in words.expirations.items():
+            if prefix in self._by_prefix and self._by_prefix[prefix][1] == expiration:
+                self._unstored.discard(prefix)
+
+    def to_take_down(self, now: float) -> list[Announcement]:
+        """What the DHT may hold of a peer that is gone: unless it has a farewell for certain."""
+        return [
+            last
+            for prefix, (last, expiration) in self._by_prefix.items()
+            if expiration > now and (last.server.state != ServerState.OFFLINE or prefix in self._unstored)
+        ]
 
     def live(self, now: float) -> list[Announcement]:
         """What has not expired and is not offline."""

@@ -79,7 +79,8 @@ def close(expected: Array, tolerance: float = 2e-6) -> Callable[[Array], None]:
 
 FORMATS = {
     "F32": (0, 1), "F16": (1, 1), "BF16": (30, 1), "Q4_0": (2, 32), "Q4_1": (3, 32), "Q5_0": (6, 32),
-    "Q5_1": (7, 32), "Q8_0": (8, 32), "Q4_K": (12, 256), "Q5_K": (13, 256), "Q6_K": (14, 256),
+    "Q5_1": (7, 32), "Q8_0": (8, 32), "Q2_K": (10, 256), "Q3_K": (11, 256), "Q4_K": (12, 256),
+    "Q5_K": (13, 256), "Q6_K": (14, 256),
 }  # fmt: skip
 
 
@@ -91,8 +92,9 @@ def stored(name: str, rows: int, columns: int) -> tuple[Array, Array]:
         data = gguf.quants.quantize(floats(rows, columns), kind)
         return data, gguf.quants.dequantize(data, kind).reshape(rows, columns)
     raw = RANDOM.integers(0, 256, (rows * columns // block, size), dtype=np.uint8)
-    halves = (208,) if name == "Q6_K" else (0, 2) if name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,)
-    for at in halves:  # any bytes are quants; scales must be numbers
+    two = dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2))
+    halves = {**two, "Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)}
+    for at in halves.get(name, (0,)):  # any bytes are quants; scales must be numbers
         scales = RANDOM.standard_normal(len(raw)).astype(np.float16) / np.float16(30)
         raw[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
     data = raw.reshape(rows, -1)

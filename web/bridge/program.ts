@@ -14,6 +14,8 @@ const FORMATS: Record<string, { type: number, block: number, bytes: number }> = 
   Q5_0: { type: 6, block: 32, bytes: 22 },
   Q5_1: { type: 7, block: 32, bytes: 24 },
   Q8_0: { type: 8, block: 32, bytes: 34 },
+  Q2_K: { type: 10, block: 256, bytes: 84 },
+  Q3_K: { type: 11, block: 256, bytes: 110 },
   Q4_K: { type: 12, block: 256, bytes: 144 },
   Q5_K: { type: 13, block: 256, bytes: 176 },
   Q6_K: { type: 14, block: 256, bytes: 210 }

@@ -68,7 +68,7 @@ static void columns4(const float *const w[TILE], const float *x, int rows, int c
 }
 
 // y[rows, outputs] += x[rows, columns] times weights[outputs, columns] transposed, for the outputs from `first` to before
-// `last`. scratch, at 16 bytes: the larger of 64 KiB and 5 bytes a column.
+// `last`. scratch, at 16 bytes: the larger of 96 KiB and 5 bytes a column.
 EXPORT void matmul(int type, const uint8_t *weights, int outputs, int columns, const float *x, int rows, float *y, uint8_t *scratch, int first, int last) {
   if (rows == 1) switch (type) {
     case Q4_0: rows_dot(Q4_0, weights, columns, x, y, scratch, first, last); return;

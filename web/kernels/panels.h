@@ -115,16 +115,26 @@ static void quads(const float *x, int count, int columns, int length, int offset
 INLINE void in_step(v4 sum[4][2], int rows) {
   if (rows == 4) {
     __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]), "+r"(sum[1][0]), "+r"(sum[1][1]), "+r"(sum[2][0]), "+r"(sum[2][1]), "+r"(sum[3][0]), "+r"(sum[3][1]));
+  } else if (rows == 3) {
+    __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]), "+r"(sum[1][0]), "+r"(sum[1][1]), "+r"(sum[2][0]), "+r"(sum[2][1]));
   } else if (rows == 2) {
     __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]), "+r"(sum[1][0]), "+r"(sum[1][1]));
   } else __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]));
 }
 
 // y [4, 8] += panels times quads
+INLINE void add_scaled(int bytes, int minimum, const Panel *w, const Quad *x, int r, int side, v4 whole, v4 high, v4 *y) {
+  if (!minimum && !bytes) whole = wasm_i32x4_sub(whole, wasm_v128_load32_splat(&x->offset[r]));
+  v4 value = wasm_f32x4_convert_i32x4(whole);
+  if (bytes) value = madd(high, splat(16384.0f), value);
+  *y = madd(value, wasm_f32x4_mul(w->scale[side], wasm_v128_load32_splat(&x->scale[r])), *y);
+  if (minimum) *y = madd(w->base[side], wasm_v128_load32_splat(&x->total[r]), *y);
+}
+
 INLINE void multiply(int bytes, int minimum, const Panel *w, const Quad *x, int blocks, int rows, v4 y[4][2]) {
   for (; blocks > 0; blocks--, w++, x++) {
     v4 sum[4][2], high[4][2];
-    for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = wasm_i32x4_splat(0);
+    for (int i = 0; i < 2 * rows; i++) sum[i / 2][i % 2] = high[i / 2][i % 2] = wasm_i32x4_splat(0);
 #pragma unroll
     for (unsigned place = 0; place < 3; place++) {
 #pragma unroll
@@ -147,13 +157,30 @@ INLINE void multiply(int bytes, int minimum, const Panel *w, const Quad *x, int 
       }
     }
 #pragma unroll
-    for (int i = 0; i < 2 * rows; i++) {
-      int r = i / 2, side = i % 2;
-      v4 whole = minimum || bytes ? sum[r][side] : wasm_i32x4_sub(sum[r][side], wasm_v128_load32_splat(&x->offset[r]));
-      v4 value = wasm_f32x4_convert_i32x4(whole);
-      if (bytes) value = madd(high[r][side], splat(16384.0f), value);
-      y[r][side] = madd(value, wasm_f32x4_mul(w->scale[side], wasm_v128_load32_splat(&x->scale[r])), y[r][side]);
-      if (minimum) y[r][side] = madd(w->base[side], wasm_v128_load32_splat(&x->total[r]), y[r][side]);
+    for (int i = 0; i < 2 * rows; i++) add_scaled(bytes, minimum, w, x, i / 2, i % 2, sum[i / 2][i % 2], high[i / 2][i % 2], &y[i / 2][i % 2]);
+  }
+}
+
+// One row, whose digits have sums of their own, as an instruction waits for the sum of the one before.
+INLINE void multiply_one(int minimum, const Panel *w, const Quad *x, int blocks, v4 y[4][2]) {
+  for (; blocks > 0; blocks--, w++, x++) {
+    v4 sum[4][2];
+    for (int i = 0; i < 6; i++) sum[i / 2][i % 2] = wasm_i32x4_splat(0);
+#pragma unroll
+    for (unsigned k = 0; k < 8; k++) {
+      v4 a = w->weights[k][0], b = w->weights[k][1];
+#pragma unroll
+      for (int place = 0; place < 3; place++) {
+        v4 four = wasm_v128_load32_splat(x->digit[place][k][0]);
+        sum[place][0] = dot(four, a, sum[place][0]);
+        sum[place][1] = dot(four, b, sum[place][1]);
+      }
+      in_step(sum, 3);
+    }
+    for (int side = 0; side < 2; side++) {
+      v4 whole = wasm_i32x4_add(wasm_i32x4_shl(sum[0][side], 7), sum[1][side]);
+      whole = wasm_i32x4_add(wasm_i32x4_shl(whole, 7), sum[2][side]);
+      add_scaled(0, minimum, w, x, 0, side, whole, whole, &y[0][side]);
     }
   }
 }
@@ -163,7 +190,8 @@ INLINE void multiply_rows(int bytes, int minimum, const Panel *w, const Quad *x,
   for (int r = 0; r < 4; r++) result[r][0] = result[r][1] = splat(0);
   if (rows >= 3) multiply(bytes, minimum, w, x, blocks, 4, result);
   else if (rows == 2) multiply(bytes, minimum, w, x, blocks, 2, result);
-  else multiply(bytes, minimum, w, x, blocks, 1, result);
+  else if (bytes) multiply(bytes, minimum, w, x, blocks, 1, result);
+  else multiply_one(minimum, w, x, blocks, result);
   for (int r = 0; r < rows; r++, y += outputs)
     for (int i = 0; i < wanted; i++) y[i] += ((float *)result[r])[i];
 }

@@ -13,7 +13,7 @@
 typedef v128_t v4; // four float32, or what the operation at hand says
 
 // ggml's numbers of the types that a weight can have
-enum { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30 };
+enum { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30 };
 
 INLINE v4 load(const void *at) { return wasm_v128_load(at); }
 INLINE v4 splat(float value) { return wasm_f32x4_splat(value); }

@@ -5,11 +5,11 @@
 #pragma once
 #include "simd.h"
 
-#define CHUNK 512 // columns of weights expanded at a time: a multiple of every block's length
+#define CHUNK 768 // columns of weights expanded at a time: a multiple of every block's length
 
 // Numbers in a block of a type, and the bytes that a block takes; 0 for types that are not known here.
 INLINE int block_length(int type) {
-  return type == Q4_K || type == Q5_K || type == Q6_K ? 256 : type == F32 || type == F16 || type == BF16 ? 1 : 32;
+  return type >= Q2_K && type <= Q6_K ? 256 : type == F32 || type == F16 || type == BF16 ? 1 : 32;
 }
 
 INLINE int block_bytes(int type) {
@@ -21,6 +21,8 @@ INLINE int block_bytes(int type) {
   case Q5_0: return 22;
   case Q5_1: return 24;
   case Q8_0: return 34;
+  case Q2_K: return 84;
+  case Q3_K: return 110;
   case Q4_K: return 144;
   case Q5_K: return 176;
   case Q6_K: return 210;
@@ -95,6 +97,31 @@ static void expand_q6_k(const uint8_t *block, float *out) {
   }
 }
 
+// The two bits of sixteen numbers, from i on, of 256; the lowest of the byte are the first 32's.
+INLINE v4 two_bits(const uint8_t *q, int i) {
+  return wasm_v128_and(wasm_u8x16_shr(load(q + i / 128 * 32 + i % 32), i / 32 % 4 * 2), wasm_i8x16_splat(3));
+}
+
+static void expand_q2_k(const uint8_t *block, float *out) {
+  float d = half(block + 80), smallest = half(block + 82);
+  for (int i = 0; i < 256; i += 16) {
+    int scale = block[i / 16];
+    store16(two_bits(block + 16, i), splat(d * (scale & 15)), splat(-smallest * (scale >> 4)), out + i);
+  }
+}
+
+static void expand_q3_k(const uint8_t *block, float *out) {
+  float d = half(block + 108);
+  const uint8_t *scales = block + 96;
+  for (int i = 0; i < 256; i += 16) {
+    int part = i / 16, low = part < 8 ? scales[part] & 15 : scales[part - 8] >> 4;
+    int scale = (low | (scales[8 + part % 4] >> part / 4 * 2 & 3) << 4) - 32;
+    v4 bit = wasm_i8x16_splat(1 << i / 32), clear = wasm_i8x16_eq(wasm_v128_and(load(block + i % 32), bit), wasm_i8x16_splat(0));
+    v4 q = wasm_i8x16_sub(two_bits(block + 32, i), wasm_v128_and(clear, wasm_i8x16_splat(4)));
+    store16(q, splat(d * scale), splat(0), out + i);
+  }
+}
+
 static void expand_block(int type, const uint8_t *at, float *out) {
   v4 d = splat(half(at)), zero = splat(0), eight = wasm_i8x16_splat(8), q = load(at + 2);
   switch (type) {
@@ -113,6 +140,8 @@ static void expand_block(int type, const uint8_t *at, float *out) {
     return;
   case Q5_0: expand_q5(at + 2, d, zero, 16, at + 6, out); return;
   case Q5_1: expand_q5(at + 4, d, splat(half(at + 2)), 0, at + 8, out); return;
+  case Q2_K: expand_q2_k(at, out); return;
+  case Q3_K: expand_q3_k(at, out); return;
   case Q4_K: expand_q45_k(at, 0, out); return;
   case Q5_K: expand_q45_k(at, 1, out); return;
   default: expand_q6_k(at, out);

@@ -38,7 +38,8 @@ from .writer import Tensor, TensorShape, check_weights, span_shape
 
 Step: TypeAlias = dict[str, Any]
 
-FORMATS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+_LEGACY, _K = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"), ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+FORMATS = ("F32", "F16", "BF16", *_LEGACY, *_K)
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 _ATTENTION, _MLP = "self_attn.", "mlp."
 

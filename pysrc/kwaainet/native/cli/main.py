@@ -18,7 +18,8 @@ import uvloop
 from ... import __version__
 from ...errors import ConfigError, KwaaiNetError
 from . import api, gateway, generate, model, relay, serve, tab, up
-from .terminal import configure_logging, say
+from .logs import configure_logging
+from .terminal import say
 
 log = logging.getLogger(__name__)
 

@@ -47,6 +47,7 @@ from .gateway import (
     make_gateway,
 )
 from .joining import join_dht, known_addresses, open_host
+from .logs import add_logging, configure_logging
 from .settings import Settings
 from .signals import drained, until_signalled
 from .terminal import ProgressLine, emit, say
@@ -318,6 +319,7 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
 
 def add_service_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a relay that runs by itself: they and ``add_relay_flags``'s are its settings."""
+    add_logging(parser)
     parser.add_argument(
         "--state-dir",
         type=Path,
@@ -360,6 +362,7 @@ def add(commands: Any) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Run until SIGINT or SIGTERM, then drain."""
+    configure_logging(options.verbose, options.log_level, options.log_format)
     progress = ProgressLine()
     async with running_relay(relay_options(options), progress) as relay:
         progress.finish()

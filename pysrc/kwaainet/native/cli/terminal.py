@@ -7,7 +7,6 @@ line per tenth in a log file.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -31,14 +30,6 @@ def say(text: str) -> None:
 def emit(event: Mapping[str, Any]) -> None:
     """A line for the program that reads us."""
     print(json.dumps(event, separators=(",", ":")), flush=True)
-
-
-def configure_logging(verbosity: int) -> None:
-    """Log to stderr: warnings, with ``-v`` what happens, with ``-vv`` everything."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 class ProgressLine:

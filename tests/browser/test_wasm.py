@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser.peers import joined
-from browser.tabs import Tab, open_tab
+from browser.tabs import Tab, eventually, open_tab
 from interop.running import ROOT, relay
 
 from kwaainet.native.chromium import Browser
@@ -35,9 +36,12 @@ def test_it_answers_and_a_reload_keeps_identity_and_weights(smol: dict[str, Any]
 
     async def main() -> None:
         async with await Browser.launch(profile=tmp_path / "profile") as browser, joined(smol["tcp"]) as peer:
-            tab = await open_tab(browser, smol["http"], backend="wasm")
+            tab = await open_tab(browser, smol["http"], backend="wasm", threads="2")
+            assert await tab.page.evaluate("crossOriginIsolated"), "or there are no threads"
             online = await tab.contribute()
             assert (online["backend"], online["blocks"]) == ("wasm", [0, BLOCKS])
+            assert await tab.until("threads", threads=2)
+            assert threads_of(tab) == 1, "the node worker is the other one"
             assert weights_fetched(tab), "the first visit fetches them"
             assert kept(tab) == 0
             assert "Paris" in await answer(smol, model)
@@ -55,11 +59,22 @@ def test_it_answers_and_a_reload_keeps_identity_and_weights(smol: dict[str, Any]
             states = await peer.states(PREFIX, BLOCKS, again["peer_id"])
             assert states == [ServerState.ONLINE] * BLOCKS
 
+            assert threads_of(tab) == 1
             await tab.stop()
+            await eventually(partial(no_threads_of, tab))
             states = await peer.states(PREFIX, BLOCKS, again["peer_id"])
             assert states == [ServerState.OFFLINE] * BLOCKS
 
     asyncio.run(main())
+
+
+def threads_of(tab: Tab) -> int:
+    """The engine's helpers that run."""
+    return sum("/thread.js" in url for url in tab.page.workers.values())
+
+
+async def no_threads_of(tab: Tab) -> bool:
+    return threads_of(tab) == 0
 
 
 def weights_fetched(tab: Tab) -> list[str]:

@@ -6,6 +6,7 @@ import { Worker } from 'node:worker_threads'
 import { SimdRuntime, type SimdSpan } from '../../web/bridge/engine_simd.ts'
 import type { Place, Shape, Tensors } from '../../web/bridge/engine.ts'
 import type { Helper } from '../../web/bridge/threads.ts'
+import { planThreads } from '../../web/sdk/threads.ts'
 import { launch } from '../ports/node_thread.mjs'
 
 // Large enough that every kind of step is shared, with outputs that no count of threads divides.
@@ -119,6 +120,31 @@ test('a helper keeps its own scratch memory where another did not come', async (
   assert.deepEqual(heard, [[2, 'the processor is used with 2 of 3 threads: a thread does not start: not this one']])
   assert.deepEqual(await answers(span), expected)
   await span.release()
+})
+
+test('an engine with one thread needs nothing that only an isolated page has', async () => {
+  const { SharedArrayBuffer: kept } = globalThis
+  try {
+    Reflect.deleteProperty(globalThis, 'SharedArrayBuffer')
+    const { span } = await build(1)
+    assert.deepEqual(await answers(span), expected)
+  } finally {
+    globalThis.SharedArrayBuffer = kept
+  }
+  assert.deepEqual(planThreads(), planThreads(8))
+  assert.match(planThreads().message, /not cross-origin isolated/)
+})
+
+test('an isolated page uses half the processor, at most 4 threads of it, or what is asked for', () => {
+  const on = (hardwareConcurrency: number, wanted?: number): number => {
+    Object.defineProperty(globalThis, 'navigator', { value: { hardwareConcurrency }, configurable: true })
+    return planThreads(wanted).count
+  }
+  Object.assign(globalThis, { crossOriginIsolated: true })
+  assert.deepEqual([1, 2, 3, 4, 6, 8, 64].map(all => on(all)), [1, 1, 1, 2, 3, 4, 4])
+  assert.deepEqual([1, 2, 16].map(wanted => on(2, wanted)), [1, 2, 16])
+  for (const wanted of [0, 17, 1.5, NaN]) assert.throws(() => on(2, wanted), /give a whole number from 1 to 16/)
+  Reflect.deleteProperty(globalThis, 'crossOriginIsolated')
 })
 
 const TAKE = 'for (;;) { Atomics.wait(words, 0, 0); if (Atomics.sub(words, 0, 1) > 0) break }' // as jobs.ts has its words

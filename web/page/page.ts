@@ -110,6 +110,6 @@ stop.addEventListener('click', () => {
 const { checks } = await preflight(backend)
 element('checks').replaceChildren(...checks.map(check => {
   const line = document.createElement('li')
-  line.textContent = check.ok ? `${check.name}: yes${check.message !== '' && check.name === 'WebGPU' ? ` (${check.message})` : ''}` : `${check.name}: no. ${check.message}`
+  line.textContent = check.ok ? `${check.name}: yes${check.message !== '' && ['WebGPU', 'threads'].includes(check.name) ? ` (${check.message})` : ''}` : `${check.name}: no. ${check.message}`
   return line
 }))

@@ -6,5 +6,6 @@ export { type ChatCompletion, type ChatCompletionChunk, CompletionError, type Co
 export type { Elsewhere, Limits, NodeEvents, NodeState, NodeStatus, Peer, PeerChange, Progress, Receipt, Storage, Work } from './events.ts'
 export { createNode, type KwaaiNode, type NodeOptions } from './node.ts'
 export { type Check, preflight, type Preflight } from './preflight.ts'
+export { planThreads, type ThreadPlan } from './threads.ts'
 export type { NodeEvent } from './tab.ts'
 export type { PauseReason } from '../worker/node_messages.ts'

@@ -2,17 +2,20 @@
 
 import { canTransferChannels } from '../bridge/rtc.ts'
 import type { Backend } from '../worker/messages.ts'
+import { planThreads } from './threads.ts'
 
 /** One thing a tab needs. `required`: without it nothing works; `message` is for people. */
 export interface Check { name: string, ok: boolean, required: boolean, message: string }
 
-export interface Preflight { checks: Check[], backend: Backend, ok: boolean }
+/** `threads` are those of the processor that a node uses. */
+export interface Preflight { checks: Check[], backend: Backend, threads: number, ok: boolean }
 
 // A module whose one function uses a 128-bit constant: it validates only where SIMD exists.
 const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11)
 
-/** Look at everything; `wanted` is the backend asked for, if any. */
-export async function preflight (wanted?: Backend): Promise<Preflight> {
+/** Look at everything; `wanted` and `threads` are what was asked for, if anything. Throws a RangeError for no count of threads. */
+export async function preflight (wanted?: Backend, threads?: number): Promise<Preflight> {
+  const plan = planThreads(threads)
   const gpu = await lookForGpu(wanted === 'webgpu' ? 'wasm would use the processor' : 'the processor is used')
   const checks: Check[] = [
     { name: 'secure context', ok: isSecureContext, required: true, message: 'open this page by https, or on localhost: browsers give an insecure page neither storage nor locks nor WebGPU' },
@@ -22,11 +25,12 @@ export async function preflight (wanted?: Backend): Promise<Preflight> {
     { name: 'WebRTC', ok: typeof RTCPeerConnection === 'function', required: false, message: 'this browser has no WebRTC; the tab is reached through its relay only' },
     { name: 'WebRTC in workers', ok: canTransferChannels(), required: false, message: 'this browser keeps WebRTC channels on the page, which forwards their messages' },
     { name: 'WebGPU', ok: gpu.ok, required: wanted === 'webgpu', message: gpu.message },
-    { name: 'threads', ok: crossOriginIsolated, required: false, message: 'the page is not cross-origin isolated, so the processor is used with one thread' }
+    { name: 'threads', ok: plan.count > 1, required: false, message: plan.message }
   ]
   return {
     checks,
     backend: wanted ?? (gpu.ok && !gpu.software ? 'webgpu' : 'wasm'),
+    threads: plan.count,
     ok: checks.every(check => check.ok || !check.required)
   }
 }

@@ -66,6 +66,7 @@ export interface TabOptions {
   weights?: string
   /** Bytes that weights may take where their format can be chosen; absent: half of what the browser says there is. */
   memory?: number
+  /** Of the processor, for wasm and for training, from 1 to 16; absent: half of them, at most 4. One where the page is not isolated. */
   threads?: number
   /** Bytes of fetched weights that this browser may keep; absent: a share of its quota. */
   cacheBytes?: number
@@ -98,11 +99,6 @@ function stayBusy (said: Int32Array | null): void {
   while (performance.now() < end);
 }
 
-/** Half the processor, at most 4: more does not pay, and the person at this machine wants some. */
-function defaultThreads (): number {
-  return Math.min(4, Math.max(1, Math.floor(navigator.hardwareConcurrency / 2)))
-}
-
 function halfTheMemory (): number {
   const { deviceMemory = 4 } = navigator as { deviceMemory?: number } // GiB, where browsers say it
   return deviceMemory * 2 ** 29
@@ -130,9 +126,9 @@ export class Tab {
     this.#status = { event: 'starting' }
     this.#tell({ event: 'starting' })
     try {
-      const { relay, model, backend } = this.#options
+      const { relay, model, backend, threads } = this.#options
       const given = this.#options.iceServers === undefined ? null : readIceServers(this.#options.iceServers, 'the option iceServers')
-      const [described, checked] = await Promise.all([askOrigin(relay, model), preflight(backend)])
+      const [described, checked] = await Promise.all([askOrigin(relay, model), preflight(backend, threads)])
       const missing = checked.checks.find(check => check.required && !check.ok)
       if (missing !== undefined) throw new Error(missing.message)
       if (attempt !== this.#attempt) return // stopped meanwhile
@@ -143,7 +139,7 @@ export class Tab {
         model: described.model,
         blocks: this.#options.blocks ?? '',
         backend: checked.backend,
-        threads: crossOriginIsolated ? this.#options.threads ?? defaultThreads() : 1,
+        threads: checked.threads,
         public_name: this.#options.publicName ?? '',
         weights: this.#options.weights ?? 'auto',
         memory: this.#options.memory ?? halfTheMemory(),

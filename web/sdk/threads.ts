@@ -1,0 +1,28 @@
+// How many threads of the processor a node uses.
+// Rule of the file: what is asked for is taken or refused with words, never quietly changed; only the browser can say no.
+
+const MOST = 16 // that the engine takes
+const MOST_UNASKED = 4 // decoding is bound by the memory, which few threads keep busy
+
+export interface ThreadPlan {
+  count: number
+  /** Of what the count is a part, or why it is one. */
+  message: string
+}
+
+/**
+ * `wanted`: what was asked for. Absent: half the processor, at most 4, as its person and the network's worker want
+ * some, too. Throws a RangeError for a number that makes no sense.
+ */
+export function planThreads (wanted?: number): ThreadPlan {
+  if (wanted !== undefined && !(Number.isInteger(wanted) && wanted >= 1 && wanted <= MOST)) {
+    throw new RangeError(`threads is ${wanted}; give a whole number from 1 to ${MOST}`)
+  }
+  if (!globalThis.crossOriginIsolated) {
+    return { count: 1, message: 'the page is not cross-origin isolated (its server, or the page that frames it, does not say COOP and COEP), so the processor is used with one thread' }
+  }
+  const all = navigator.hardwareConcurrency
+  const count = wanted ?? Math.min(MOST_UNASKED, Math.max(1, Math.floor(all / 2)))
+  if (count > 1) return { count, message: `${count} of ${all}` }
+  return { count, message: wanted === 1 ? 'one was asked for' : `the processor has ${all}, so one is used: the page and the network need some, too` }
+}

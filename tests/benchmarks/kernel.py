@@ -77,6 +77,8 @@ def measure(folder: Path, rounds: int) -> Result:
             found = _run([ROOT / ".venv/bin/node", HERE / "kernel_runs.mjs", rounds, path])
             figures[f"{name}, {dtype}"] = found
             rows += _rows(f"{name}, {dtype}, wasm, 1 thread", found, torch)
+            if dtype == "Q4_0":
+                rows += _threads(name, path, rounds, sizes, figures)
             held = f"{found['resident'] / stored:.2f} times the file's bytes"
             rows.append(Row("· in memory, rotary tables included", held, goal="≤ 1.2"))
     return Result(rows, figures)
@@ -111,10 +113,30 @@ def _rows(what: str, found: Mapping[str, float], torch: Mapping[str, float]) -> 
     return rows
 
 
-def _torch(rounds: int, sizes: tuple[int, int, int, int]) -> dict[str, float]:
-    return _run([PEER, HERE / "torch_block.py", rounds, *sizes])
+def _threads(
+    what: str, path: Path, rounds: int, sizes: tuple[int, int, int, int], figures: dict[str, Any]
+) -> list[Row]:
+    """Two threads beside PyTorch's two, and beside one; all by the clock, so of a quiet machine only."""
+    found = _run([ROOT / ".venv/bin/node", HERE / "kernel_threads.mjs", rounds, 2, path])
+    torch = _torch(rounds, sizes, 2) if PEER.exists() else {}
+    figures[f"{what}, 2 threads by the clock"] = {"ours": found, "PyTorch": torch}
+    one, two = found["1"], found["2"]
+    rows = []
+    for key, label, goal in (("decode", "decode", "≥ 2"), ("prefill", "prefill of 128", "≥ 1")):
+        theirs = f"{torch[key]:.2f} ms (PyTorch float32)" if torch else ""
+        ratio = torch[key] / two[key] if torch else None
+        rows.append(Row(f"{what}, Q4_0, wasm, 2 threads: {label}", f"{two[key]:.2f} ms", theirs, ratio, goal))
+        gain = one[key] / two[key]
+        rows.append(
+            Row(f"· the same {label} on one thread", f"{two[key]:.2f} ms", f"{one[key]:.2f} ms", gain)
+        )
+    return rows
 
 
-def _run(command: list[Any]) -> dict[str, float]:
+def _torch(rounds: int, sizes: tuple[int, int, int, int], threads: int = 1) -> dict[str, float]:
+    return _run([PEER, HERE / "torch_block.py", rounds, *sizes, threads])
+
+
+def _run(command: list[Any]) -> dict[str, Any]:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))

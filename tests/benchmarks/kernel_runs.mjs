@@ -20,7 +20,7 @@ async function median (work) {
   return times.sort((a, b) => a - b)[times.length >> 1]
 }
 
-function read (file) {
+export function read (file) {
   const bytes = readFileSync(file)
   const end = 4 + bytes.readUInt32LE(0)
   const { graph, shape, sizes } = JSON.parse(bytes.subarray(4, end))
@@ -32,7 +32,7 @@ function read (file) {
   return { graph: new TextEncoder().encode(graph), shape, tensors }
 }
 
-for (const file of files) {
+for (const file of import.meta.main ? files : []) {
   const { graph, shape, tensors } = read(file)
   const span = await new SimdRuntime().build(graph, tensors, shape)
   const resident = span.size

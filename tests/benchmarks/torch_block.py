@@ -1,6 +1,8 @@
-"""Processor time of one Llama block of random weights in PyTorch: float32, one thread; kernel.py's peer.
+"""Time of one Llama block of random weights in PyTorch, float32; kernel.py's peer.
 
-python torch_block.py ROUNDS HIDDEN INNER HEADS KV_HEADS
+Processor time of one thread, or by the clock of more:
+
+    python torch_block.py ROUNDS HIDDEN INNER HEADS KV_HEADS [THREADS]
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from transformers.models.llama.modeling_llama import LlamaModel
 
 
 def main() -> None:
-    rounds, hidden, inner, heads, kv_heads = map(int, sys.argv[1:])
-    torch.set_num_threads(1)
+    rounds, hidden, inner, heads, kv_heads = map(int, sys.argv[1:6])
+    threads = int(sys.argv[6]) if len(sys.argv) > 6 else 1
+    torch.set_num_threads(threads)
+    now = time.process_time if threads == 1 else time.perf_counter
     blocks = 4
     config = LlamaConfig(
         hidden_size=hidden,
@@ -40,9 +44,9 @@ def main() -> None:
         work()
         times = []
         for _ in range(rounds):
-            start = time.process_time()
+            start = now()
             work()
-            times.append((time.process_time() - start) * 1000 / blocks)
+            times.append((now() - start) * 1000 / blocks)
         return statistics.median(times)
 
     cache = run(None, 128)

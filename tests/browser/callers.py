@@ -37,6 +37,7 @@ def build_site(site: Path) -> Path:
     assert done.returncode == 0, done.stderr
     for name in ("index.html", "caller.html", "suites.py"):
         shutil.copy(HERE / name, pages)
+    shutil.copy(ROOT / "tests" / "vectors" / "architectures.json", pages)
     return site
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from browser.callers import build_site
-from interop.running import relay
+from interop.running import ROOT, relay
 
 from kwaainet.native.chromium import Browser
 from kwaainet.testing import compliance, gradients_compliance
 from kwaainet.testing.engine_compliance import CHECKS, DEVICE_CHECKS
 
+CASES = json.loads((ROOT / "tests" / "vectors" / "architectures.json").read_text())["cases"]
 SUITE_TIMEOUT = 600.0  # seconds; a loaded machine, and SwiftShader, are slow
 
 Suite = Callable[..., dict[str, str]]
@@ -82,6 +83,12 @@ def test_engine(suite: Suite, threads: int) -> None:
 
 def test_engine_on_a_graphics_device(suite: Suite) -> None:
     all_passed(suite("device", backend="webgpu", threads=1), names_of(DEVICE_CHECKS.values()))
+
+
+@pytest.mark.parametrize("backend", ["wasm", "webgpu"])
+def test_every_architecture_computes_what_hugging_face_computes(suite: Suite, backend: str) -> None:
+    """Windows, capped scores, norms of queries and keys, partial rotation, experts: a tiny model of each."""
+    all_passed(suite("architectures", backend=backend, threads=1), list(CASES))
 
 
 def test_gradients(suite: Suite) -> None:

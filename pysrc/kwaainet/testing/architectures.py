@@ -66,6 +66,19 @@ class Case:
         await engine.build(writer.graph(), writer.shape)
 
 
+async def check(engine: Engine, case: Case, allowed: float) -> None:
+    """Everything at once, and in chunks and steps beyond the window, is ``expected`` but for ``allowed``."""
+    await case.fill(engine)
+    try:
+        whole, steps = [await engine.open_cache(1, 32) for _ in range(2)]
+        at_once = await engine.run(whole, case.hidden)
+        parts = [await engine.run(steps, part) for part in np.split(case.hidden, [6, 11, 12, 13], axis=1)]
+    finally:
+        await engine.close()
+    for found in (at_once, np.concatenate(parts, axis=1)):
+        np.testing.assert_allclose(found, case.expected, rtol=0, atol=allowed)
+
+
 def _floats(text: str) -> Floats:
     return np.frombuffer(base64.b64decode(text), "<f4")
 

@@ -45,8 +45,10 @@ async function boot (origin: string): Promise<PyodideInterface> {
   const { loadPyodide } = await import(`${folder}pyodide.mjs`) as typeof import('pyodide')
   const python = await loadPyodide({ indexURL: folder, convertNullToNone: true })
   await python.loadPackage(['kwaainet'], { messageCallback: () => {} })
-  const source = await fetch(new URL('suites.py', import.meta.url))
-  python.FS.writeFile('suites.py', await source.text())
+  for (const name of ['suites.py', 'architectures.json']) {
+    const file = await fetch(new URL(name, import.meta.url))
+    python.FS.writeFile(name, await file.text())
+  }
   return python
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from kwaainet.browser.bridge import JsFiles, JsPort
@@ -12,10 +13,12 @@ from kwaainet.browser.engine import BrowserEngine
 from kwaainet.browser.gradients import BrowserGradients
 from kwaainet.browser.host import BrowserHost
 from kwaainet.browser.store import BrowserSource, BrowserStore
-from kwaainet.testing import gradients_compliance
+from kwaainet.testing import architectures, gradients_compliance
 from kwaainet.testing.compliance import HOST_CHECKS, SOURCE_CHECKS, STORE_CHECKS
 from kwaainet.testing.engine import NumpyEngine
 from kwaainet.testing.engine_compliance import CHECKS, DEVICE_CHECKS, fill
+
+ALLOWED = {"wasm": 5e-5, "webgpu": 2e-4}  # of numbers of about 1
 
 Check = Callable[..., Awaitable[None]]
 
@@ -57,6 +60,21 @@ async def engine_checks(tools: Any, checks: Iterable[Check]) -> dict[str, str]:
         await built.close()
 
 
+async def every_architecture(tools: Any, origin: str) -> dict[str, str]:
+    """The tiny models of ``tests/vectors/architectures.json``, each compared with Hugging Face's numbers."""
+    built = BrowserEngine(await tools.createEngine())
+    cases = json.loads(Path("architectures.json").read_text())["cases"]
+    return {name: await _model(built, value) for name, value in cases.items()}
+
+
+async def _model(built: BrowserEngine, value: dict[str, Any]) -> str:
+    try:
+        await architectures.check(built, architectures.Case.read(value), ALLOWED[built.backend])
+    except Exception:
+        return traceback.format_exc()
+    return "passed"
+
+
 async def gradients(tools: Any, origin: str) -> dict[str, str]:
     outcomes = {}
     for name in gradients_compliance.CHECKS:
@@ -87,5 +105,6 @@ SUITES = {
     "source": source,
     "engine": engine,
     "device": device,
+    "architectures": every_architecture,
     "gradients": gradients,
 }

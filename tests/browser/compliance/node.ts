@@ -12,7 +12,7 @@ declare const ORT: string // all set by bundle.mjs
 declare const PYODIDE: string
 declare const THREAD_WORKER: string
 
-interface Request { suite: string, origin: string, backend: EngineBackend, threads: number, ports: MessagePort[] }
+interface Request { suite: string, origin: string, backend: EngineBackend, threads: number, cases: string[], ports: MessagePort[] }
 
 /** What a BrowserHost is made of. */
 class PortBridge {
@@ -52,9 +52,10 @@ async function boot (origin: string): Promise<PyodideInterface> {
   return python
 }
 
-async function run ({ suite, origin, backend, threads, ports }: Request): Promise<string> {
+async function run ({ suite, origin, backend, threads, cases, ports }: Request): Promise<string> {
   const blobs = await Blobs.open(await openFolder())
   const tools = {
+    cases,
     ports: ports.map(port => new PortBridge(port)),
     readBlob: async (digest: string) => await blobs.read(digest),
     writeBlob: async (digest: string, data: Uint8Array<ArrayBuffer>) => await blobs.write(digest, data),

@@ -2,8 +2,8 @@
 
 import { hostRtc } from '../../../web/bridge/rtc.ts'
 
-/** `hosts` peers are made for the suite; `backend` and `threads` are those of its engine. */
-interface Request { suite: string, relays: string[], hosts: number, backend?: string, threads?: number }
+/** `hosts` peers are made for the suite; `backend` and `threads` are those of its engine, `cases` its models. */
+interface Request { suite: string, relays: string[], hosts: number, backend?: string, threads?: number, cases?: string[] }
 
 const node = new Worker(new URL('node.js', import.meta.url), { type: 'module' })
 

@@ -64,7 +64,7 @@ async def every_architecture(tools: Any, origin: str) -> dict[str, str]:
     """The tiny models of ``tests/vectors/architectures.json``, each compared with Hugging Face's numbers."""
     built = BrowserEngine(await tools.createEngine())
     cases = json.loads(Path("architectures.json").read_text())["cases"]
-    return {name: await _model(built, value) for name, value in cases.items()}
+    return {name: await _model(built, cases[name]) for name in tools.cases}
 
 
 async def _model(built: BrowserEngine, value: dict[str, Any]) -> str:

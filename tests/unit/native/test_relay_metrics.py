@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import aiohttp
 import pytest
@@ -17,6 +21,7 @@ from kwaainet.identity.keys import PrivateKey
 from kwaainet.native import relay_metrics
 from kwaainet.native.host import NativeHost
 from kwaainet.native.http import Origin, serve
+from kwaainet.native.open_hop import OpenHop
 from kwaainet.native.relay import Relay
 from kwaainet.native.relay_metrics import RelayMetrics
 from kwaainet.node.dht import DhtNode
@@ -142,3 +147,23 @@ def test_servers_by_block_within_the_bound(built: Path, monkeypatch: pytest.Monk
         assert servers == {**expected, ("2", "m", "online"): 2}
 
     watch(built, test, [one("m", 0, 3), one("m", 2, 4), one("large", 0, 9)])
+
+
+def test_the_dashboard_asks_for_figures_that_there_are(built: Path) -> None:
+    dashboard = json.loads((Path(__file__).parents[3] / "build" / "grafana" / "relay.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named = {name for expression in asked for name in re.findall(r"kwaainet_\w+", expression)}
+    assert len(named) > 10
+
+    async def echo(peer: PeerId, request: bytes) -> bytes:
+        return request
+
+    async def test(watched: Watched) -> None:
+        watched.relay.refused["no_reservation"] += 1
+        watched.relay.open_hop = cast(OpenHop, SimpleNamespace(status={"refused": {"private": 1}}))
+        watched.relay._host.handle_unary("Echo.rpc", echo)
+        await watched.client.call(watched.host_id, "Echo.rpc", b"", timeout=5)
+        assert named <= {name for name, *_ in await watched.figures()}
+
+    info = ServerInfo(ServerState.ONLINE, 1.0, start_block=0, end_block=1)
+    watch(built, test, [Announcement("m", info, 100.0, ModelInfo(1))])

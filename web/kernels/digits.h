@@ -1,11 +1,12 @@
 // Activations as whole numbers in digits of their block, and their products with 32 weights of 4 or 8 bits.
-// Rule of the file: a product is at least as fine as 21 bits of the largest of the block's 32 activations, and sums
-// of products are exact.
+// Rule of the file: a product is at least as fine as 24 bits of the largest of the block's 32 activations, which is what
+// float32 has, and sums of products are exact.
 //
-// With relaxed SIMD sixteen products of a signed byte and one of 0 to 127 and their sums are one instruction: activations
-// are three digits to the base of 128. Nibbles are the bytes of 7 bits themselves; weights of 8 bits are the signed
-// bytes, and the digits then have 64 added, which comes off again as 64 times the weights. No operand ever has bits that
-// machines may treat differently. Without relaxed SIMD it is 8 products of 16 bits: activations are two such digits.
+// With relaxed SIMD sixteen products of a signed byte and one of 0 to 127 and their sums are one instruction. Where the
+// weights are the second, activations are three signed digits to the base of 256. Weights of 8 bits are the first, and
+// activations four digits to the base of 128 with 64 added, which comes off again as 64 times the weights. No operand ever
+// has bits that machines may treat differently. Without relaxed SIMD it is 8 products of 16 bits: activations are two
+// such digits.
 
 #pragma once
 #include "weights.h"
@@ -24,14 +25,13 @@ INLINE v4 largest_of(const float *x, v4 *total) {
 
 #ifdef __wasm_relaxed_simd__
 
-// Of 32 activations: x = scale * (digit[0] * 128^2 + digit[1] * 128 + digit[2]). `eight` has 8 times the sums of the
-// numbers in brackets, by the lanes that they are multiplied in.
+// Of 32 activations: x = scale * number, whose digits are in order; `eight` has 8 times the sums of the numbers, by the
+// lanes that they are multiplied in.
 typedef struct {
-  int8_t digit[3][32];
+  int8_t digit[4][32];
   int32_t eight[4];
 } Digits;
 
-#define LARGEST (63.0f * 16384.0f) // as the first digit goes to 63, and what it carries must fit
 #define dot wasm_i32x4_relaxed_dot_i8x16_i7x16_add // of any signed bytes, bytes of 0 to 127 and a sum
 
 INLINE v4 narrow(const v4 *x) {
@@ -42,50 +42,61 @@ INLINE v4 with_digit(v4 sum, const int8_t *digit, v4 first, v4 second) {
   return dot(load(digit), first, dot(load(digit + 16), second, sum));
 }
 
-// The lane sums of 32 bytes of 0 to 127 times what the digits stand for, which have nothing added.
+// The lane sums of 32 bytes of 0 to 31 times numbers of three digits.
 INLINE v4 nibbles_dot(v4 first, v4 second, const Digits *x) {
   v4 sum = with_digit(wasm_i32x4_splat(0), x->digit[0], first, second);
-  sum = with_digit(wasm_i32x4_shl(sum, 7), x->digit[1], first, second);
-  return with_digit(wasm_i32x4_shl(sum, 7), x->digit[2], first, second);
+  sum = with_digit(wasm_i32x4_shl(sum, 8), x->digit[1], first, second);
+  return with_digit(wasm_i32x4_shl(sum, 8), x->digit[2], first, second);
 }
 
-// The same of 32 signed bytes, and digits that have 64 added.
+INLINE v4 two_digits(v4 first, v4 second, const int8_t *high, const int8_t *low, v4 added) {
+  v4 sum = dot(first, load(high), dot(second, load(high + 16), added));
+  return dot(first, load(low), dot(second, load(low + 16), wasm_i32x4_add(wasm_i32x4_shl(sum, 7), added)));
+}
+
+// The same of 32 signed bytes and numbers of four digits, as float32.
 INLINE v4 bytes_dot(v4 first, v4 second, const Digits *x) {
-  v4 all = wasm_i8x16_splat(64), added = dot(first, all, dot(second, all, wasm_i32x4_splat(0))), sum = wasm_i32x4_splat(0);
-  for (int place = 0; place < 3; place++) {
-    sum = wasm_i32x4_sub(wasm_i32x4_shl(sum, 7), added);
-    sum = dot(first, load(x->digit[place]), dot(second, load(x->digit[place] + 16), sum));
-  }
-  return sum;
+  v4 all = wasm_i8x16_splat(64), zero = wasm_i32x4_splat(0);
+  v4 added = wasm_i32x4_sub(zero, dot(first, all, dot(second, all, zero)));
+  v4 high = wasm_f32x4_convert_i32x4(two_digits(first, second, x->digit[0], x->digit[1], added));
+  return madd(high, splat(16384.0f), wasm_f32x4_convert_i32x4(two_digits(first, second, x->digit[2], x->digit[3], added)));
 }
 
-// x becomes digits, with `added` to each: scales and totals [count / 32] are their scales and the sums of x.
-static void digits(const float *x, Digits *out, float *scales, float *totals, int count, int added) {
+// Sixteen whole numbers become `places` digits of so many bits, with `added` to each.
+INLINE void write_digits(v4 number[4], int8_t (*digit)[32], int places, int bits, int added) {
+  v4 half = wasm_i32x4_splat(1 << (bits - 1));
+  for (int place = places - 1; place >= 0; place--) {
+    v4 own[4];
+    for (int j = 0; j < 4; j++) {
+      v4 rest = wasm_i32x4_shr(wasm_i32x4_add(number[j], half), bits);
+      own[j] = wasm_i32x4_sub(number[j], wasm_i32x4_shl(rest, bits));
+      number[j] = rest;
+    }
+    wasm_v128_store(digit[place], wasm_i8x16_add(narrow(own), wasm_i8x16_splat(added)));
+  }
+}
+
+// x becomes digits for weights of 8 bits, or for smaller ones: scales and totals [count / 32] are their scales and the
+// sums of x. The first digit has room for what the others carry.
+INLINE void digits(const float *x, Digits *out, float *scales, float *totals, int count, int bytes) {
   for (int b = 0; b < count / 32; b++, x += 32, out++) {
-    v4 total, offset = wasm_i8x16_splat(added);
+    v4 total;
     float largest = wasm_f32x4_extract_lane(largest_of(x, &total), 0);
     totals[b] = sum(total);
-    scales[b] = largest / LARGEST + 0 * totals[b]; // NaN where one of them is
-    v4 inverse = splat(scales[b] > 1e-37f ? 1.0f / scales[b] : 0.0f), half = wasm_i32x4_splat(64);
+    scales[b] = largest / (bytes ? 63.0f * 0x1p21f : 127.0f * 0x1p16f) + 0 * totals[b]; // NaN where one of them is
+    v4 inverse = splat(scales[b] > 1e-37f ? 1.0f / scales[b] : 0.0f);
     for (int i = 0; i < 32; i += 16) {
-      v4 number[4], digit[4];
+      v4 number[4];
       for (int j = 0; j < 4; j++) number[j] = wasm_i32x4_relaxed_trunc_f32x4(wasm_f32x4_nearest(wasm_f32x4_mul(load(x + i + 4 * j), inverse)));
-      for (int place = 2; place >= 0; place--) {
-        for (int j = 0; j < 4; j++) {
-          v4 rest = wasm_i32x4_shr(wasm_i32x4_add(number[j], half), 7);
-          digit[j] = wasm_i32x4_sub(number[j], wasm_i32x4_shl(rest, 7));
-          number[j] = rest;
-        }
-        wasm_v128_store(out->digit[place] + i, wasm_i8x16_add(narrow(digit), offset));
-      }
+      write_digits(number, (int8_t(*)[32])(out->digit[0] + i), bytes ? 4 : 3, bytes ? 7 : 8, bytes ? 64 : 0);
     }
     v4 eight = wasm_i8x16_splat(8);
-    wasm_v128_store(out->eight, nibbles_dot(eight, eight, out));
+    if (!bytes) wasm_v128_store(out->eight, nibbles_dot(eight, eight, out));
   }
 }
 
 INLINE v4 quants_dot(int type, const uint8_t *block, const Digits *x) {
-  if (type == Q8_0) return wasm_f32x4_convert_i32x4(bytes_dot(load(block + 2), load(block + 18), x));
+  if (type == Q8_0) return bytes_dot(load(block + 2), load(block + 18), x);
   v4 q = load(block + (type == Q4_1 ? 4 : 2)), product = nibbles_dot(low_nibbles(q), high_nibbles(q), x);
   return wasm_f32x4_convert_i32x4(type == Q4_1 ? product : wasm_i32x4_sub(product, load(x->eight)));
 }
@@ -98,8 +109,8 @@ typedef struct {
   int16_t high[32], low[32];
 } Digits;
 
-static void digits(const float *x, Digits *out, float *scales, float *totals, int count, int added) {
-  (void)added;
+static void digits(const float *x, Digits *out, float *scales, float *totals, int count, int bytes) {
+  (void)bytes;
   for (int b = 0; b < count / 32; b++, x += 32, out++) {
     v4 total;
     float largest = wasm_f32x4_extract_lane(largest_of(x, &total), 0);

@@ -1,6 +1,6 @@
 // Products of activations with weights of any format, for one row of activations or for hundreds.
-// Rule of the file: activations are never rounded to fewer than 21 bits of the largest of 32 of them, and sums of
-// products of blocks are exact.
+// Rule of the file: activations are never rounded to fewer bits than float32 has, of the largest of 32 of them, and
+// sums of products of blocks are exact.
 //
 // Weights that are whole numbers are multiplied as such, in digits (digits.h): one row as it lies in the file, several
 // rows in panels (panels.h). Others, and without relaxed SIMD several rows, are expanded to float32 a few at a time.
@@ -41,7 +41,7 @@ INLINE void rows_dot(int type, const uint8_t *weights, int columns, const float 
   int blocks = columns / 32, size = blocks * block_bytes(type);
   Digits *own = (Digits *)scratch;
   float *scales = (float *)(own + blocks), *totals = scales + blocks;
-  digits(x, own, scales, totals, columns, type == Q8_0 ? 64 : 0);
+  digits(x, own, scales, totals, columns, type == Q8_0);
   for (int n = first; n < last; n++) y[n] += row_dot(type, weights + n * size, own, scales, totals, blocks);
 }
 
@@ -68,7 +68,7 @@ static void columns4(const float *const w[TILE], const float *x, int rows, int c
 }
 
 // y[rows, outputs] += x[rows, columns] times weights[outputs, columns] transposed, for the outputs from `first` to before
-// `last`. scratch, at 16 bytes: the larger of 96 KiB and 5 bytes a column.
+// `last`. scratch, at 16 bytes: the larger of 128 KiB and 5 bytes a column.
 EXPORT void matmul(int type, const uint8_t *weights, int outputs, int columns, const float *x, int rows, float *y, uint8_t *scratch, int first, int last) {
   if (rows == 1) switch (type) {
     case Q4_0: rows_dot(Q4_0, weights, columns, x, y, scratch, first, last); return;

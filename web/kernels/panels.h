@@ -17,10 +17,10 @@ typedef struct {
 } Panel;
 
 // Four rows of activations by 32 columns, as Digits has them, [columns / 4][rows] times 4. `offset` is the sum of the
-// numbers times what is taken from the weights.
+// first digits times what is taken from the weights, and that of the other two.
 typedef struct {
-  int8_t digit[3][8][4][4];
-  int32_t offset[4];
+  int8_t digit[4][8][4][4];
+  int32_t offset[2][4];
   float scale[4], total[4];
 } Quad;
 
@@ -96,17 +96,22 @@ INLINE void panels(int type, const uint8_t *weights, int size, int n, int last, 
   }
 }
 
+INLINE int lanes(v4 a) {
+  return wasm_i32x4_extract_lane(a, 0) + wasm_i32x4_extract_lane(a, 1) + wasm_i32x4_extract_lane(a, 2) + wasm_i32x4_extract_lane(a, 3);
+}
+
 // `count` rows of up to four, from their digits; the rows that are not there are zero.
-static void quads(const float *x, int count, int columns, int length, int offset, int added, Quad *out) {
+INLINE void quads(const float *x, int count, int columns, int length, int offset, int bytes, Quad *out) {
   for (int b = 0; b < length / 32; b++, out++, x += 32)
     for (int row = 0; row < 4; row++) {
       Digits one;
-      if (row < count) digits(x + row * columns, &one, &out->scale[row], &out->total[row], 32, added);
+      if (row < count) digits(x + row * columns, &one, &out->scale[row], &out->total[row], 32, bytes);
       else __builtin_memset(&one, 0, sizeof one), out->scale[row] = out->total[row] = 0;
-      for (int place = 0; place < 3; place++)
+      for (int place = 0; place < (bytes ? 4 : 3); place++)
         for (int i = 0; i < 8; i++) __builtin_memcpy(out->digit[place][i][row], one.digit[place] + 4 * i, 4);
-      int *lanes = one.eight;
-      out->offset[row] = (lanes[0] + lanes[1] + lanes[2] + lanes[3]) / 8 * offset;
+      v4 all = wasm_i8x16_splat(offset), zero = wasm_i32x4_splat(0), high = with_digit(zero, one.digit[0], all, all);
+      v4 low = with_digit(wasm_i32x4_shl(with_digit(zero, one.digit[1], all, all), 8), one.digit[2], all, all);
+      out->offset[0][row] = lanes(high), out->offset[1][row] = lanes(low);
     }
 }
 
@@ -122,21 +127,24 @@ INLINE void in_step(v4 sum[4][2], int rows) {
   } else __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]));
 }
 
-// y [4, 8] += panels times quads
-INLINE void add_scaled(int bytes, int minimum, const Panel *w, const Quad *x, int r, int side, v4 whole, v4 high, v4 *y) {
-  if (!minimum && !bytes) whole = wasm_i32x4_sub(whole, wasm_v128_load32_splat(&x->offset[r]));
-  v4 value = wasm_f32x4_convert_i32x4(whole);
-  if (bytes) value = madd(high, splat(16384.0f), value);
+// y += what the first digits gave and what the others did, with their scales.
+INLINE void add_scaled(int bytes, int minimum, const Panel *w, const Quad *x, int r, int side, v4 high, v4 low, v4 *y) {
+  if (!minimum && !bytes) {
+    high = wasm_i32x4_sub(high, wasm_v128_load32_splat(&x->offset[0][r]));
+    low = wasm_i32x4_sub(low, wasm_v128_load32_splat(&x->offset[1][r]));
+  }
+  v4 value = madd(wasm_f32x4_convert_i32x4(high), splat(bytes ? 0x1p14f : 0x1p16f), wasm_f32x4_convert_i32x4(low));
   *y = madd(value, wasm_f32x4_mul(w->scale[side], wasm_v128_load32_splat(&x->scale[r])), *y);
   if (minimum) *y = madd(w->base[side], wasm_v128_load32_splat(&x->total[r]), *y);
 }
 
+// y [4, 8] += panels times quads
 INLINE void multiply(int bytes, int minimum, const Panel *w, const Quad *x, int blocks, int rows, v4 y[4][2]) {
   for (; blocks > 0; blocks--, w++, x++) {
     v4 sum[4][2], high[4][2];
-    for (int i = 0; i < 2 * rows; i++) sum[i / 2][i % 2] = high[i / 2][i % 2] = wasm_i32x4_splat(0);
+    for (int i = 0; i < 2 * rows; i++) sum[i / 2][i % 2] = wasm_i32x4_splat(0);
 #pragma unroll
-    for (unsigned place = 0; place < 3; place++) {
+    for (int place = 0; place < (bytes ? 4 : 3); place++) {
 #pragma unroll
       for (unsigned k = 0; k < 8; k++) {
         v4 a = w->weights[k][0], b = w->weights[k][1];
@@ -152,12 +160,12 @@ INLINE void multiply(int bytes, int minimum, const Panel *w, const Quad *x, int 
       for (int i = 0; i < 2 * rows; i++) {
         v4 *own = &sum[i / 2][i % 2];
         if (bytes) *own = wasm_i32x4_sub(*own, w->base[i % 2]);
-        if (bytes && place == 0) high[i / 2][i % 2] = wasm_f32x4_convert_i32x4(*own), *own = wasm_i32x4_splat(0);
-        else if (place < 2) *own = wasm_i32x4_shl(*own, 7);
+        if (place == bytes) high[i / 2][i % 2] = *own, *own = wasm_i32x4_splat(0);
+        else if (place < 2 + bytes) *own = wasm_i32x4_shl(*own, bytes ? 7 : 8);
       }
     }
 #pragma unroll
-    for (int i = 0; i < 2 * rows; i++) add_scaled(bytes, minimum, w, x, i / 2, i % 2, sum[i / 2][i % 2], high[i / 2][i % 2], &y[i / 2][i % 2]);
+    for (int i = 0; i < 2 * rows; i++) add_scaled(bytes, minimum, w, x, i / 2, i % 2, high[i / 2][i % 2], sum[i / 2][i % 2], &y[i / 2][i % 2]);
   }
 }
 
@@ -177,11 +185,8 @@ INLINE void multiply_one(int minimum, const Panel *w, const Quad *x, int blocks,
       }
       in_step(sum, 3);
     }
-    for (int side = 0; side < 2; side++) {
-      v4 whole = wasm_i32x4_add(wasm_i32x4_shl(sum[0][side], 7), sum[1][side]);
-      whole = wasm_i32x4_add(wasm_i32x4_shl(whole, 7), sum[2][side]);
-      add_scaled(0, minimum, w, x, 0, side, whole, whole, &y[0][side]);
-    }
+    for (int side = 0; side < 2; side++)
+      add_scaled(0, minimum, w, x, 0, side, sum[0][side], wasm_i32x4_add(wasm_i32x4_shl(sum[1][side], 8), sum[2][side]), &y[0][side]);
   }
 }
 
@@ -206,7 +211,7 @@ INLINE void panels_dot(int type, const uint8_t *weights, int outputs, int column
     for (int k = 0; k < columns; k += CHUNK) {
       int length = columns - k < CHUNK ? columns - k : CHUNK, blocks = length / 32;
       for (int r = 0; r < count; r += 4)
-        quads(x + (m + r) * columns + k, count - r < 4 ? count - r : 4, columns, length, offset_of(type), type == Q8_0 ? 64 : 0, digits + r / 4 * blocks);
+        quads(x + (m + r) * columns + k, count - r < 4 ? count - r : 4, columns, length, offset_of(type), type == Q8_0, digits + r / 4 * blocks);
       for (int n = first; n < last; n += OUTPUTS) {
         int wanted = last - n < OUTPUTS ? last - n : OUTPUTS;
         panels(type, weights, size, n, last, k, length, own);

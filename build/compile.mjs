@@ -37,6 +37,9 @@ convert
 const UNWANTED = [
   String.raw`\.(pyi|h|a|pxd)$`,
   '^numpy/(f2py|_pyinstaller|(.*/)?tests)/',
+  // ... and what numpy itself imports only when asked for it: tests in a tab bring the whole
+  '^numpy/(random|fft|polynomial|testing|doc|core|conftest|matlib)(/|\\.py$)',
+  '^numpy/linalg/lapack_lite',
   '^kwaainet/native/',
   '^(_pyrepl|idlelib|multiprocessing|pydoc_data|unittest|wsgiref|xml|xmlrpc)/',
   String.raw`^(_aix_support|bdb|doctest|ftplib|imaplib|mailbox|optparse|pdb|poplib|profile|pstats|pydoc|smtplib|webbrowser)\.py$`

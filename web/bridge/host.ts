@@ -115,6 +115,7 @@ export class RelayedHost implements NetworkHost {
   readonly #traffic = new Traffic()
   readonly #echoing = new Set<string>()
   #live: Live | null = null
+  #early: Promise<string[]> | null = null
   #closed = false
   #reported = ''
 
@@ -137,9 +138,16 @@ export class RelayedHost implements NetworkHost {
     }
   }
 
+  /** Begin to take a slot while Python starts, which takes longer: whoever calls too early is refused. */
+  begin (): void {
+    this.#early ??= this.#tryRelays()
+  }
+
   /** Take a slot on the first relay that gives one; from then on it is taken again when lost. */
   async listen (): Promise<void> {
-    const reasons = await this.#tryRelays()
+    const early = await this.#early
+    this.#early = null
+    const reasons = early?.length === 0 ? early : await this.#tryRelays()
     if (reasons.length > 0) throw fault('Unreachable', `no relay could be reached: ${reasons.join('; ')}`)
   }
 

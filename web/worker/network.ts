@@ -28,6 +28,7 @@ async function start ({ identity, relays, node, rtc, direct, ice_servers: iceSer
     peers: peers => { report({ type: 'peers', peers }) }
   })
   switchboard = new Switchboard(channel, host)
+  host.begin()
   report({ type: 'identity', peer_id: host.peerId })
   channel.post({ type: 'identity', peer_id: host.peerId })
 }

@@ -4,6 +4,7 @@
 import { hostRtc } from '../bridge/rtc.ts'
 import type { Backend, IceServer, NetworkToPage, PageToNetwork, PeerReport, State } from '../worker/messages.ts'
 import type { NodeConfig, NodeToPage, PageToNode, PauseReason, Receipt, SetLimits } from '../worker/node_messages.ts'
+import { askToKeep } from './cache.ts'
 import { readIceServers } from './ice.ts'
 import { askOrigin, checkBlocks, type Workers } from './origin.ts'
 import { preflight } from './preflight.ts'
@@ -133,6 +134,7 @@ export class Tab {
       if (missing !== undefined) throw new Error(missing.message)
       if (attempt !== this.#attempt) return // stopped meanwhile
       checkBlocks(this.#options.blocks ?? '', described.model.num_blocks)
+      if (this.#options.storage !== 'none') void askToKeep().catch(() => false) // a browser that refuses may still keep it
       this.#launch({
         origin: described.url,
         relays: described.relays,

@@ -28,7 +28,8 @@ async def storage(tab: Tab) -> dict[str, Any]:
         return any(event["event"] == "storage" for event in tab.events)
 
     await eventually(said)
-    return [event for event in tab.events if event["event"] == "storage"][-1]
+    told: list[dict[str, Any]] = [event for event in tab.events if event["event"] == "storage"]
+    return told[-1]
 
 
 def test_a_node_survives_cleared_storage_and_fetches_again(origin: dict[str, Any], tmp_path: Path) -> None:

@@ -51,10 +51,10 @@ function tensors (): Tensors {
   }))
 }
 
-async function build (threads: number, start = launch as () => Helper, startTime = 60_000): Promise<{ span: SimdSpan, heard: Array<[number, string]> }> {
+async function build (threads: number, start = launch as () => Helper, startTime = 60_000, patience = 60_000): Promise<{ span: SimdSpan, heard: Array<[number, string]> }> {
   const heard: Array<[number, string]> = []
   const tell = (count: number, message: string): void => { heard.push([count, message]) }
-  const span = await new SimdRuntime({ threads, launch: start, tell, startTime, patience: 50 }).build(GRAPH, tensors(), SHAPE)
+  const span = await new SimdRuntime({ threads, launch: start, tell, startTime, patience }).build(GRAPH, tensors(), SHAPE)
   return { span, heard }
 }
 
@@ -149,13 +149,13 @@ test('an isolated page uses half the processor, at most 4 threads of it, or what
 
 const TAKE = 'for (;;) { Atomics.wait(words, 0, 0); if (Atomics.sub(words, 0, 1) > 0) break }' // as jobs.ts has its words
 
-for (const [what, code, reason] of [
-  ['does not bring its part back', TAKE, 'a thread did not answer for 0.05 s'],
-  ['dies with its part', `${TAKE} process.exit()`, 'a thread did not answer for 0.05 s'],
-  ['fails at its part', `${TAKE} Atomics.store(words, 64, 1); Atomics.add(words, 16, 1); Atomics.notify(words, 16)`, 'a kernel failed on a thread']
+for (const [what, code, patience, reason] of [
+  ['does not bring its part back', TAKE, 50, 'a thread did not answer for 0.05 s'],
+  ['dies with its part', `${TAKE} process.exit()`, 50, 'a thread did not answer for 0.05 s'],
+  ['fails at its part', `${TAKE} Atomics.store(words, 64, 1); Atomics.add(words, 16, 1); Atomics.notify(words, 16)`, 60_000, 'a kernel failed on a thread']
 ] as const) {
   test(`a step with a helper that ${what} ends right, and the engine goes on alone`, async () => {
-    const { span, heard } = await build(2, () => impostor(`parentPort.postMessage('ready'); Atomics.add(words, 32, 1); ${code}`))
+    const { span, heard } = await build(2, () => impostor(`parentPort.postMessage('ready'); Atomics.add(words, 32, 1); ${code}`), 60_000, patience)
     const size = span.size
     for (let again = 0; heard.length < 2 && again < 100; again++) assert.deepEqual(await answers(span), expected)
     assert.deepEqual(heard, [[2, ''], [1, `the processor is used with one thread from now on: ${reason}`]])

@@ -97,11 +97,13 @@ export class Threads {
     } catch (error) {
       return `a thread does not start: ${describe(error)}`
     }
+    let timer
     const reason = await new Promise<string>(resolve => {
-      setTimeout(() => { resolve(`a thread did not start within ${startTime / 1000} s`) }, startTime)
+      timer = setTimeout(() => { resolve(`a thread did not start within ${startTime / 1000} s`) }, startTime)
       helper.onmessage = () => { resolve('') }
       helper.onerror = ({ message }) => { resolve(`a thread does not start: ${message || 'its script could not be loaded'}`) }
     })
+    clearTimeout(timer)
     if (reason === '') {
       helper.onerror = ({ message }) => { this.#lose(`a thread failed: ${message || 'without a reason'}`) }
       this.#helpers.push(helper)

@@ -139,6 +139,17 @@ def native_tab(
         yield running, running.event("online")
 
 
+def run_sdk_build(folder: Path) -> Path:
+    """The npm package and the examples, made in ``folder``; returns it."""
+    node = Path(sys.executable).parent / "node"
+    done = subprocess.run(
+        [node, ROOT / "build" / "sdk.mjs", folder], capture_output=True, text=True, timeout=120
+    )
+    if done.returncode != 0:
+        raise Failed(done.stdout + done.stderr)
+    return folder
+
+
 def status(origin: Mapping[str, Any]) -> dict[str, Any]:
     """What a relay says of itself."""
     with urllib.request.urlopen(origin["http"] + "status.json", timeout=START_TIMEOUT) as answer:

@@ -1,6 +1,6 @@
-// A worker of the relay, seen from the page, whatever origin the page is of.
-// Rule of the file: a browser takes workers of the page's own origin only, so where the relay is another one, a worker
-// made of one line imports it: the page's Content-Security-Policy then allows `worker-src blob:`.
+// A worker of the relay, seen from the page.
+
+import { makeWorker } from '../bridge/foreign_worker.ts'
 
 /** A worker whose messages have types. */
 export class TypedWorker<In, Out> {
@@ -22,15 +22,3 @@ export class TypedWorker<In, Out> {
     this.#worker.terminate()
   }
 }
-
-function makeWorker (address: string): Worker {
-  if (new URL(address).origin === globalThis.location?.origin) return new Worker(address, { type: 'module' })
-  const bootstrap = URL.createObjectURL(new Blob([`import ${JSON.stringify(address)}`], { type: 'text/javascript' }))
-  try {
-    return new Worker(bootstrap, { type: 'module' })
-  } finally {
-    setTimeout(() => { URL.revokeObjectURL(bootstrap) }, BOOTSTRAP_TIME)
-  }
-}
-
-const BOOTSTRAP_TIME = 10_000 // ms a browser may take to read the one line

@@ -2,6 +2,7 @@
 // Rule of the file: what was read ahead is handed out once; a store worker that breaks is a store that keeps nothing.
 
 import { describe } from '../bridge/faults.ts'
+import { makeWorker } from '../bridge/foreign_worker.ts'
 import type { Bytes } from '../bridge/protobuf.ts'
 import type { BlobFiles, Known, Room } from '../bridge/store.ts'
 import type { FromStore, ToStore } from './store_messages.ts'
@@ -36,7 +37,7 @@ export class RemoteBlobs implements BlobFiles {
   }
 
   static start (origin: string, budget?: number): RemoteBlobs {
-    return new RemoteBlobs(new Worker(new URL(STORE_WORKER, origin), { type: 'module' }), budget)
+    return new RemoteBlobs(makeWorker(new URL(STORE_WORKER, origin).href), budget)
   }
 
   /** Say what blobs there are, and have those that are needed read before they are asked for. */

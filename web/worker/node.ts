@@ -3,6 +3,7 @@
 
 import type { PyProxy } from 'pyodide/ffi'
 import type { JsEngine } from '../bridge/engine.ts'
+import { makeWorker } from '../bridge/foreign_worker.ts'
 import type { JsGradients } from '../bridge/gradients.ts'
 import { RemoteBlobs } from './blobs.ts'
 import { LoadMeter } from './loading.ts'
@@ -75,7 +76,7 @@ async function loadEngine (config: NodeConfig): Promise<JsEngine> {
     ortUrl: ortUrl(config),
     threads: {
       threads: config.threads,
-      launch: () => new Worker(new URL(THREAD_WORKER, config.origin), { type: 'module' }),
+      launch: () => makeWorker(new URL(THREAD_WORKER, config.origin).href),
       tell: (count, message) => {
         if (message !== '') console.warn('node worker:', message)
         report({ type: 'threads', count, message })

@@ -103,6 +103,14 @@ class Page:
         """Have ``source`` run in every later document, ahead of its own scripts."""
         await self._call("Page.addScriptToEvaluateOnNewDocument", {"source": source})
 
+    async def press(self, key: str) -> None:
+        """Press a key where the focus is, as a keyboard does."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        code = {"Enter": 13, "Tab": 9, " ": 32}.get(key, 0)
+        for kind in ("keyDown", "keyUp"):
+            event = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            await self._call("Input.dispatchKeyEvent", {**event, **(text if kind == "keyDown" else {})})
+
     async def screenshot(self) -> bytes:
         """What the tab shows, as PNG."""
         answer = await self._call("Page.captureScreenshot", {"format": "png"})

@@ -1,0 +1,94 @@
+"""The npm package as somebody installs it, and how much of the SDK comes before a visitor has agreed."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE = ROOT / ".venv" / "bin" / "node"
+NPM = ROOT / ".venv" / "bin" / "npm"
+DIST = ROOT / "web" / "dist"
+STATIC = re.compile(r'(?:from|import)\s*"(\./[^"]+)"')
+USE = """
+import { createClient, createNode, type KwaaiNode, type Limits, type NodeStatus } from 'kwaainet-web'
+import { KwaaiNodeElement } from 'kwaainet-web/element'
+import 'kwaainet-web/define'
+
+const limits: Limits = { duty: 0.5, hours: [{ from: '22:00', to: '06:00' }] }
+const node: KwaaiNode = createNode({ relay: 'https://relay.example', limits, signal: AbortSignal.timeout(1) })
+const show = (status: NodeStatus): void => { console.log(status.state) }
+node.addEventListener('state', ({ detail }) => { show(detail) })
+node.addEventListener('receipt', ({ detail: { tokens } }) => { console.log(tokens.toFixed()) })
+const element: KwaaiNodeElement | null = document.querySelector('kwaai-node')
+element?.addEventListener('kwaai-work', ({ detail }) => { console.log(detail.tokensDone) })
+console.log(element?.status().state)
+const client = createClient({ relay: 'https://relay.example' })
+const messages = [{ role: 'user', content: 'Hi' }]
+const chunks = await client.chat.completions.create({ messages, stream: true })
+for await (const chunk of chunks) console.log(chunk.choices[0].delta.content)
+const whole = await client.chat.completions.create({ messages })
+console.log(whole.choices[0].message.content)
+// @ts-expect-error a duty is a number
+node.setLimits({ duty: 'half' })
+"""
+BARE = """
+const sdk = await import('kwaainet-web')
+const { KwaaiNodeElement } = await import('kwaainet-web/element')
+await import('kwaainet-web/define')
+const node = sdk.createNode({ relay: 'https://relay.example' })
+if (node.status().state !== 'idle') throw new Error(`it is ${node.status().state}`)
+if (typeof KwaaiNodeElement !== 'function') throw new Error('no class')
+"""
+
+
+def run(*command: object, cwd: Path) -> None:
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_installs_types_check_and_importing_it_needs_no_document(tmp_path: Path) -> None:
+    run(NODE, ROOT / "build" / "sdk.mjs", tmp_path / "made", cwd=ROOT)
+    run(NPM, "pack", tmp_path / "made" / "package", "--silent", cwd=tmp_path)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "package.json").write_text('{"type": "module"}')
+    run(NPM, "install", "--offline", "--no-audit", "--no-fund", *tmp_path.glob("*.tgz"), cwd=project)
+    (project / "use.ts").write_text(USE)
+    (project / "bare.mjs").write_text(BARE)
+    run(NODE, "bare.mjs", cwd=project)
+    flags = ["--noEmit", "--strict", "--target", "es2022", "--module", "nodenext"]
+    lib = ["--lib", "es2023,dom,dom.iterable,dom.asynciterable,esnext.disposable"]
+    run(NODE, ROOT / "node_modules" / "typescript" / "bin" / "tsc", *flags, *lib, "use.ts", cwd=project)
+
+
+@pytest.mark.parametrize(
+    ("entry", "most"),
+    [
+        ("sdk/index.js", 25_000),
+        ("sdk/define.js", 25_000),
+        ("embed.js", 3_000),
+        ("assets/network.js", 180_000),
+    ],
+)
+def test_what_loads_at_once_is_small(entry: str, most: int) -> None:
+    sizes = {path: len(gzip.compress(path.read_bytes())) for path in loaded(DIST / entry)}
+    assert 0 < sum(sizes.values()) <= most, sizes
+
+
+def loaded(entry: Path, seen: set[Path] | None = None) -> Iterator[Path]:
+    """A module and what it imports statically."""
+    seen = {entry} if seen is None else seen
+    yield entry
+    for name in STATIC.findall(entry.read_text()):
+        path = (entry.parent / name).resolve()
+        if path not in seen:
+            seen.add(path)
+            yield from loaded(path, seen)

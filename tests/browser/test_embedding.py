@@ -87,7 +87,7 @@ def strict(origin: dict[str, Any]) -> str:
     """The policy that README of kwaainet-web asks for, and nothing beside it."""
     own, socket = origin["http"].rstrip("/"), "ws://127.0.0.1:*"
     return (
-        f"default-src 'none'; script-src 'nonce-{NONCE}' 'self' {own} 'wasm-unsafe-eval'; worker-src blob:; "
+        f"default-src 'none'; script-src 'nonce-{NONCE}' 'self' {own} 'wasm-unsafe-eval'; worker-src blob: {own}; "
         f"connect-src {own} {socket}; frame-src {own}; base-uri 'none'"
     )
 

@@ -1,6 +1,6 @@
 // A module worker whose script may be of another origin than the page: of a relay, in somebody's site.
 // Rule of the file: browsers take workers of one's own origin only, so such a worker is made of one line that imports it;
-// a strict page allows that by `worker-src blob:` and the relay in `script-src`.
+// a strict page allows that by `worker-src blob:` and the relay in `worker-src` and `script-src`.
 
 const BOOTSTRAP_TIME = 10_000 // ms a browser may take to read the one line
 

@@ -8,7 +8,7 @@ ALL = --numprocesses 2 --dist loadscope --no-loadscope-reorder
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench check format web wheel peers clean
+.PHONY: help setup run test bench screenshots check format web wheel peers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' Makefile | expand -t 20
@@ -28,6 +28,10 @@ test:  ## every suite, against the real peers too; some tests only: make test AR
 bench:  ## the benchmarks of README's table; some only: make bench ARGS="relaying steps --rounds 3"
 	@$(SETUP) test
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+screenshots:  ## the page in each of its states, as pictures in .cache/screenshots
+	@$(SETUP) test
+	@PYTHONPATH=tests $(BIN)/python -m browser.page_states
 
 check:  ## formatting, lint, types, layers, layout, generated files
 	@$(SETUP) check

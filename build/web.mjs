@@ -90,6 +90,9 @@ await writeFile(join(DIST, 'workers.json'), JSON.stringify({ api: API_VERSION, n
 const embed = await readFile(join(ROOT, 'web', 'sdk', 'embed.html'), 'utf8')
 await writeFile(join(DIST, 'embed.html'), embed.replace('/assets/embed_frame.js?v=FRAME_VERSION', frame))
 const html = await readFile(join(ROOT, 'web', 'page', 'index.html'), 'utf8')
-await writeFile(join(DIST, 'index.html'), html.replace('/assets/page.js?v=PAGE_VERSION', page))
+const style = await readFile(join(ROOT, 'web', 'page', 'page.css'))
+await writeFile(join(ASSETS, 'page.css'), style)
+const styled = `/assets/page.css?v=${createHash('sha256').update(style).digest('hex').slice(0, 16)}`
+await writeFile(join(DIST, 'index.html'), html.replace('/assets/page.js?v=PAGE_VERSION', page).replace('/assets/page.css?v=PAGE_STYLE', styled))
 const sizes = await Promise.all((await readdir(ASSETS)).filter(name => name.endsWith('.js')).map(async name => `${name} ${Math.round((await stat(join(ASSETS, name))).size / 1024)} KiB`))
 console.log(`web/dist: ${sizes.join(', ')}`)

@@ -87,12 +87,15 @@ class Tab:
                 changed.cancel()
 
 
-async def open_tab(browser: Browser, url: str, **query: str) -> Tab:
+async def open_tab(browser: Browser, url: str, *, first: str = "", **query: str) -> Tab:
     """The contributor's page at ``url`` in a new tab; ``query`` is what its address asks for.
 
-    Unless asked for, it does not drain: a test that stops a tab has nobody left to serve.
+    ``first`` runs ahead of the page's own scripts. Unless asked for, it does not drain: a test that stops
+    a tab has nobody left to serve.
     """
     tab = Tab(await browser.new_page(watch_network=True))
+    if first:
+        await tab.page.run_first(first)
     await tab.page.on_event("kwaainet", tab.hear)
     await tab.page.goto(f"{url}?{urlencode({'drain': '0', **query})}")
     return tab

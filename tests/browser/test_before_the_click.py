@@ -45,6 +45,7 @@ def test_the_page_costs_little_and_stores_nothing(origin: dict[str, Any]) -> Non
             tab = await open_tab(browser, origin["http"])
             page = tab.page
             assert await tab.text("state") == "Not contributing."
+            await tab.click("preflight-summary")
             await tab.reads("checks", "WebGPU")  # what this browser can do must be said
             assert 0 < page.bytes_received < MOST_BYTES
             assert all(url.startswith((origin["http"], "data:")) for url in page.requests), page.requests

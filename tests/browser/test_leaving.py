@@ -177,12 +177,12 @@ def test_the_relay_takes_a_killed_tab_down(origin: dict[str, Any], stage: Stage)
     stage.run(main())
 
 
-def test_stop_serves_on_until_it_is_clicked_again(stage: Stage, small_model: Path) -> None:
+def test_finish_serves_on_until_stop_is_clicked(stage: Stage, small_model: Path) -> None:
     async def main() -> None:
         tab = await open_tab(stage.browser, stage.url, backend="wasm", drain="90")
         server = (await tab.contribute())["peer_id"]
         task = await keep_busy(await stage.peer.session(server))
-        await tab.click("stop")
+        await tab.click("finish")
         await tab.until("draining")
         await stage.is_gone(server)
         await tab.reads("state", "Finishing: 1 session, at most")

@@ -145,6 +145,7 @@ def test_without_webgpu_the_processor_is_taken_unless_webgpu_was_asked_for(
 
             tab = await open_tab(browser, origin["http"])
             said = "WebGPU: no. WebGPU found no graphics adapter; the processor is used"
+            await tab.click("preflight-summary")
             await tab.reads("checks", said)
             assert (await tab.contribute())["backend"] == "wasm"
             assert await tab.text("backend") == "wasm"
@@ -156,6 +157,7 @@ def test_an_emulated_graphics_card_is_not_chosen_by_itself(origin: dict[str, Any
     async def main() -> None:
         async with await Browser.launch() as browser:
             tab = await open_tab(browser, origin["http"])
+            await tab.click("preflight-summary")
             await tab.reads("checks", "emulated in software")
             assert (await tab.contribute())["backend"] == "wasm"
 

@@ -2,9 +2,8 @@
 // Rule of the file: nothing loads before the first message; what comes from outside is shown as text only.
 
 import { type ClientEvent, createClient } from '../sdk/index.ts'
-import { element, KINDS, shortName } from './words.ts'
+import { CHAT, element } from './words.ts'
 
-const STAGES: Record<string, string> = { python: 'Python', weights: 'the first and last layer' }
 const MAX_TOKENS = 256
 
 const query = new URLSearchParams(location.search)
@@ -32,26 +31,25 @@ function show (event: ClientEvent): void {
   if (event.event === 'state') showState(event.state, event.message)
   else if (event.event === 'progress') showProgress(event.stage, event.done, event.total)
   else if (event.event === 'chain') showChain(event.hops, event.lost)
-  else if (event.event === 'connection' && event.connection === 'lost') say('The relay is lost, trying again…')
+  else if (event.event === 'connection' && event.connection === 'lost') say(CHAT.lost)
   else if (event.event === 'peers') showPeers()
 }
 
 function showState (state: string, message = ''): void {
   bar.hidden = state !== 'loading'
   bar.removeAttribute('value')
-  say(state === 'loading' ? 'Loading…' : '')
+  say(state === 'loading' ? CHAT.loading : '')
   if (state === 'error') problem(message)
 }
 
 function showProgress (stage: string, done: number, total: number): void {
   if (bar.hidden) return
-  const amount = total > 1e5 ? ` ${(done / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB` : ''
-  say(`Loading ${STAGES[stage] ?? stage}${amount}…`)
+  say(CHAT.progress(stage, done, total))
   if (total > 0) bar.value = done / total
 }
 
 function showChain (hops: Array<{ peer: string }>, lost: string[]): void {
-  if (lost.length > 0) note(`${lost.map(shortName).join(', ')} left; continued on ${hops.map(({ peer }) => shortName(peer)).join(', ')}.`)
+  if (lost.length > 0) note(CHAT.moved(lost, hops.map(({ peer }) => peer)))
   showPeers()
 }
 
@@ -60,8 +58,7 @@ function showPeers (): void {
   const { hops } = client.status()
   element('chat-peers').replaceChildren(...hops.map(({ peer, start, end, connection }) => {
     const line = document.createElement('li')
-    const time = connection?.rtt_ms === undefined ? '' : `, ${connection.rtt_ms.toFixed(1)} ms away`
-    line.textContent = `${shortName(peer)}: blocks ${start}:${end}${connection === undefined ? '' : `, ${KINDS[connection.kind] ?? connection.kind}${time}`}`
+    line.textContent = CHAT.hop(peer, start, end, connection?.kind, connection?.rtt_ms)
     line.title = peer
     return line
   }))
@@ -84,22 +81,29 @@ function turn (who: string, text: string): HTMLElement {
   name.textContent = who
   body.textContent = text
   article.append(name, body)
-  element('chat-log').append(article)
+  showLog(article)
   return body
+}
+
+function showLog (line: HTMLElement): void {
+  const log = element('chat-log')
+  log.hidden = false
+  log.append(line)
+  log.scrollTop = log.scrollHeight
 }
 
 function note (text: string): void {
   const line = document.createElement('p')
   line.className = 'note'
   line.textContent = text
-  element('chat-log').append(line)
+  showLog(line)
 }
 
 async function answer (text: string): Promise<void> {
   const control = underWay = new AbortController()
   conversation.push({ role: 'user', content: text })
-  const asked = turn('You', text)
-  const reply = turn('Model', '')
+  const asked = turn(CHAT.you, text)
+  const reply = turn(CHAT.model, '')
   const article = reply.parentElement!
   article.setAttribute('aria-busy', 'true') // read out once it is whole
   let content = ''
@@ -113,9 +117,9 @@ async function answer (text: string): Promise<void> {
     })
     for await (const { choices: [{ delta }] } of chunks) reply.textContent = content += delta.content ?? ''
     const rate = client.status().tokens_per_second
-    say(rate === undefined ? 'Done.' : `Done, ${rate.toFixed(1)} tokens a second.`)
+    say(CHAT.done(rate))
   } catch (error) {
-    if (control.signal.aborted) say('Stopped.')
+    if (control.signal.aborted) say(CHAT.stopped)
     else problem(error instanceof Error ? error.message : String(error))
   }
   article.removeAttribute('aria-busy')
@@ -151,6 +155,7 @@ form.addEventListener('submit', event => {
 fresh.addEventListener('click', () => {
   conversation.length = 0
   element('chat-log').replaceChildren()
+  element('chat-log').hidden = true
   problem('')
   say('')
   enable(false)

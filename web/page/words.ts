@@ -1,14 +1,232 @@
-// What the parts of the page share: its elements, and words for what the SDK says.
+// Every word the page says, for translation, and how it writes numbers.
+// Rule of the file: no element is touched but to put words in; other files have no sentences of their own.
+
+import type { PauseReason } from '../sdk/index.ts'
+
+export const LANGUAGE = 'en'
+
+export const WORDS: Record<string, string> = {
+  title: 'Lend this tab to a language model',
+  lead: 'Many machines run one model together, each a few of its layers. Yours can be one of them, for as long as you like.',
+  contribute: 'Contribute',
+  pause: 'Pause',
+  resume: 'Resume',
+  finish: 'Finish',
+  stop: 'Stop',
+  idle: 'Not contributing.',
+  connections: 'Connections',
+  limits: 'Limits',
+  limitsNote: 'They hold from the moment you change them, while contributing too.',
+  swarm: 'The swarm',
+  chat: 'Chat',
+  chatNote: "Talk to the model that the swarm serves. Your first message loads Python, the model's vocabulary and its first and last layer into this tab; all blocks between them run on other people's machines, and the page says whose.",
+  chatWarning: 'They see the numbers that your words become and could work the words out from them. Write nothing that must stay secret.',
+  message: 'Message',
+  send: 'Send',
+  stopAnswer: 'Stop answering',
+  newChat: 'New conversation',
+  conversation: 'Conversation',
+  whoAnswers: 'Who answers',
+  loadingChat: 'Loading the chat',
+  loading: 'Loading',
+  history: 'History',
+  historyDelete: 'Delete the history',
+  historyEmpty: 'Nothing yet. What you contribute will be added up here by day, in this browser only.',
+  historyNote: 'Added up by day, kept in this browser only.',
+  noOffer: 'The relay offers no model now. This page asks again when it is reloaded.',
+  preflightAsking: 'Looking at what this browser can do…'
+}
+
+export const NAVIGATION: Array<[string, string]> = [['#contribution', 'Contribute'], ['#limits', 'Limits'], ['#swarm', 'Swarm'], ['#chat', 'Chat'], ['#history', 'History']]
+
+/** Before the click. */
+export const OFFER = {
+  runs: ['What runs', (model: string, blocks: number) => `A Python program in this tab computes some of the ${blocks} blocks of ${model} for people who generate text. It is kept apart from your files and other tabs by the browser.`],
+  loads: ['What it loads', (bytes: number, kept: number) => `At most ${size(bytes)} of the model's weights, and about 10 MB of Python. ${kept > 1e6 ? `${size(kept)} are kept here from before.` : 'They stay in this browser, so the next start is short.'}`],
+  uses: ['What it uses', (threads: number, memory: number) => `Your graphics card, or ${count(threads, 'core')} of your processor; at most ${size(memory)} of memory; electricity, and your network. The limits below set less.`],
+  seen: ['What others see', () => "Your network address, and the numbers that you compute. Numbers that pass through this tab are other people's prompts and answers in another form: activations can be inverted, so treat what you might read in them as theirs."]
+} as const
+
+export const STATES: Record<string, string> = {
+  preflight: 'Starting…',
+  starting: 'Starting…',
+  reserving: 'Asking the relay for a place…',
+  loading: 'Loading…',
+  joining: 'Joining the swarm…',
+  serving: 'Online: this tab serves its blocks.',
+  draining: 'Finishing…',
+  stopped: 'Not contributing.',
+  idle: 'Not contributing.',
+  failed: 'Stopped by a problem.'
+}
+
+const REASONS: Record<PauseReason, string> = {
+  asked: 'you asked for it',
+  hours: 'it is outside the hours you set',
+  battery: 'this machine runs on its battery',
+  metered: 'this connection is metered',
+  hidden: 'this tab is hidden',
+  memory: 'the weights alone take more memory than you allow'
+}
+
+const STAGES: Record<string, string> = { python: 'Python', weights: 'the weights', build: 'the engine' }
 
 export const KINDS: Record<string, string> = { relay: 'relay', circuit: 'through the relay', webrtc: 'direct (WebRTC)' }
 
-export function element<T extends HTMLElement = HTMLElement> (id: string): T {
-  const found = document.getElementById(id)
-  if (found === null) throw new Error(`index.html has no #${id}`)
-  return found as T
+export const RELAY: Record<string, string> = { connecting: 'connecting…', reserved: 'connected', lost: 'lost, trying again…' }
+
+export const FACTS = { backend: 'Backend', threads: 'Threads', weights: 'Weights', blocks: 'Blocks', peer: 'Peer id', relay: 'Relay', storage: 'Kept for next time' } as const
+
+export const TILES = {
+  blocks: 'blocks served', tokens: 'tokens a second', requests: 'requests a second', sessions: 'people served now', uptime: 'contributing for', traffic: 'received / sent', energy: 'energy, estimated', all: 'tokens in all'
+} as const
+
+export const PEER_COLUMNS = ['Peer', 'Way', 'Round trip', 'Received', 'Sent']
+export const HISTORY_COLUMNS = ['Day', 'Time', 'Tokens', 'Requests', 'Received', 'Sent', 'Energy']
+
+export const LIMITS = {
+  duty: ['Share of the time to compute', (percent: number) => `${percent} %`, 'Between two computations it rests as long as this asks.'],
+  memory: ['Memory, in MB', 'As much as half of what the browser says there is, unless you give a number. Sessions under way keep theirs.'],
+  hours: ['Only between', 'from', 'to', 'By the clock of this machine.'],
+  onBattery: ['Pause on battery'],
+  onMetered: ['Pause on a metered connection', 'As far as this browser tells.'],
+  whenHidden: ['Pause while this tab is hidden', 'A hidden page is slowed by browsers, its workers hardly: it serves on, and this page shows figures late.'],
+  awake: ['Keep the screen awake while contributing', 'Works while this tab is visible. Without it the machine may sleep, and what it serves goes on elsewhere.']
+} as const
+
+export const CHECKS = {
+  memory: ['memory', 'this browser does not say how much memory there is; set a limit below if it is short'],
+  quota: ['room to keep weights', 'the browser gives this page little room; free some, or leave a private window. It works without, and loads again each time'],
+  relay: ['relay', 'its WebSocket cannot be reached; a proxy or filter may be in the way, try another network'],
+  jspi: ['JSPI', 'this browser does not suspend WebAssembly; everything works without']
+} as const
+
+export const NOTICES = {
+  lost: 'The relay was lost. Trying again; nothing needs to be done.',
+  found: (seconds: number) => `Connected to the relay again after ${duration(seconds)}.`,
+  slept: (seconds: number) => `This machine slept for ${duration(seconds)}. Going on.`,
+  offline: 'This machine has no network. Going on when it is back.',
+  online: 'The network is back.',
+  hidden: (seconds: number) => `This tab was hidden for ${duration(seconds)} and went on serving.`,
+  rebuilt: 'The engine was lost and built anew; sessions went on elsewhere.',
+  storage: 'The history cannot be kept: this browser refuses storage.',
+  again: (seconds: number) => `It will be tried again in ${seconds} s.`
+}
+
+export const SWARM = {
+  legend: 'The large number is how many servers hold the block below it.',
+  unreachable: 'The relay does not answer. Asking again.',
+  health: (peers: number, circuits: number, bytes: number) => `The relay answers: ${count(peers, 'peer')} connected, ${count(circuits, 'circuit')}, ${size(bytes)} carried.`,
+  nobody: 'Nobody serves a model yet. Yours would be the first machine.',
+  block: (block: number, servers: number) => `block ${block}: ${count(servers, 'server')}`,
+  model: (name: string, servers: number, gaps: number) => `${name}: ${count(servers, 'server')}${gaps > 0 ? `, ${count(gaps, 'block')} without any` : ', every block is served'}`,
+  route: (hops: string[]) => `A request goes ${hops.join(', then ')}.`,
+  hop: (peer: string, start: number, end: number) => `to ${peer} for blocks ${start}:${end}`,
+  gap: (block: number) => `nowhere beyond block ${block - 1}: nobody serves block ${block}`
+}
+
+export const CHAT = {
+  you: 'You',
+  model: 'Model',
+  loading: 'Loading…',
+  lost: 'The relay is lost, trying again…',
+  stopped: 'Stopped.',
+  done: (rate: number | undefined) => rate === undefined ? 'Done.' : `Done, ${rate.toFixed(1)} tokens a second.`,
+  progress: (stage: string, done: number, total: number) => `Loading ${stage === 'weights' ? 'the first and last layer' : STAGES[stage] ?? stage}${total > 1e5 ? ` ${size(done)} of ${size(total)}` : ''}…`,
+  moved: (lost: string[], now: string[]) => `${lost.map(shortName).join(', ')} left; continued on ${now.map(shortName).join(', ')}.`,
+  hop: (peer: string, start: number, end: number, kind: string | undefined, roundTrip: number | undefined) =>
+    `${shortName(peer)}: blocks ${start}:${end}${kind === undefined ? '' : `, ${KINDS[kind] ?? kind}${roundTrip === undefined ? '' : `, ${roundTrip.toFixed(1)} ms away`}`}`
+}
+
+export function stateOf (state: string, reasons: PauseReason[] = []): string {
+  if (state === 'paused') return `Paused: ${reasons.map(reason => REASONS[reason]).join(', and ') || REASONS.asked}.`
+  return STATES[state] ?? state
+}
+
+export function elsewhere (peer: string | undefined, since: Date): string {
+  return `Another tab of this browser contributes${peer === undefined ? '' : ` as ${shortName(peer)}`}, since ${clock(since)}. This one takes over when it ends.`
+}
+
+export function finishing (sessions: number, seconds: number): string {
+  return `Finishing: ${count(sessions, 'session')}, at most ${seconds} s. Stop ends it at once.`
+}
+
+export function loadingOf (stage: string, done: number, total: number, cached: number, rate: number, left: number | undefined): string {
+  const kept = cached > 0 ? ` (${size(cached)} were kept here)` : ''
+  const speed = rate > 0 ? `, ${size(rate)}/s` : ''
+  const time = left === undefined ? '' : `, ${duration(left)} left`
+  return `Loading ${STAGES[stage] ?? stage}${total > 1e5 ? `: ${size(done)} of ${size(total)}${kept}${speed}${time}` : '…'}`
+}
+
+export function preflightOf (backend: string, why: string, failed: number): string {
+  const found = backend === 'webgpu' ? 'This browser can contribute with its graphics card (WebGPU).' : `This browser can contribute with its processor (WASM)${why === '' ? '' : `: ${why}`}.`
+  return failed === 0 ? found : `${found} ${count(failed, 'thing')} could be better.`
+}
+
+export const CANNOT = 'This browser cannot contribute.'
+
+export function checkOf (name: string, ok: boolean, message: string): string {
+  return ok ? `${name}: yes${message === '' ? '' : ` (${message})`}` : `${name}: no. ${message}`
+}
+
+export function chartOf (now: number, most: number, mean: number): string {
+  return `Tokens a second over the last two minutes: now ${now.toFixed(1)}, most ${most.toFixed(1)}, on average ${mean.toFixed(1)}.`
+}
+
+export function energyOf (hours: number, seconds: number, watts: number): string {
+  return `${duration(seconds)} of computing at an assumed ${watts} W, not measured: ${energy(hours)}`
 }
 
 /** The end of a peer id, by which people tell peers apart. */
 export function shortName (peer: string): string {
   return peer.length > 12 ? `…${peer.slice(-8)}` : peer
+}
+
+export function size (bytes: number): string {
+  const [unit, factor] = bytes < 1e6 ? ['kB', 1e3] : bytes < 1e9 ? ['MB', 1e6] : ['GB', 1e9]
+  const value = bytes / (factor as number)
+  return `${value.toFixed(value < 10 ? 1 : 0)} ${unit}`
+}
+
+export function energy (wattHours: number): string {
+  return wattHours < 1000 ? `${wattHours.toFixed(wattHours < 10 ? 2 : 0)} Wh` : `${(wattHours / 1000).toFixed(1)} kWh`
+}
+
+export function duration (seconds: number): string {
+  const whole = Math.round(seconds)
+  if (whole < 120) return `${whole} s`
+  return whole < 7200 ? `${Math.round(whole / 60)} min` : `${Math.floor(whole / 3600)} h ${Math.round(whole % 3600 / 60)} min`
+}
+
+export function clock (time: Date): string {
+  return time.toLocaleTimeString(LANGUAGE, { hour: '2-digit', minute: '2-digit', hour12: false })
+}
+
+export function count (number: number, thing: string): string {
+  return `${number} ${thing}${number === 1 ? '' : 's'}`
+}
+
+export function element<T extends Element = HTMLElement> (id: string): T {
+  const found = document.getElementById(id)
+  if (found === null) throw new Error(`index.html has no #${id}`)
+  return found as unknown as T
+}
+
+/** An element of `tag` that reads `text`. */
+export function made<Tag extends keyof HTMLElementTagNameMap> (tag: Tag, text = '', ...children: Node[]): HTMLElementTagNameMap[Tag] {
+  const one = document.createElement(tag)
+  if (text !== '') one.textContent = text
+  one.append(...children)
+  return one
+}
+
+/** Put the words where index.html names them. */
+export function label (): void {
+  document.documentElement.lang = LANGUAGE
+  for (const one of document.querySelectorAll<HTMLElement>('[data-word]')) one.textContent = WORDS[one.dataset.word ?? ''] ?? ''
+  document.querySelector('[data-words=nav]')?.append(...NAVIGATION.map(([href, text]) => Object.assign(made('a', text), { href })))
+  element('progress').ariaLabel = WORDS.loading ?? ''
+  element('chat-progress').ariaLabel = WORDS.loadingChat ?? ''
+  element('chat-log').ariaLabel = WORDS.conversation ?? ''
+  element('chat-peers').ariaLabel = WORDS.whoAnswers ?? ''
 }

@@ -42,8 +42,8 @@ export interface Peer { id: string, kind: ConnectionKind, rttMs?: number, bytesI
 /** Who is connected now, and the ids that have come and gone since this was last said. */
 export interface PeerChange { peers: Peer[], joined: string[], left: string[] }
 
-/** What the node does: open sessions, and tokens computed since it started. */
-export interface Work { sessions: number, tokensDone: number }
+/** What the node does: open sessions; since it started, tokens computed, steps and prompts answered, and seconds that its engine computed. */
+export interface Work { sessions: number, tokensDone: number, requestsDone?: number, busySeconds?: number }
 
 /** A session that this node served and that has ended; `blocks` without the second. */
 export interface Receipt { peer: string, blocks: [number, number], tokens: number, seconds: number, at: Date }

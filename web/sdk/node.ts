@@ -223,8 +223,8 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     this.emit('peer', change)
   }
 
-  #onServing ({ sessions = 0, tokens_done: tokensDone = 0, leaving_in: leavingIn }: NodeEvent): void {
-    const work = { sessions, tokensDone }
+  #onServing ({ sessions = 0, tokens_done: tokensDone = 0, requests_done: requestsDone, busy: busySeconds, leaving_in: leavingIn }: NodeEvent): void {
+    const work = { sessions, tokensDone, ...(requestsDone === undefined ? {} : { requestsDone }), ...(busySeconds === undefined ? {} : { busySeconds }) }
     this.#status = { ...this.#status, work, ...(leavingIn === undefined ? {} : { leavingIn }) }
     this.emit('work', work)
     if (leavingIn !== undefined) this.emit('state', this.status())

@@ -46,6 +46,9 @@ export interface NodeEvent {
   /** Of `serving`, and in the status while online or draining: open sessions, tokens computed so far. */
   sessions?: number
   tokens_done?: number
+  requests_done?: number
+  /** Seconds that the engine has computed. */
+  busy?: number
   /** While draining: the seconds it may still take. */
   leaving_in?: number
   /** Of `peers` and of `status()`: who is connected, by what, and what went to and fro. */
@@ -235,8 +238,8 @@ export class Tab {
       this.#present ||= message.state !== 'starting'
       this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, weights: message.weights, ...(message.reasons === undefined ? {} : { reasons: message.reasons }) })
     } else if (message.type === 'serving') {
-      const { sessions, tokens_done, leaving_in } = message
-      const serving = { sessions, tokens_done, ...(leaving_in === 0 ? {} : { leaving_in }) }
+      const { sessions, tokens_done, requests_done, busy, leaving_in } = message
+      const serving = { sessions, tokens_done, requests_done, busy, ...(leaving_in === 0 ? {} : { leaving_in }) }
       this.#status = { ...this.#status, ...serving }
       this.#emit({ event: 'serving', ...serving })
     } else if (message.type === 'progress') {

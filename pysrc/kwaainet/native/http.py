@@ -20,6 +20,7 @@ import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
@@ -51,6 +52,19 @@ PUBLIC = {  # what pages of other origins may load: the SDK's workers, the embed
     "Access-Control-Expose-Headers": "Content-Range",
     CORP: "cross-origin",
 }
+
+CONTENT_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'wasm-unsafe-eval'",  # no eval but that of WebAssembly
+        "worker-src 'self' blob:",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self' ws: wss:{host}",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +133,14 @@ class Origin:
         return app
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(self.assets / "index.html", headers={"Cache-Control": "no-cache", **PUBLIC})
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": self._policy(), **PUBLIC}
+        return web.FileResponse(self.assets / "index.html", headers=headers)
+
+    def _policy(self) -> str:
+        """What the page and its workers may load: from here, the model's host, and relays by WebSocket."""
+        base = self.model.base if self.model is not None else ""
+        host = "/".join(base.split("/")[:3]) if "://" in base else ""
+        return CONTENT_POLICY.format(host=f" {host}" if host else "")
 
     async def _describe(self, request: web.Request) -> web.Response:
         model = self.model and {
@@ -127,6 +148,7 @@ class Origin:
             "num_blocks": self.model.num_blocks,
             "manifest": "/model/manifest.json",
             "files": self.model.base,
+            "bytes": _block_bytes(self.model.manifest),
             "repository": self.model.repository,
             **({"text": _text_file(self.model.text)} if self.model.text else {}),
         }
@@ -184,7 +206,15 @@ class Origin:
         headers = {"Cache-Control": IMMUTABLE if versioned else "no-cache", **PUBLIC}
         if path.suffix in MIME_TYPES:
             headers["Content-Type"] = MIME_TYPES[path.suffix]
+            headers["Content-Security-Policy"] = self._policy()  # of workers
         return web.FileResponse(path, headers=headers)
+
+
+@lru_cache(maxsize=4)
+def _block_bytes(manifest: str) -> int:
+    """Bytes of all blocks' tensors: the most that a tab fetches of a model."""
+    tensors = json.loads(manifest).get("tensors", {}) if manifest else {}
+    return sum(int(entry["length"]) for name, entry in tensors.items() if ".layers." in name)
 
 
 def _text_file(text: str) -> dict[str, Any]:

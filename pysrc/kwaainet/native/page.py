@@ -111,14 +111,18 @@ class Page:
             event = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
             await self._call("Input.dispatchKeyEvent", {**event, **(text if kind == "keyDown" else {})})
 
-    async def screenshot(self) -> bytes:
-        """What the tab shows, as PNG."""
-        answer = await self._call("Page.captureScreenshot", {"format": "png"})
+    async def screenshot(self, *, whole: bool = False) -> bytes:
+        """What the tab shows, as PNG; ``whole``: with what is to be scrolled to."""
+        answer = await self._call("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
         return base64.b64decode(answer["data"])
 
     async def worker_command(self, worker: str, method: str, params: JsonObject | None = None) -> JsonObject:
         """One DevTools command to one of ``workers``; ``LocalError`` if it refuses or has ended."""
         return await self._devtools.call(method, params, session=worker)
+
+    async def command(self, method: str, params: JsonObject | None = None) -> JsonObject:
+        """One DevTools command to the tab; ``LocalError`` if it refuses."""
+        return await self._call(method, params)
 
     async def close(self) -> None:
         """Close the tab as a person would: the document sees pagehide. Returns when the tab is gone."""

@@ -60,6 +60,7 @@ class Tab:
         self._drain = drain
         self._listener = listener
         self._changed = asyncio.Event()
+        self._button = "finish"
         self.last: Event = {"event": "opened"}
 
     @property
@@ -93,10 +94,11 @@ class Tab:
         return self.last
 
     async def stop(self) -> None:
-        """Click Stop and wait until the tab is out of the swarm; a tab that drains is hurried by it."""
+        """Click Finish and wait until the tab is out of the swarm; asked again meanwhile, click Stop."""
         if self.last["event"] in ("offline", "error", "opened"):
             return
-        await self._page.evaluate("document.querySelector('#stop').click()")
+        button, self._button = self._button, "stop"
+        await self._page.evaluate(f"document.querySelector('#{button}').click()")
         async with asyncio.timeout(self._drain + STOP_TIMEOUT):
             await self.until("offline")
 

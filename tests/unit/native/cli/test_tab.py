@@ -82,12 +82,12 @@ def test_a_stop_waits_for_the_end_and_a_second_one_hurries_it() -> None:
         tab.on_event({"event": "serving", "sessions": 1, "leaving_in": 90})
         again = asyncio.ensure_future(tab.stop())
         await asyncio.sleep(0)
-        assert page.clicked == ["#stop", "#stop"]
+        assert page.clicked == ["#finish", "#stop"]
         assert not stopping.done()
         tab.on_event({"event": "offline"})
         await asyncio.wait_for(asyncio.gather(stopping, again), 5)
         await tab.stop()
-        assert page.clicked == ["#stop", "#stop"]
+        assert page.clicked == ["#finish", "#stop"]
 
     asyncio.run(main())
 

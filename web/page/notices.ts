@@ -1,0 +1,54 @@
+// What happened and was mended without a click: said for a while, the newest last.
+
+import { clock, element, made, NOTICES } from './words.ts'
+
+const MOST = 4
+const ASLEEP = 30_000 // ms between two beats of a page's timer, hidden ones included, which browsers slow to a minute at most
+const BEAT = 5000
+
+export function notice (text: string): void {
+  const list = element('notices')
+  list.append(made('li', `${clock(new Date())} ${text}`))
+  while (list.children.length > MOST) list.firstElementChild?.remove()
+  list.hidden = false
+}
+
+/** Tell of sleep, of the network, of hidden times and of the relay, while `serves` says so. */
+export class Watch {
+  #beat = Date.now()
+  #hiddenSince: number | null = null
+  #lostSince: number | null = null
+
+  constructor (serves: () => boolean) {
+    setInterval(() => {
+      const asleep = Date.now() - this.#beat
+      this.#beat = Date.now()
+      if (serves() && !document.hidden && asleep > ASLEEP && this.#hiddenSince === null) notice(NOTICES.slept(asleep / 1000))
+    }, BEAT)
+    addEventListener('offline', () => { if (serves()) notice(NOTICES.offline) })
+    addEventListener('online', () => { if (serves()) notice(NOTICES.online) })
+    document.addEventListener('visibilitychange', () => {
+      if (document.hidden) this.#hiddenSince = Date.now()
+      else if (this.#hiddenSince !== null) {
+        if (serves()) notice(NOTICES.hidden((Date.now() - this.#hiddenSince) / 1000))
+        this.#hiddenSince = null
+        this.#beat = Date.now()
+      }
+    })
+  }
+
+  relay (state: string | undefined): void {
+    if (state === 'lost' && this.#lostSince === null) {
+      this.#lostSince = performance.now()
+      notice(NOTICES.lost)
+    } else if (state === 'reserved' && this.#lostSince !== null) {
+      notice(NOTICES.found((performance.now() - this.#lostSince) / 1000))
+      this.#lostSince = null
+    }
+  }
+
+  /** A node that ended waits for no relay. */
+  forget (): void {
+    this.#lostSince = null
+  }
+}

@@ -1,0 +1,145 @@
+// While contributing: state, buttons, figures, connections. It shows what the SDK's node says and counts nothing twice.
+
+import type { NodeStatus, Peer, Progress } from '../sdk/index.ts'
+import { draw, Rate } from './chart.ts'
+import { watts, wattHours } from './energy.ts'
+import type { Amounts } from './history.ts'
+import {
+  duration, element, elsewhere, energy, energyOf, FACTS, finishing, KINDS, loadingOf, made, PEER_COLUMNS, RELAY, shortName, size, stateOf, TILES, WORDS
+} from './words.ts'
+
+const OVER = ['idle', 'stopped', 'failed']
+const WAITS = ['serving', 'paused', 'elsewhere', ...OVER]
+
+export function isOver (status: NodeStatus): boolean {
+  return OVER.includes(status.state)
+}
+
+/** Which buttons make sense, and what the state is in words. */
+export function showState (status: NodeStatus): void {
+  const over = isOver(status)
+  const { state, progress, leavingIn, elsewhere: other } = status
+  element<HTMLButtonElement>('contribute').hidden = !over
+  for (const id of ['pause', 'finish', 'stop']) element(id).hidden = over
+  element('pause').hidden ||= state === 'draining' || state === 'elsewhere'
+  element('finish').hidden ||= state !== 'serving'
+  element('pause').textContent = WORDS[state === 'paused' && status.reasons?.includes('asked') === true ? 'resume' : 'pause'] ?? ''
+  element('before').hidden = !over
+  element('while').hidden = over || state === 'elsewhere'
+  if (state === 'elsewhere' && other !== undefined) say(elsewhere(other.peerId, other.since))
+  else if (state === 'draining' && leavingIn !== undefined) say(finishing(status.work.sessions, leavingIn))
+  else if (state === 'loading' && progress !== undefined && status.step === 'loading') showProgress(progress)
+  else say(stateOf(state === 'loading' ? status.step ?? state : state, status.reasons))
+  const problem = element('problem')
+  problem.hidden = state !== 'failed'
+  problem.textContent = status.message ?? ''
+  const bar = element<HTMLProgressElement>('progress')
+  bar.hidden = WAITS.includes(state) || state === 'draining'
+  if (progress === undefined) bar.removeAttribute('value')
+  showFacts(status)
+}
+
+export function showProgress ({ stage, done, total, cached, rate, secondsLeft }: Progress): void {
+  say(loadingOf(stage, done, total, cached, rate, secondsLeft))
+  if (total > 0) element<HTMLProgressElement>('progress').value = done / total
+}
+
+/** Only what is new: a live region is read out at every change. */
+function say (text: string): void {
+  if (element('state').textContent !== text) element('state').textContent = text
+}
+
+function showFacts (status: NodeStatus): void {
+  const { backend = '–', weights = '–', blocks, peerId = '–', relay = '', storage, threads } = status
+  const texts: Record<keyof typeof FACTS, string> = {
+    backend, threads: threads === undefined ? '–' : `${threads.count}${threads.message === '' ? '' : `: ${threads.message}`}`, weights, blocks: blocks?.join(':') ?? '–', peer: peerId, relay: RELAY[relay] ?? '–',
+    storage: storage === undefined ? '–' : storage.message === '' ? size(storage.needed) : storage.message
+  }
+  const names = Object.keys(FACTS) as Array<keyof typeof FACTS>
+  if (element('facts').children.length === 0) {
+    element('facts').append(...names.flatMap(name => [made('dt', FACTS[name]), Object.assign(made('dd'), { id: name })]))
+    element('peers-head').append(...PEER_COLUMNS.map(name => Object.assign(made('th', name), { scope: 'col' })))
+  }
+  for (const name of names) element(name).textContent = texts[name]
+}
+
+/** Who is connected: one row a peer, of texts that came from outside. */
+export function showPeers (peers: Peer[]): void {
+  element('connected').hidden = peers.length === 0
+  element('peers').replaceChildren(...peers.map(({ id, kind, rttMs, bytesIn, bytesOut }) => {
+    const row = made('tr')
+    for (const text of [shortName(id), KINDS[kind] ?? kind, rttMs === undefined ? '–' : `${rttMs.toFixed(1)} ms`, size(bytesIn), size(bytesOut)]) row.insertCell().textContent = text
+    row.cells[0]!.title = id
+    return row
+  }))
+}
+
+/** Sums what peers received and sent; a peer that comes anew counts from nothing. */
+export class Traffic {
+  #peers = new Map<string, [number, number]>()
+  received = 0
+  sent = 0
+
+  update (peers: Peer[]): void {
+    for (const { id, bytesIn, bytesOut } of peers) {
+      const [before, sentBefore] = this.#peers.get(id) ?? [0, 0]
+      this.received += bytesIn >= before ? bytesIn - before : bytesIn
+      this.sent += bytesOut >= sentBefore ? bytesOut - sentBefore : bytesOut
+    }
+    this.#peers = new Map(peers.map(({ id, bytesIn, bytesOut }) => [id, [bytesIn, bytesOut]]))
+  }
+}
+
+/** The figures of one run, from its first beat on. */
+export class Figures {
+  readonly traffic = new Traffic()
+  readonly #tokens = new Rate()
+  readonly #requests = new Rate()
+  readonly #started = performance.now()
+  readonly #threads: number
+  #told: Amounts = { seconds: 0, tokens: 0, requests: 0, received: 0, sent: 0, energy: 0 }
+
+  constructor (threads: number) {
+    this.#threads = threads
+  }
+
+  /** Every two seconds or so. */
+  beat (status: NodeStatus): void {
+    const now = performance.now() / 1000
+    const { work, blocks, backend } = status
+    const tokens = this.#tokens.add(work.tokensDone, now)
+    const requests = this.#requests.add(work.requestsDone ?? 0, now)
+    const power = watts(backend, status.threads?.count ?? this.#threads)
+    const busy = work.busySeconds ?? 0
+    const texts: Record<keyof typeof TILES, [string, string?]> = {
+      tokens: [tokens.toFixed(1)],
+      requests: [requests.toFixed(1)],
+      all: [String(work.tokensDone)],
+      blocks: [blocks === undefined ? '–' : String(blocks[1] - blocks[0]), blocks === undefined ? '' : blocks.join(':')],
+      sessions: [String(work.sessions)],
+      uptime: [duration(now - this.#started / 1000)],
+      traffic: [`${size(this.traffic.received)} / ${size(this.traffic.sent)}`],
+      energy: [energy(wattHours(busy, power)), energyOf(wattHours(busy, power), busy, power).replace(/:[^:]*$/, '')]
+    }
+    element('tiles').replaceChildren(...(Object.keys(texts) as Array<keyof typeof TILES>).map(name => {
+      const [text, more = ''] = texts[name]
+      return made('div', '', made('dt', TILES[name]), made('dd', text, ...(more === '' ? [] : [made('small', more)])))
+    }))
+    draw(this.#tokens.samples)
+  }
+
+  /** What has come since this was asked last, for the history. */
+  since ({ work, backend, threads }: NodeStatus): Amounts {
+    const now: Amounts = {
+      seconds: (performance.now() - this.#started) / 1000,
+      tokens: work.tokensDone,
+      requests: work.requestsDone ?? 0,
+      received: this.traffic.received,
+      sent: this.traffic.sent,
+      energy: wattHours(work.busySeconds ?? 0, watts(backend, threads?.count ?? this.#threads))
+    }
+    const before = this.#told
+    this.#told = now
+    return Object.fromEntries(Object.entries(now).map(([name, value]) => [name, value - before[name as keyof Amounts]])) as unknown as Amounts
+  }
+}

@@ -26,7 +26,7 @@ axe.run({ runOnly: %s }).then(({ violations }) => violations.map(({ id, nodes })
   id + ': ' + nodes.map(({ target, failureSummary }) => target + ' ' + failureSummary).join(' | ')))
 """
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-RELOADS = 3  # ``python -m browser.page_soak`` reloads thirty times
+RELOADS = 3
 BREAKABLE = """
 const Made = Worker
 globalThis.made = []

@@ -28,6 +28,7 @@ from .stream import RawStream
 logger = logging.getLogger(__name__)
 
 HOP_TIMEOUT = 15.0  # seconds for a request to arrive, and for the target to accept
+LINGER = 1.0  # seconds for what came before a loss to be sent on
 MAX_CIRCUITS = 4096
 QUIET = 2.0  # seconds without a byte on any circuit: between two tokens it is far less
 
@@ -260,6 +261,7 @@ class _Pump:
         self._on_end = on_end
         self._pace = pace
         self._waiting = 0  # bytes handed to the target that have not left yet
+        self._reset: asyncio.TimerHandle | None = None  # of the target, once all has been sent
 
     def stream_data(self, data: bytes | memoryview) -> None:
         size = len(data)
@@ -285,14 +287,21 @@ class _Pump:
                 asyncio.get_running_loop().call_later(wait, self.source.grant, taken)
             else:
                 self.source.grant(taken)
+        if self._reset is not None and not self._target.unsent:
+            self._reset.cancel()
+            self._reset = None
+            self._target.reset()
 
     def stream_ended(self) -> None:
         self._target.finish()
         self._end()
 
     def stream_gone(self, error: KwaaiNetError) -> None:
-        self._target.reset()
         self._end()
+        if self._target.unsent:  # a goodbye, perhaps, which a reset would overtake
+            self._reset = asyncio.get_running_loop().call_later(LINGER, self._target.reset)
+        else:
+            self._target.reset()
 
     def _end(self) -> None:
         if not self.ended:

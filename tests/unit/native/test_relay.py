@@ -245,6 +245,21 @@ def test_a_reset_is_passed_on(side):
     run(main)
 
 
+def test_what_came_before_a_loss_is_passed_on_before_the_reset():
+    async def main(scene):
+        near, far = await raw(scene)
+        (passing,) = scene.relay._circuits
+        passing._back.stream_data(b"goodbye")  # both within one turn of the loop, as a page's end brings them
+        passing._back.stream_gone(StreamReset("the connection is gone"))
+        assert await near.read() == b"goodbye"
+        with pytest.raises(StreamReset):
+            await near.read()
+        far.reset()
+        await until(lambda: scene.relay.circuits == 0)
+
+    run(main)
+
+
 def test_one_circuits_end_touches_no_other():
     async def main(scene):
         other_client = await scene.join()

@@ -1,7 +1,7 @@
 // The contributor's page: what the SDK's node says, in words and figures, and its owner's wishes.
 // Rule of the file: it puts the other files together; it starts nothing that nobody clicked.
 
-import { createNode, type NodeEvent } from '../sdk/index.ts'
+import { createNode, type NodeEvent, planThreads } from '../sdk/index.ts'
 import './chat.ts'
 import { askOffer, type Offered, showChecks, showNoOffer, showOffer } from './consent.ts'
 import { readStatus, showCoverage } from './coverage.ts'
@@ -20,7 +20,7 @@ const wanted = query.get('backend')
 const backend = wanted === 'wasm' || wanted === 'webgpu' ? wanted : undefined
 const within = Number(query.get('drain') ?? 90) // seconds that finishing may take
 const webrtc = query.get('webrtc') // off or forwarded, for who wants to compare
-const threads = Number(query.get('threads') ?? (crossOriginIsolated ? Math.min(4, Math.max(1, Math.floor(navigator.hardwareConcurrency / 2))) : 1))
+const threads = query.has('threads') ? Number(query.get('threads')) : planThreads().count
 
 label()
 let offered: Offered | null = null

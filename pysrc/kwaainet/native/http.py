@@ -7,8 +7,9 @@ Every page of the origin is cross-origin isolated, which threads need (HTML's CO
 ``require-corp``, which every browser knows (``credentialless`` Safari does not), and it costs nothing here:
 our own assets are of the origin, a model on another host is fetched by CORS, which COEP lets pass,
 and it does not apply to WebSocket and WebRTC. The page and the assets are for everybody, so that they
-say ``cross-origin``: an isolated page elsewhere may frame this origin or load its scripts, which it otherwise
-could not. (A frame is isolated only in an isolated page that allows it; else the engine has one thread.)
+say ``cross-origin``: an isolated page elsewhere may load the scripts and frame what is made for frames, which
+it otherwise could not. (A frame is isolated only in an isolated page that allows it; else the engine has one
+thread.)
 Everything else, such as what the gateway answers, is for this origin's own pages and who asks by CORS.
 """
 
@@ -133,7 +134,9 @@ class Origin:
         return app
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": self._policy(), **PUBLIC}
+        # No other page may lay its own over the button that contributes; embed.html is made for frames.
+        policy = f"{self._policy()}; frame-ancestors 'self'"
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": policy, **PUBLIC}
         return web.FileResponse(self.assets / "index.html", headers=headers)
 
     def _policy(self) -> str:

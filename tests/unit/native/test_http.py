@@ -53,6 +53,10 @@ def test_page_and_description(origin: Origin) -> None:
             assert page.headers["Cross-Origin-Opener-Policy"] == "same-origin"
             assert page.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
             assert page.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+            policy = page.headers["Content-Security-Policy"].split("; ")
+            assert "default-src 'none'" in policy
+            assert "script-src 'self' 'wasm-unsafe-eval'" in policy
+            assert "frame-ancestors 'self'" in policy  # who contributes clicks on this page and on no other
         async with session.get(address + "kwaainet.json") as answer:
             description = await answer.json()
         assert description["relay"] == ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"]

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,10 @@ async def shows(page: Page, expression: str, wanted: str) -> None:
         raise AssertionError(f"{expression} is {await page.evaluate(expression)!r}") from None
 
 
+async def without_workers(page: Page) -> bool:
+    return page.workers == {}
+
+
 def only_ours(page: Page, host: Host, origin: dict[str, Any]) -> None:
     """No third party was asked for anything, and no policy was breached."""
     ours = (host.url, origin["http"], "data:", f"blob:{host.url}", "ws://127.0.0.1")
@@ -138,7 +143,7 @@ def test_an_element_in_a_strict_page_of_another_origin(origin: dict[str, Any], e
             await shows(page, "globalThis.heard", "serving")
             await page.evaluate(f"{button.format('stop')}.click()")
             await shows(page, "globalThis.heard", "stopped")
-            assert page.workers == {}
+            await eventually(partial(without_workers, page))
             await page.evaluate("document.querySelector('kwaai-node').withdraw()")
             assert await page.evaluate("localStorage.length") == 0
             only_ours(page, host, origin)

@@ -19,6 +19,7 @@ from kwaainet.dht.protocol import RPC_FIND, RPC_PING, RPC_STORE, Find, Found, Pi
 from kwaainet.dht.record import Dictionary
 from kwaainet.dht.storage import MAX_KEYS, MAX_LIFETIME, MAX_SUBKEY_SIZE, MAX_VALUE_SIZE
 from kwaainet.errors import ClockSkew, RpcError, Unreachable
+from kwaainet.node.announce import MAX_PER_MINUTE
 from kwaainet.node.dht import DhtNode
 from kwaainet.swarm.announcement import PROTOCOL
 from kwaainet.types import PeerId
@@ -246,7 +247,7 @@ def test_announcements_are_checked_counted_and_ones_own(swarm: Swarm) -> None:
     record = node.get("evil-hf.0")
     assert isinstance(record, Dictionary)
     assert list(record.entries) == [str(node.host.peer_id)]
-    for _ in range(29):
+    for _ in range(MAX_PER_MINUTE - 1):
         node.ask(PROTOCOL, msgpack.dumps(ANNOUNCEMENT))
     assert "within a minute; slow down" in node.words(PROTOCOL, msgpack.dumps(ANNOUNCEMENT))
     served = node.get(f"{PREFIX}.0")

@@ -19,6 +19,7 @@ class FakeWorker {
 
 const ORIGIN = { relay: ['/ip4/127.0.0.1/tcp/1/ws/p2p/QmRelay'], version: '0', workers: { api: 1, network: '/network', node: '/node', client: '/client' }, model: { prefix: 'tiny', num_blocks: 3, manifest: '/m', files: '/f/' } }
 const battery = Object.assign(new EventTarget(), { charging: true })
+let asked = async (): Promise<typeof battery> => battery
 const page = Object.assign(new EventTarget(), { hidden: false, title: 'a page' })
 
 /** Web Locks in one process. */
@@ -43,7 +44,7 @@ class FakeLocks {
   }
 }
 
-Object.defineProperty(globalThis, 'navigator', { value: { hardwareConcurrency: 2, locks: new FakeLocks(), storage: { getDirectory () {} }, getBattery: async () => battery } })
+Object.defineProperty(globalThis, 'navigator', { value: { hardwareConcurrency: 2, locks: new FakeLocks(), storage: { getDirectory () {} }, getBattery: async () => await asked() } })
 Object.assign(globalThis, {
   Worker: FakeWorker, location: { origin: 'http://relay' }, isSecureContext: true, crossOriginIsolated: false, document: page,
   addEventListener: page.addEventListener.bind(page), fetch: async () => new Response(JSON.stringify(ORIGIN))
@@ -84,6 +85,7 @@ const limitsOf = (worker: FakeWorker): any => worker.posted.filter(({ type }) =>
 beforeEach(() => {
   FakeWorker.made = []
   battery.charging = true
+  asked = async () => battery
 })
 
 afterEach(async () => {
@@ -161,6 +163,16 @@ test('on battery nothing is even loaded, until it charges', async () => {
   node.setLimits({ onBattery: 'continue' })
   await until(() => FakeWorker.made.length === 2)
   assert.deepEqual(states, ['preflight', 'paused', 'preflight', 'loading'])
+})
+
+test('a battery that does not answer holds nothing up, and counts from its answer on', async () => {
+  let answer: (one: typeof battery) => void = () => {}
+  asked = async () => await new Promise(resolve => { answer = resolve })
+  battery.charging = false
+  const { worker } = await serving()
+  assert.equal(limitsOf(worker()).on_battery, false)
+  answer(battery)
+  await until(() => limitsOf(worker()).on_battery === true)
 })
 
 test('a second tab says who serves and takes over when that ends', async () => {

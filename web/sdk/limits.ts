@@ -8,6 +8,7 @@ import type { Limits } from './events.ts'
 const TIME = /^([01]\d|2[0-3]):([0-5]\d)$/
 const CHOICES = ['pause', 'continue']
 const MOST_HOURS = 16
+const BATTERY_PATIENCE = 1000 // ms
 const MINUTE = 60_000
 
 interface Battery extends EventTarget { charging: boolean }
@@ -74,12 +75,19 @@ function minutesOf ({ hours = [] }: Limits): number[][] {
   }))
 }
 
-/** Watches the machine until `signal` aborts; `changed` is called whenever something may have changed, and each minute. */
+/** Watches the machine until `signal` aborts; `changed` is called whenever something may have changed, and each minute.
+ * A battery that does not answer (Chromium's sometimes never does) is none, until it does. */
 export async function watchMachine (signal: AbortSignal, changed: () => void): Promise<() => Facts> {
   const { getBattery, connection } = navigator as Surroundings
-  const battery = await getBattery?.call(navigator).catch(() => null) ?? null
+  let battery: Battery | null = null
+  const answered = getBattery?.call(navigator).then(one => {
+    battery = one
+    if (signal.aborted) return
+    one.addEventListener('chargingchange', changed, { signal })
+    changed()
+  }).catch(() => {})
+  await Promise.race([answered, new Promise(resolve => setTimeout(resolve, BATTERY_PATIENCE))])
   if (!signal.aborted) {
-    battery?.addEventListener('chargingchange', changed, { signal })
     connection?.addEventListener?.('change', changed, { signal })
     document.addEventListener('visibilitychange', changed, { signal })
     const timer = setInterval(changed, MINUTE)

@@ -6,9 +6,12 @@ Rule of the file: the same checks as the adapters that keep bytes on disk, in OP
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 from ..errors import IntegrityError, ModelFileError
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class MemoryStore:
@@ -41,7 +44,7 @@ class MemoryStore:
 
     async def put_part(self, digest: str, offset: int, data: bytes) -> None:
         before = b"" if offset == 0 else self.parts.get(digest, b"")
-        if len(digest) == 64 and offset == len(before):
+        if DIGEST.fullmatch(digest) and offset == len(before):
             self.parts[digest] = before + data
 
 

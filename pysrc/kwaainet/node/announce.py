@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MAX_PREFIXES_PER_PEER = 4  # models one peer may serve at a time
 MAX_PEERS = 4096  # peers remembered by one relay
-MAX_PER_MINUTE = 60  # announcements of one peer; a tab that starts, stops and starts sends eight
+MAX_PER_MINUTE = 240  # announcements of one peer; a tab that starts and stops sends four
 WITHDRAW_TRIES = 5  # to take a lost peer's records down,
 WITHDRAW_PAUSE = 2.0  # seconds before the second, and twice as long before each that follows
 _TICK = 0.001  # seconds by which a later word outlives an earlier one

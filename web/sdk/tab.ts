@@ -70,7 +70,7 @@ export interface TabOptions {
   weights?: string
   /** Bytes that weights may take where their format can be chosen; absent: half of what the browser says there is. */
   memory?: number
-  /** Of the processor, for wasm and for training, from 1 to 16; absent: half of them, at most 4. One where the page is not isolated. */
+  /** Of the processor, for wasm and for training, from 1 to 16; absent: one. One where the page is not isolated. */
   threads?: number
   /** Bytes of fetched weights that this browser may keep; absent: a share of its quota. */
   cacheBytes?: number

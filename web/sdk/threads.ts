@@ -2,7 +2,6 @@
 // Rule of the file: what is asked for is taken or refused with words, never quietly changed; only the browser can say no.
 
 const MOST = 16 // that the engine takes
-const MOST_UNASKED = 4 // decoding is bound by the memory, which few threads keep busy
 
 export interface ThreadPlan {
   count: number
@@ -11,8 +10,8 @@ export interface ThreadPlan {
 }
 
 /**
- * `wanted`: what was asked for. Absent: half the processor, at most 4, as its person and the network's worker want
- * some, too. Throws a RangeError for a number that makes no sense.
+ * `wanted`: what was asked for. Absent: one, as two were measured to be slower in decoding and hardly faster in
+ * prefills (make bench ARGS=kernel), and the machine's person wants some, too. Throws a RangeError for a number that makes no sense.
  */
 export function planThreads (wanted?: number): ThreadPlan {
   if (wanted !== undefined && !(Number.isInteger(wanted) && wanted >= 1 && wanted <= MOST)) {
@@ -22,7 +21,7 @@ export function planThreads (wanted?: number): ThreadPlan {
     return { count: 1, message: 'the page is not cross-origin isolated (its server, or the page that frames it, does not say COOP and COEP), so the processor is used with one thread' }
   }
   const all = navigator.hardwareConcurrency
-  const count = wanted ?? Math.min(MOST_UNASKED, Math.max(1, Math.floor(all / 2)))
+  const count = wanted ?? 1
   if (count > 1) return { count, message: `${count} of ${all}` }
-  return { count, message: wanted === 1 ? 'one was asked for' : `the processor has ${all}, so one is used: the page and the network need some, too` }
+  return { count, message: wanted === 1 ? 'one was asked for' : `one of ${all}, unless more are asked for` }
 }

@@ -8,7 +8,7 @@ ALL = --numprocesses 2 --dist loadscope --no-loadscope-reorder
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench screenshots check format web wheel peers clean
+.PHONY: help setup run test nightly bench screenshots check format web wheel peers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' Makefile | expand -t 20
@@ -24,6 +24,10 @@ test:  ## every suite, against the real peers too; some tests only: make test AR
 	@$(SETUP) test
 	@$(if $(ARGS),,PATH="$(CURDIR)/$(BIN):$$PATH" npm test --silent)
 	@$(BIN)/python -m pytest $(or $(ARGS),$(ALL))
+
+nightly:  ## the long proofs whole, hours of them: make nightly ARGS=tests/nightly/test_reloads.py; make test runs them short
+	@$(SETUP) test
+	@KWAAINET_NIGHTLY=1 $(BIN)/python -m pytest $(or $(ARGS),tests/nightly)
 
 bench:  ## the benchmarks of README's table; some only: make bench ARGS="relaying steps --rounds 3"
 	@$(SETUP) test

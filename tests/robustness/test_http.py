@@ -44,6 +44,7 @@ PATHS = {
     "/model/../../etc/passwd": 404,
     "/model/..%2fconfig.json": 404,
     "/model/config.json": 404,
+    "/model/small-llama/config.json": 404,
     "/nothing.js": 404,
 }
 REQUESTS = {

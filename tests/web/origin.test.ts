@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import { checkBlocks, readOrigin } from '../../web/sdk/origin.ts'
+import { askOrigin, checkBlocks, readOrigin } from '../../web/sdk/origin.ts'
 
 const RELAY = '/ip4/127.0.0.1/tcp/1/ws/p2p/12D3KooWRelay'
 const workers = { api: 1, network: '/assets/network.js?v=1', node: '/assets/node.js', client: '/assets/client.js' }
@@ -11,8 +11,16 @@ const MODEL = { prefix: 'm', num_blocks: 4, manifest: '/model/manifest.json', fi
 test('addresses become absolute, and only those a browser can dial are kept', () => {
   const origin = readOrigin('http://localhost:8/', { relay: ['/ip4/127.0.0.1/tcp/2/p2p/12D3KooWRelay', RELAY], model: MODEL, workers, version: '1' })
   assert.deepEqual(origin.relays, [RELAY])
-  assert.equal(origin.model.manifest, 'http://localhost:8/model/manifest.json')
-  assert.equal(origin.model.files, 'http://localhost:8/model/')
+  assert.equal(origin.models[0]!.manifest, 'http://localhost:8/model/manifest.json')
+  assert.equal(origin.models[0]!.files, 'http://localhost:8/model/')
+})
+
+test('of several models the one that is named is served, else the first', async () => {
+  const models = ['a', 'b'].map(prefix => ({ ...MODEL, prefix, bytes: 5 }))
+  globalThis.fetch = async () => new Response(JSON.stringify({ relay: [RELAY], model: models[0], models, workers }))
+  for (const [asked, found] of [['', 'a'], ['a', 'a'], ['b', 'b']] as const) assert.equal((await askOrigin('http://x', asked)).model.prefix, found)
+  await assert.rejects(askOrigin('http://x', 'c'), /http:\/\/x offers a, b, not c/)
+  assert.throws(() => readOrigin('http://x/', { relay: [RELAY], models: [], workers }), /offers no model/)
 })
 
 test('a page that came by https dials only wss', () => {

@@ -6,13 +6,19 @@ import { readIceServers } from './ice.ts'
 /** The addresses of the relay's workers; they come with it, so that they understand each other. */
 export interface Workers { network: string, node: string, client: string }
 
-export interface Origin { url: string, relays: string[], iceServers: IceServer[], model: Model, workers: Workers, version: string }
+/** `bytes` are those of all blocks, the most that a node fetches. */
+export interface OfferedModel extends Model { bytes: number }
+
+/** `models` has at least one; the first is for who names none. */
+export interface Origin { url: string, relays: string[], iceServers: IceServer[], models: OfferedModel[], workers: Workers, version: string }
+
+const MOST_MODELS = 64
 
 /** Of the messages between this SDK and a relay's workers: raised when an older side cannot understand them. */
 export const API_VERSION = 1
 
-/** Ask the origin for all of it, and for `model` where one is named; throws an Error whose text is for people. */
-export async function askOrigin (relay: string | URL, model?: string, signal?: AbortSignal): Promise<Origin> {
+/** Ask the origin for all of it, and for `model` (empty or absent: its first); throws an Error whose text is for people. */
+export async function askOrigin (relay: string | URL, model = '', signal?: AbortSignal): Promise<Origin & { model: OfferedModel }> {
   if (!URL.canParse(relay)) throw new Error(`${relay} is no address of a relay; give its page's, such as https://relay.example`)
   const url = new URL(relay).origin
   const response = await fetch(new URL('/kwaainet.json', url), { cache: 'no-store', ...(signal === undefined ? {} : { signal }) }).catch(() => null)
@@ -20,18 +26,19 @@ export async function askOrigin (relay: string | URL, model?: string, signal?: A
   if (response === null) throw new Error(`${url} does not answer; is the relay running?`)
   if (!response.ok) throw new Error(`${url} is no KwaaiNet relay: /kwaainet.json answered ${response.status}`)
   const origin = readOrigin(url, await response.json().catch(() => null))
-  if (model !== undefined && model !== origin.model.prefix) throw new Error(`${url} offers ${origin.model.prefix}, not ${model}`)
-  return origin
+  const chosen = model === '' ? origin.models[0] : origin.models.find(({ prefix }) => prefix === model)
+  if (chosen === undefined) throw new Error(`${url} offers ${origin.models.map(({ prefix }) => prefix).join(', ')}, not ${model}`)
+  return { ...origin, model: chosen }
 }
 
 /** Check the document; the relays are those a page at `url` can dial. */
 export function readOrigin (url: string, document: unknown): Origin {
-  const { relay, ice_servers: iceServers, model, workers, version } = (document ?? {}) as Record<string, unknown>
+  const { relay, ice_servers: iceServers, model, models = [model], workers, version } = (document ?? {}) as Record<string, unknown>
   if (!Array.isArray(relay)) throw new Error(`${url} names no relay in /kwaainet.json`)
   const secure = url.startsWith('https:')
   const relays = relay.filter((address): address is string => typeof address === 'string' && isDialable(address, secure))
   if (relays.length === 0) throw new Error(`${url} names no relay that a browser can dial (a ${secure ? 'wss' : 'ws or wss'} address ending in /p2p/ID): ${relay.join(' ')}`)
-  if (!isModel(model)) throw new Error(`${url} offers no model; start its relay with --model PATH`)
+  if (!Array.isArray(models) || models.length === 0 || models.length > MOST_MODELS || !models.every(isModel)) throw new Error(`${url} offers no model; start its relay with --model PATH`)
   if (!isWorkers(workers)) throw new Error(`${url} names no workers in /kwaainet.json; build its page: make setup`)
   if (workers.api !== API_VERSION) throw new Error(`${url} speaks version ${workers.api} of the SDK, this page ${API_VERSION}; use the kwaainet-web that fits its version ${String(version)}`)
   const [network, node, client] = [workers.network, workers.node, workers.client].map(path => new URL(path, url).href) as [string, string, string]
@@ -40,12 +47,13 @@ export function readOrigin (url: string, document: unknown): Origin {
     relays,
     workers: { network, node, client },
     iceServers: readIceServers(iceServers, url),
-    model: {
+    models: models.map(model => ({
       ...model,
+      bytes: Number((model as Partial<OfferedModel>).bytes) || 0,
       manifest: new URL(model.manifest, url).href,
       files: new URL(model.files, url).href,
       ...(model.text === undefined ? {} : { text: { ...model.text, url: new URL(model.text.url, url).href } })
-    },
+    })),
     version: String(version)
   }
 }

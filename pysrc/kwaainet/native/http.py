@@ -26,6 +26,7 @@ from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -73,7 +74,7 @@ class ModelFiles:
     """What the origin offers of one model: its manifest as JSON text and its files by name.
 
     ``repository`` is the address of its page, by which health monitors list it; may be empty.
-    ``base`` is where tabs find the files: here, or on another host.
+    ``base`` is where tabs find the files if on another host; empty: below ``address``.
     ``text`` is the JSON of its ``TextSettings``, empty where a chat cannot be had.
     """
 
@@ -83,7 +84,12 @@ class ModelFiles:
     files: Mapping[str, Path]
     repository: str = ""
     text: str = ""
-    base: str = "/model/"
+    base: str = ""
+
+    @property
+    def address(self) -> str:
+        """The folder of this origin in which it is described."""
+        return f"/model/{quote(self.prefix, safe='')}/"
 
 
 class Api(Protocol):
@@ -108,7 +114,7 @@ class Origin:
     assets: Path
     relay_addresses: Callable[[], list[str]]
     version: str
-    model: ModelFiles | None = None
+    models: Sequence[ModelFiles] = ()
     status: Callable[[], dict[str, Any]] = field(default=dict)
     ice_servers: Sequence[Mapping[str, Any]] = ()
     api: Api | None = None
@@ -124,9 +130,9 @@ class Origin:
         app.router.add_get("/", self._page)
         app.router.add_get("/kwaainet.json", self._describe)
         app.router.add_get("/status.json", self._status)
-        app.router.add_get("/model/manifest.json", self._manifest)
-        app.router.add_get("/model/text.json", self._text)
-        app.router.add_get("/model/{name}", self._model_file)
+        app.router.add_get("/model/{model}/manifest.json", self._manifest)
+        app.router.add_get("/model/{model}/text.json", self._text)
+        app.router.add_get("/model/{model}/{name}", self._model_file)
         if self.api is not None:
             app.add_routes(self.api.routes())
         app.add_routes(self.more)
@@ -141,26 +147,18 @@ class Origin:
 
     def _policy(self) -> str:
         """What the page and its workers may load: from here, the model's host, and relays by WebSocket."""
-        base = self.model.base if self.model is not None else ""
-        host = "/".join(base.split("/")[:3]) if "://" in base else ""
-        return CONTENT_POLICY.format(host=f" {host}" if host else "")
+        hosts = {"/".join(model.base.split("/")[:3]) for model in self.models if model.base}
+        return CONTENT_POLICY.format(host="".join(f" {host}" for host in sorted(hosts)))
 
     async def _describe(self, request: web.Request) -> web.Response:
-        model = self.model and {
-            "prefix": self.model.prefix,
-            "num_blocks": self.model.num_blocks,
-            "manifest": "/model/manifest.json",
-            "files": self.model.base,
-            "bytes": _block_bytes(self.model.manifest),
-            "repository": self.model.repository,
-            **({"text": _text_file(self.model.text)} if self.model.text else {}),
-        }
+        models = [_describe(model) for model in self.models]
         return web.json_response(
             {
                 "version": self.version,
                 "relay": self.relay_addresses(),
                 "ice_servers": list(self.ice_servers),
-                "model": model,
+                "model": models[0] if models else None,  # for who names none
+                "models": models,
                 "workers": self._workers(),
             },
             headers=PUBLIC,
@@ -175,25 +173,34 @@ class Origin:
         more = {} if self.api is None else {"openai": self.api.status()}
         return web.json_response({**self.status(), **more})
 
+    def _model(self, request: web.Request) -> ModelFiles:
+        name = request.match_info["model"]
+        for model in self.models:
+            if model.prefix == name:
+                return model
+        raise web.HTTPNotFound(
+            text="no such model here (--model PATH); /kwaainet.json names those there are\n"
+        )
+
     async def _manifest(self, request: web.Request) -> web.Response:
-        if self.model is None:
-            raise web.HTTPNotFound(text="this relay offers no model; start it with --model PATH\n")
-        response = web.Response(text=self.model.manifest, content_type="application/json", headers=PUBLIC)
+        manifest = self._model(request).manifest
+        response = web.Response(text=manifest, content_type="application/json", headers=PUBLIC)
         response.enable_compression()
         return response
 
     async def _text(self, request: web.Request) -> web.Response:
-        if self.model is None or not self.model.text:
-            raise web.HTTPNotFound(text="this relay offers no model with a tokenizer\n")
-        response = web.Response(text=self.model.text, content_type="application/json", headers=PUBLIC)
+        text = self._model(request).text
+        if not text:
+            raise web.HTTPNotFound(text="this model has no tokenizer that is known here\n")
+        response = web.Response(text=text, content_type="application/json", headers=PUBLIC)
         response.headers["Cache-Control"] = IMMUTABLE if request.query_string else "no-cache"
         response.enable_compression()
         return response
 
     async def _model_file(self, request: web.Request) -> web.StreamResponse:
-        path = self.model.files.get(request.match_info["name"]) if self.model else None
+        path = self._model(request).files.get(request.match_info["name"])
         if path is None:
-            raise web.HTTPNotFound(text="no such model file; /model/manifest.json names them\n")
+            raise web.HTTPNotFound(text="no such model file; the model's manifest.json names them\n")
         return web.FileResponse(path, headers={"Cache-Control": "no-cache", **PUBLIC})
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
@@ -213,20 +220,36 @@ class Origin:
         return web.FileResponse(path, headers=headers)
 
 
-@lru_cache(maxsize=4)
+def _describe(model: ModelFiles) -> dict[str, Any]:
+    return {
+        "prefix": model.prefix,
+        "num_blocks": model.num_blocks,
+        "manifest": f"{model.address}manifest.json",
+        "files": model.base or model.address,
+        "bytes": _block_bytes(model.manifest),
+        "repository": model.repository,
+        **({"text": _text_file(model)} if model.text else {}),
+    }
+
+
+@lru_cache(maxsize=16)
 def _block_bytes(manifest: str) -> int:
     """Bytes of all blocks' tensors: the most that a tab fetches of a model."""
     tensors = json.loads(manifest).get("tensors", {}) if manifest else {}
     return sum(int(entry["length"]) for name, entry in tensors.items() if ".layers." in name)
 
 
-def _text_file(text: str) -> dict[str, Any]:
-    """Where the text settings are, their size and what a browser's ``fetch`` checks them by."""
+@lru_cache(maxsize=16)
+def _digest(text: str) -> tuple[int, bytes]:
     data = text.encode()
-    digest = sha256(data)
-    integrity = f"sha256-{b64encode(digest.digest()).decode()}"
-    url = f"/model/text.json?v={digest.hexdigest()[:16]}"
-    return {"url": url, "size": len(data), "integrity": integrity}
+    return len(data), sha256(data).digest()
+
+
+def _text_file(model: ModelFiles) -> dict[str, Any]:
+    """Where the text settings are, their size and what a browser's ``fetch`` checks them by."""
+    size, digest = _digest(model.text)
+    url = f"{model.address}text.json?v={digest.hex()[:16]}"
+    return {"url": url, "size": size, "integrity": f"sha256-{b64encode(digest).decode()}"}
 
 
 def _as_the_clients_fault(record: logging.LogRecord) -> bool:

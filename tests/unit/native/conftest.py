@@ -67,3 +67,9 @@ def site(tmp_path: Path, posted: list[str]) -> Iterator[str]:
 def tiny_model(tmp_path: Path, write_gguf: Callable[..., Path], tiny_weights: Any) -> Model:
     """Two blocks, random weights, a context of 64 tokens, ``tiny-hf``."""
     return open_model(write_gguf(tmp_path / "tiny.gguf", tiny_weights))
+
+
+@pytest.fixture
+def tiny_gguf(tmp_path: Path, write_gguf: Callable[..., Path], tiny_weights: Any) -> Path:
+    """Two blocks, random weights."""
+    return write_gguf(tmp_path / "tiny.gguf", tiny_weights)

@@ -31,7 +31,7 @@ def origin(tmp_path: Path) -> Origin:
     (tmp_path / "m.gguf").write_bytes(bytes(range(256)))
     files = {"m.gguf": tmp_path / "m.gguf"}
     model = ModelFiles("tiny-hf", 3, '{"tensors":{}}', files, text='{"ü":1}')
-    return Origin(assets, lambda: ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"], "0.0", model, lambda: {"peers": 2})
+    return Origin(assets, lambda: ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"], "0.0", [model], lambda: {"peers": 2})
 
 
 def visit(origin: Origin, check: Check) -> None:
@@ -73,7 +73,13 @@ def test_pages_of_other_origins_may_load_what_the_sdk_needs(origin: Origin) -> N
     workers = {"api": 1, "network": "/assets/network.js?v=1"}
 
     async def check(session: aiohttp.ClientSession, address: str) -> None:
-        for path in ("kwaainet.json", "sub/a.mjs", "model/manifest.json", "model/text.json", "model/m.gguf"):
+        for path in (
+            "kwaainet.json",
+            "sub/a.mjs",
+            "model/tiny-hf/manifest.json",
+            "model/tiny-hf/text.json",
+            "model/tiny-hf/m.gguf",
+        ):
             async with session.get(address + path) as answer:
                 assert answer.headers["Access-Control-Allow-Origin"] == "*", path
                 assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin", path
@@ -101,13 +107,12 @@ def test_text_settings_are_immutable_under_an_address_that_names_their_hash(orig
 
 
 def test_a_model_without_text_settings_offers_none(origin: Origin) -> None:
-    assert origin.model is not None
-    origin.model = replace(origin.model, text="")
+    origin.models = [replace(origin.models[0], text="")]
 
     async def check(session: aiohttp.ClientSession, address: str) -> None:
         async with session.get(address + "kwaainet.json") as answer:
             assert "text" not in (await answer.json())["model"]
-        async with session.get(address + "model/text.json") as answer:
+        async with session.get(address + "model/tiny-hf/text.json") as answer:
             assert answer.status == 404
 
     visit(origin, check)
@@ -115,14 +120,14 @@ def test_a_model_without_text_settings_offers_none(origin: Origin) -> None:
 
 def test_model_is_served_by_range(origin: Origin) -> None:
     async def check(session: aiohttp.ClientSession, address: str) -> None:
-        async with session.get(address + "model/m.gguf", headers={"Range": "bytes=10-19"}) as part:
+        async with session.get(address + "model/tiny-hf/m.gguf", headers={"Range": "bytes=10-19"}) as part:
             assert part.status == 206
             assert await part.read() == bytes(range(10, 20))
-        async with session.get(address + "model/m.gguf", headers={"Range": "bytes=300-"}) as beyond:
+        async with session.get(address + "model/tiny-hf/m.gguf", headers={"Range": "bytes=300-"}) as beyond:
             assert beyond.status == 416
-        async with session.get(address + "model/manifest.json") as manifest:
+        async with session.get(address + "model/tiny-hf/manifest.json") as manifest:
             assert await manifest.json() == {"tensors": {}}
-        async with session.get(address + "model/other.gguf") as other:
+        async with session.get(address + "model/tiny-hf/other.gguf") as other:
             assert other.status == 404
 
     visit(origin, check)
@@ -139,6 +144,23 @@ class Hello:
 
     def status(self) -> dict[str, Any]:
         return {"hellos": 1}
+
+
+def test_each_of_several_models_has_a_folder_of_its_own(origin: Origin) -> None:
+    other = ModelFiles("a/b ü", 1, '{"tensors":{"model.layers.0.x":{"length":7}}}', {})
+    origin.models = [*origin.models, other]
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "kwaainet.json") as answer:
+            first, second = (await answer.json())["models"]
+        assert (first["prefix"], second["prefix"], second["bytes"]) == ("tiny-hf", "a/b ü", 7)
+        manifest = URL(address + second["manifest"].removeprefix("/"), encoded=True)
+        async with session.get(manifest) as answer:
+            assert await answer.text() == other.manifest
+        async with session.get(URL(f"{manifest}".replace("manifest.json", "m.gguf"), encoded=True)) as answer:
+            assert answer.status == 404
+
+    visit(origin, check)
 
 
 def test_an_api_stands_before_the_assets(origin: Origin) -> None:
@@ -183,12 +205,13 @@ def test_scripts_have_their_type_and_versioned_assets_are_immutable(origin: Orig
 
 
 def test_a_relay_without_a_model_says_so(origin: Origin) -> None:
-    origin.model = None
+    origin.models = []
 
     async def check(session: aiohttp.ClientSession, address: str) -> None:
         async with session.get(address + "kwaainet.json") as answer:
-            assert (await answer.json())["model"] is None
-        async with session.get(address + "model/manifest.json") as answer:
+            description = await answer.json()
+        assert (description["model"], description["models"]) == (None, [])
+        async with session.get(address + "model/tiny-hf/manifest.json") as answer:
             assert answer.status == 404
             assert "--model" in await answer.text()
 

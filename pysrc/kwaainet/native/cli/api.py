@@ -102,10 +102,10 @@ def relay_api_options(options: argparse.Namespace) -> ApiOptions | None:
     return None
 
 
-def check_api_on_relay(api: ApiOptions | None, http_host: str, model: Path | None) -> None:
+def check_api_on_relay(api: ApiOptions | None, http_host: str, models: Sequence[Path]) -> None:
     """Raises ``ConfigError`` if a relay so started would serve nothing, or everybody."""
     if api is not None:
-        if model is None:
+        if not models:
             raise ConfigError("--api needs --model PATH: the endpoint computes the head of that model")
         api.access.check_address(http_host)
 

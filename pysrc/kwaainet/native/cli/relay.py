@@ -9,12 +9,12 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...errors import ConfigError, InputError
+from ...errors import ConfigError
 from ...node.announce import AnnounceHandler, DhtAnnouncer
 from ...node.announced import AnnouncedServers
 from ...node.bandwidth import TransferHandler
@@ -24,14 +24,13 @@ from ...node.exposure import Exposure, HiddenRecords, announced_reader
 from ...node.gateway import Gateway
 from ...ports import Report
 from ...swarm.announcement import Announcement
-from ...swarm.blocks import check_prefix
 from ..assets import find_assets
 from ..host import NativeHost
-from ..http import ModelFiles, Origin, parse_http_address, parse_ice_server, serve
-from ..model import Model, open_model
+from ..http import Origin, parse_http_address, parse_ice_server, serve
+from ..model import Model
+from ..offered import check_offer, offer, open_models
 from ..open_hop import OpenHop
 from ..openai import ApiOptions
-from ..published import fetch_published
 from ..relay import Relay
 from ..relay_metrics import RelayMetrics
 from ..state_dir import StateDir
@@ -71,8 +70,8 @@ class RelayOptions:
     announce: Sequence[str] = ()
     initial_peers: Sequence[str] = ()
     identity_path: Path | None = None
-    model: Path | None = None
-    prefix: str | None = None
+    models: Sequence[Path] = ()
+    prefixes: Sequence[str] = ()  # of the models, in their order; one without a model names what is published
     repository: str = ""
     open_hop: bool = True
     open_hop_private: bool = False
@@ -92,8 +91,7 @@ class RunningRelay:
     relay: Relay
     dht: DhtNode
     http: str
-    model: Model | None
-    prefix: str | None
+    models: Sequence[Model]
 
 
 @asynccontextmanager
@@ -101,28 +99,24 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
     """Start a relay; everything is closed again, in reverse order, at the end."""
     http_host, http_port = parse_http_address(options.http)
     ice_servers = [parse_ice_server(text) for text in options.ice_servers]
-    check_api_on_relay(options.api, http_host, options.model)
+    check_api_on_relay(options.api, http_host, options.models)
+    check_offer(options.models, options.prefixes, options.model_url, options.repository)
     assets = find_assets()
-    prefix = check_prefix(options.prefix) if options.prefix else None
-    if options.model is None and options.expose != Exposure.DIRECT:
-        raise ConfigError(f"--expose {options.expose} needs --model: a gateway must know the model's sizes")
+    if len(options.models) != 1 and options.expose != Exposure.DIRECT:
+        raise ConfigError(f"--expose {options.expose} needs --model once: a gateway must know its sizes")
     async with AsyncExitStack() as stack:
-        model = None
-        if options.model is not None:
-            model = await asyncio.to_thread(open_model, options.model, report=report, name=prefix)
-            prefix = model.name
-        offered = await _offered(model, options, prefix)
-        prefix = offered.prefix if offered else prefix
+        models = await open_models(options.models, options.prefixes, report)
+        offered = await offer(models, options.prefixes, options.model_url, options.repository)
         host, relay, dht = await _join(stack, options)
-        hidden = [prefix] if prefix and options.expose == Exposure.GATEWAY else []
+        hidden = [one.prefix for one in offered] if options.expose == Exposure.GATEWAY else []
         records = HiddenRecords(dht, hidden, time.time)
         announcements = AnnounceHandler(host, records, relay.has_reservation, time.time)
         host.on_peer_lost(announcements.peer_lost)
         DirectoryHandler(host, records, time.time)
         TransferHandler(host, time.time)
         stack.push_async_callback(announcements.withdraw_all)
-        gateway = await _open_gateway(stack, options, model, host, dht, announcements)
-        api = await open_api(options.api, [model], host, records) if options.api and model else None
+        gateway = await _open_gateway(stack, options, models, host, dht, announcements)
+        api = await open_api(options.api, models, host, records) if options.api else None
         origin = Origin(
             assets,
             lambda: [address for address in host.addresses if "/ws/" in address],
@@ -135,7 +129,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         )
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)
-        yield RunningRelay(host, relay, dht, page, model, prefix)
+        yield RunningRelay(host, relay, dht, page, models)
 
 
 async def _join(stack: AsyncExitStack, options: RelayOptions) -> tuple[NativeHost, Relay, DhtNode]:
@@ -175,17 +169,17 @@ async def _remembering(state: StateDir, host: NativeHost, dht: DhtNode) -> Async
 async def _open_gateway(
     stack: AsyncExitStack,
     options: RelayOptions,
-    model: Model | None,
+    models: Sequence[Model],
     host: NativeHost,
     dht: DhtNode,
     announcements: AnnounceHandler,
 ) -> Gateway | None:
     """The gateway to the tabs of this relay, if Petals clients are to find one."""
-    if model is None or options.expose == Exposure.DIRECT:
+    if options.expose == Exposure.DIRECT:
         return None
     gateway = make_gateway(
         options.gateway,
-        model,
+        models[0],
         host,
         announced_reader(lambda: announcements.announced),
         DhtAnnouncer(dht, host.peer_id, time.time),
@@ -195,34 +189,6 @@ async def _open_gateway(
     await gateway.start()
     stack.push_async_callback(gateway.stop)
     return gateway
-
-
-async def _offered(model: Model | None, options: RelayOptions, prefix: str | None) -> ModelFiles | None:
-    """What tabs are told of the model, wherever its files lie."""
-    published = await fetch_published(options.model_url) if options.model_url else None
-    if model is None:
-        if published is None:
-            return None
-        manifest = replace(published.manifest, name=prefix or published.manifest.name)
-        text, files = published.text, {}
-    else:
-        manifest, text, files = model.manifest, await asyncio.to_thread(_text, model), dict(model.files)
-    offered = ModelFiles(
-        manifest.name, manifest.config.num_hidden_layers, manifest.to_json(), files, options.repository, text
-    )
-    if published is None:
-        return offered
-    published.check_same(manifest)
-    there = replace(published.manifest, name=manifest.name)
-    return replace(offered, manifest=there.to_json(), base=published.base)
-
-
-def _text(model: Model) -> str:
-    try:
-        return model.text.to_json()
-    except InputError as error:  # its blocks can be served all the same
-        log.warning("%s offers no chat: %s", model.name, error)
-        return ""
 
 
 def _status(
@@ -266,7 +232,7 @@ def add_relay_flags(parser: argparse.ArgumentParser) -> None:
     add_listening(parser, DEFAULT_LISTEN)
     add_initial_peers(parser, required=False)
     add_repository(parser)
-    add_model(parser, required=False)
+    add_model(parser, required=False, several=True)
     parser.add_argument(
         "--model-url",
         default="",
@@ -303,8 +269,8 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         options.announce,
         options.initial_peers,
         options.identity_path,
-        options.model,
-        options.prefix,
+        options.model or (),
+        options.prefix or (),
         options.repository,
         options.open_hop,
         options.open_hop_private,

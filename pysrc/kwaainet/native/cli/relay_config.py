@@ -14,6 +14,7 @@ from ...errors import ConfigError
 from ...libp2p.multiaddr import Multiaddr
 from ..assets import find_assets
 from ..http import parse_http_address, parse_ice_server
+from ..offered import check_offer
 from .api import check_api_on_relay, relay_api_options
 from .flags import add_command
 from .gateway import gateway_options
@@ -58,12 +59,14 @@ def check(settings: dict[str, Setting]) -> None:
         parse_ice_server(server)
     for address in [*(options.listen or ()), *options.announce, *options.initial_peers]:
         Multiaddr.parse(address)
-    for name in ("model", "api_key_file"):
-        path = getattr(options, name)
-        if path is not None and not path.exists():
-            raise ConfigError(f"--{name.replace('_', '-')} {path}: no such file or directory")
+    keys = [options.api_key_file] if options.api_key_file is not None else []
+    for flag, paths in (("--model", options.model or ()), ("--api-key-file", keys)):
+        for path in paths:
+            if not path.exists():
+                raise ConfigError(f"{flag} {path}: no such file or directory")
+    check_offer(options.model or (), options.prefix or (), options.model_url, options.repository)
     gateway_options(options)
-    check_api_on_relay(relay_api_options(options), http_host, options.model)
+    check_api_on_relay(relay_api_options(options), http_host, options.model or ())
     find_assets()
     sources = sorted({setting.source for setting in settings.values() if setting.source != "default"})
     print(f"the settings are fine ({', '.join(sources) or 'all of them are defaults'})")

@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
 async def run(options: argparse.Namespace) -> int:
     """Everything at once; with ``--once`` the completion is the last thing printed."""
     completion = completion_of(options)
-    options.model = options.model or default_model()
+    options.model = options.model or [default_model()]
     progress = ProgressLine()
     async with AsyncExitStack() as stack:
         relay = await stack.enter_async_context(running_relay(relay_options(options), progress))
@@ -91,8 +91,7 @@ async def run(options: argparse.Namespace) -> int:
 async def _open_tabs(
     stack: AsyncExitStack, relay: RunningRelay, options: argparse.Namespace, progress: ProgressLine
 ) -> None:
-    assert relay.model is not None
-    spans = split_blocks(relay.model.manifest.config.num_hidden_layers, options.tabs)
+    spans = split_blocks(relay.models[0].manifest.config.num_hidden_layers, options.tabs)
     say(f"opening {len(spans)} contributing tab{'s' * (len(spans) > 1)} in Chromium")
 
     headless = options.headless or not _has_display()
@@ -125,7 +124,6 @@ def _has_display() -> bool:
 
 
 async def _answer(relay: RunningRelay, completion: Completion, *, stream: bool) -> str:
-    assert relay.model is not None
     say(f"prompt: {completion.prompt}")
     pieces: list[str] = []
 
@@ -135,7 +133,7 @@ async def _answer(relay: RunningRelay, completion: Completion, *, stream: bool) 
             write_stdout(text)
 
     addresses = [address for address in relay.host.addresses if "/ws/" not in address]
-    async with joined_completer(addresses[:1], relay.model) as completer:
+    async with joined_completer(addresses[:1], relay.models[0]) as completer:
         count, seconds = await complete(completer, completion, write)
     if stream:
         write_stdout("\n")
@@ -149,7 +147,7 @@ def _snippet(relay: RunningRelay, options: RelayOptions) -> str:
 The page is at {relay.http}; Ctrl-C ends everything.
 
 An unmodified petals client uses the tab like any other server. Write the weights once:
-  {sys.argv[0]} model export {options.model} model-hf
+  {sys.argv[0]} model export {options.models[0]} model-hf
 and then, in a Python that has petals:
   import torch
   from petals import AutoDistributedModelForCausalLM
@@ -157,7 +155,7 @@ and then, in a Python that has petals:
   tokenizer = AutoTokenizer.from_pretrained("model-hf")
   model = AutoDistributedModelForCausalLM.from_pretrained(
       "model-hf", initial_peers=["{address}"],
-      dht_prefix="{relay.prefix}", torch_dtype=torch.float32)
+      dht_prefix="{relay.models[0].name}", torch_dtype=torch.float32)
   inputs = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
   print(tokenizer.decode(model.generate(inputs, max_new_tokens=16)[0]))
 """

@@ -1,8 +1,6 @@
-"""A built page and a tiny model on disk, for commands that need them."""
+"""A built page on disk, for commands that need one."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,9 +15,3 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "index.html").write_text("<title>page</title>")
     monkeypatch.setenv(VARIABLE, str(folder))
     return folder
-
-
-@pytest.fixture
-def tiny_gguf(tmp_path: Path, write_gguf: Callable[..., Path], tiny_weights: Any) -> Path:
-    """Two blocks, random weights."""
-    return write_gguf(tmp_path / "tiny.gguf", tiny_weights)

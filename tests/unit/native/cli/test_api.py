@@ -86,7 +86,7 @@ def test_it_answers_beside_a_relay_and_inside_one(
 
     async def main() -> None:
         listen = ["/ip4/127.0.0.1/tcp/0"]
-        told = RelayOptions("127.0.0.1:0", listen, model=tiny_gguf, api=ApiOptions())
+        told = RelayOptions("127.0.0.1:0", listen, models=[tiny_gguf], api=ApiOptions())
         async with running_relay(told, lambda progress: None) as relay:
             await unserved(relay.http)
             flags = ["--model", str(tiny_gguf), "--initial-peers", relay.host.addresses[0]]

@@ -58,7 +58,7 @@ def test_a_relay_with_a_model_offers_it_on_its_page(page: Path, tiny_gguf: Path)
         assert status["open_hop"] == {"circuits": 0, "bytes": 0, "refused": {}}
 
     repository = "https://huggingface.co/kwaai/tiny"
-    with_relay(options(model=tiny_gguf, prefix="named-hf", repository=repository), check)
+    with_relay(options(models=[tiny_gguf], prefixes=["named-hf"], repository=repository), check)
 
 
 def test_the_identity_file_is_kept_and_private(page: Path, tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_a_second_relay_joins_the_first(page: Path) -> None:
         ({"listen": ["/ip4/127.0.0.1/tcp/0", "nonsense"]}, KwaaiNetError, "nonsense"),
         ({"initial_peers": ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooW"]}, KwaaiNetError, "12D3KooW"),
         ({"initial_peers": ["/ip4/127.0.0.1/tcp/1"]}, KwaaiNetError, "/ip4/127.0.0.1/tcp/1"),
-        ({"prefix": "a.b"}, KwaaiNetError, "a.b"),
-        ({"model": Path("nowhere.gguf")}, KwaaiNetError, "nowhere.gguf"),
+        ({"prefixes": ["a.b"]}, KwaaiNetError, "a.b"),
+        ({"models": [Path("nowhere.gguf")]}, KwaaiNetError, "nowhere.gguf"),
         ({"http": "everywhere"}, ConfigError, "everywhere"),
     ],
 )
@@ -149,14 +149,14 @@ def test_what_petals_clients_find_is_what_the_operator_chose(
             else:
                 assert (status["gateway"]["blocks"], status["gateway"]["sessions"]) == ([0, 2], 0)
 
-    with_relay(options(model=tiny_gguf, prefix="named-hf", expose=expose), check)
+    with_relay(options(models=[tiny_gguf], prefixes=["named-hf"], expose=expose), check)
 
 
 def test_a_gateway_needs_a_model(page: Path) -> None:
     async def check(relay: RunningRelay) -> None:
         raise AssertionError("it came up")
 
-    with pytest.raises(ConfigError, match="--expose both needs --model"):
+    with pytest.raises(ConfigError, match="--expose both needs --model once"):
         with_relay(options(expose=Exposure.BOTH), check)
 
 
@@ -186,9 +186,9 @@ def test_flags_become_options() -> None:
     )
     told = relay_options(settings.apply(parsed, {}))
     assert told.ice_servers == ["stun:s:1"]
-    assert (told.http, told.prefix, told.announce, told.listen) == (
+    assert (told.http, told.prefixes, told.announce, told.listen) == (
         "[::1]:0",
-        "m",
+        ["m"],
         ["/dns/h/tcp/1"],
         list(DEFAULT_LISTEN),
     )
@@ -244,7 +244,7 @@ def test_tabs_are_sent_to_the_host_where_a_model_is_published(
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         base = f"http://127.0.0.1:{runner.addresses[0][1]}/m/"
-        for more, prefix in (({"model": tiny_gguf}, "tiny-hf"), ({"prefix": "mine"}, "mine")):
+        for more, prefix in (({"models": [tiny_gguf]}, "tiny-hf"), ({"prefixes": ["mine"]}, "mine")):
             told = options(model_url=base, **more)
             async with (
                 running_relay(told, lambda progress: None) as relay,
@@ -253,7 +253,7 @@ def test_tabs_are_sent_to_the_host_where_a_model_is_published(
                 async with session.get(relay.http + "kwaainet.json") as answer:
                     model = (await answer.json())["model"]
                 assert (model["prefix"], model["files"], "text" in model) == (prefix, base, True)
-                async with session.get(relay.http + "model/manifest.json") as answer:
+                async with session.get(relay.http.rstrip("/") + model["manifest"]) as answer:
                     manifest = ModelManifest.from_json(await answer.read())
             assert manifest.name == prefix
             assert {entry.file for entry in manifest.tensors.values()} == {

@@ -20,7 +20,7 @@ def test_show_names_every_setting_and_its_source(
     said = capsys.readouterr().out
     assert 'http = "h:1"  # flag --http' in said
     assert "drain = 3  # environment KWAAINET_RELAY_DRAIN" in said
-    assert f'model = "{tmp_path / "m.gguf"}"  # {file}' in said
+    assert f'model = ["{tmp_path / "m.gguf"}"]  # {file}' in said
     assert "topsecret" not in said
     assert tomllib.loads(said)["listen"] == ["/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/tcp/4002/ws"]
 

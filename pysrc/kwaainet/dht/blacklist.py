@@ -30,7 +30,7 @@ class Blacklist:
 
     def is_banned(self, peer: PeerId, now: float) -> bool:
         ban = self._bans.get(peer)
-        return ban is not None and now < ban.until
+        return ban is not None and 0 < ban.until - now <= MAX_BAN  # more: the clock was set back
 
     def fail(self, peer: PeerId, now: float) -> int:
         """The peer did not answer; returns how often in a row it has not.
@@ -38,7 +38,7 @@ class Blacklist:
         Failures of calls made side by side count once: those that end while it is banned.
         """
         ban = self._bans.setdefault(peer, _Ban(0, now))
-        if now >= ban.until:
+        if not self.is_banned(peer, now):
             ban.until = now + min(FIRST_BAN * BACK_OFF**ban.failures, MAX_BAN)
             ban.failures += 1
         if len(self._bans) > MAX_PEERS:

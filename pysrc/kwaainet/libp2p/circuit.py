@@ -144,7 +144,12 @@ def reserved(expire: int, addresses: Sequence[Multiaddr], signed_voucher: bytes)
 
 
 class ReservationTable:
-    """Who may be reached through this relay, and until when."""
+    """Who may be reached through this relay: who reserved and has not been released since.
+
+    The time at which a slot expires is told, so that its holder renews it, and decides who makes room in a
+    full table; nothing else. A holder whose clock is an hour slow renews an hour late, and a relay whose
+    clock jumps ahead would lose all of them at once, while every connection stands.
+    """
 
     def __init__(self) -> None:
         self._expires: dict[PeerId, int] = {}
@@ -158,16 +163,16 @@ class ReservationTable:
         self._expires[peer] = int(now) + RESERVATION_SECONDS
         return self._expires[peer]
 
-    def holds(self, peer: PeerId, now: float) -> bool:
-        """Whether the peer's reservation is valid now."""
-        return self._expires.get(peer, 0) > now
+    def holds(self, peer: PeerId) -> bool:
+        """Whether the peer has a slot."""
+        return peer in self._expires
 
     def release(self, peer: PeerId) -> None:
         """The peer is gone."""
         self._expires.pop(peer, None)
 
     def expire(self, now: float) -> list[PeerId]:
-        """Drop what has run out; returns those peers."""
+        """Drop what was not renewed in time; returns those peers."""
         gone = [peer for peer, expires in self._expires.items() if expires <= now]
         for peer in gone:
             del self._expires[peer]

@@ -60,7 +60,6 @@ class Relay:
     @property
     def reservations(self) -> int:
         """Peers that hold a slot."""
-        self._table.expire(time.time())
         return len(self._table)
 
     @property
@@ -75,7 +74,7 @@ class Relay:
 
     def has_reservation(self, peer: PeerId) -> bool:
         """Whether a peer holds a slot, that is: can be reached through us."""
-        return self._table.holds(peer, time.time())
+        return self._table.holds(peer)
 
     def only_reserved(self, source: PeerId, target: PeerId) -> Status:
         """The default policy."""

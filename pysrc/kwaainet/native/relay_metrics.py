@@ -7,6 +7,7 @@ peer or an address, and their number is bounded.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -78,6 +79,7 @@ class _Figures(Collector):
         yield _gauge("kwaainet_peers", "Peers connected.", len(self._host.connected_peers))
         yield _gauge("kwaainet_reservations", "Peers that hold a slot.", relay.reservations)
         yield _gauge("kwaainet_circuits", "Circuits open.", relay.circuits)
+        yield _gauge("kwaainet_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         yield _gauge("kwaainet_draining", "1 while nothing new begins.", int(relay.draining))
         yield _gauge("kwaainet_dht_peers", "Peers in the routing table.", len(self._dht.table))
         yield _counter("kwaainet_circuits_opened", "Circuits opened so far.", relay.opened)

@@ -27,6 +27,7 @@ MAX_PEERS = 4096  # peers remembered by one relay
 MAX_PER_MINUTE = 240  # announcements of one peer; a tab that starts and stops sends four
 WITHDRAW_TRIES = 5  # to take a lost peer's records down,
 WITHDRAW_PAUSE = 2.0  # seconds before the second, and twice as long before each that follows
+_FEW = 64  # peers that are not worth a sweep
 _TICK = 0.001  # seconds by which a later word outlives an earlier one
 
 
@@ -95,6 +96,7 @@ class AnnounceHandler:
     ) -> None:
         self._dht, self._is_connected, self._now = dht, is_connected, now
         self._peers: dict[PeerId, _Announced] = {}
+        self._sweep_at = _FEW  # peers
         self._tasks: set[asyncio.Future[None]] = set()
         host.handle_unary(PROTOCOL, self.rpc_announce)
 
@@ -151,7 +153,9 @@ class AnnounceHandler:
         return words
 
     async def _withdraw(self, peer: PeerId, words: _Words, tries: int = 1) -> None:
-        announced = self._peers[peer]
+        announced = self._peers.get(peer)
+        if announced is None:  # forgotten meanwhile, for all it said had expired
+            return
         for attempt in range(tries):
             try:
                 return await self._store(announced, words)
@@ -163,8 +167,9 @@ class AnnounceHandler:
                 return
 
     def _remember(self, peer: PeerId, now: float) -> _Announced:
-        if peer not in self._peers and len(self._peers) >= MAX_PEERS:
+        if peer not in self._peers and len(self._peers) >= min(self._sweep_at, MAX_PEERS):
             self._peers = {one: known for one, known in self._peers.items() if known.is_fresh(now)}
+            self._sweep_at = max(_FEW, 2 * len(self._peers))
             if len(self._peers) >= MAX_PEERS:
                 raise CapacityError(f"this relay announces {MAX_PEERS} peers already; use another relay")
         return self._peers.setdefault(peer, _Announced())
@@ -206,7 +211,7 @@ class _Announced:
 
     def check_rate(self, now: float) -> None:
         """``LimitExceeded`` for more than ``MAX_PER_MINUTE``."""
-        while self._times and self._times[0] <= now - 60:
+        while self._times and not now - 60 < self._times[0] <= now:  # to come: the clock was set back
             self._times.popleft()
         if len(self._times) >= MAX_PER_MINUTE:
             raise LimitExceeded(f"more than {MAX_PER_MINUTE} announcements within a minute; slow down")

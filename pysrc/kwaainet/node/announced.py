@@ -39,7 +39,7 @@ class AnnouncedServers:
         here = next(self._in_storage(peer), None)
         if here is not None:
             return here
-        if self._read_at is None or self._now() >= self._read_at + READ_AGAIN:
+        if self._read_at is None or abs(self._now() - self._read_at) >= READ_AGAIN:  # a clock may be set back
             await self._read_once()
         return self._read.get(peer)
 

@@ -50,3 +50,12 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         banned.fail(peer(number), float(number))
     assert [banned.is_banned(peer(number), 4.5) for number in range(5)] == [False, False, True, True, True]
+
+
+def test_a_clock_that_is_set_back_bans_nobody_for_as_long() -> None:
+    banned = Blacklist()
+    banned.fail(peer(1), 86_400.0)
+    assert not banned.is_banned(peer(1), 0.0)
+    assert banned.fail(peer(1), 0.0) == 2
+    assert banned.is_banned(peer(1), 9.9)
+    assert not banned.is_banned(peer(1), 10.0)

@@ -67,24 +67,24 @@ def test_a_voucher_is_a_signed_envelope():
     assert RELAY.public(CRYPTO).verify(CRYPTO, envelope.signature, signed)
 
 
-def test_a_reservation_holds_until_it_expires():
+def test_a_reservation_holds_until_it_is_released():
     table = ReservationTable()
-    assert not table.holds(ALICE, 100.0)
+    assert not table.holds(ALICE)
     assert table.reserve(ALICE, 100.5) == 100 + RESERVATION_SECONDS
-    assert table.holds(ALICE, 99.0 + RESERVATION_SECONDS)
-    assert not table.holds(ALICE, 100.0 + RESERVATION_SECONDS)
-    assert not table.holds(BOB, 100.0)
+    assert table.holds(ALICE)
+    assert not table.holds(BOB)
+    assert len(table) == 1, "whatever time it is: clocks jump"
 
 
 def test_renewing_prolongs_and_releasing_ends():
     table = ReservationTable()
     table.reserve(ALICE, 0.0)
     table.reserve(ALICE, 3000.0)
-    assert table.holds(ALICE, 4000.0)
+    assert table.holds(ALICE)
     assert len(table) == 1
     table.release(ALICE)
     table.release(ALICE)
-    assert not table.holds(ALICE, 4000.0)
+    assert not table.holds(ALICE)
 
 
 def test_what_has_run_out_is_dropped():
@@ -103,7 +103,7 @@ def test_a_full_table_refuses_newcomers_only_and_makes_room_when_some_run_out(mo
     with pytest.raises(CapacityError):
         table.reserve(BOB, 2.0)
     table.reserve(BOB, 2.0 + RESERVATION_SECONDS)
-    assert not table.holds(ALICE, 2.0 + RESERVATION_SECONDS)
+    assert not table.holds(ALICE)
 
 
 @given(st.binary(max_size=200))

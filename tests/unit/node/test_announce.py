@@ -242,6 +242,32 @@ def test_too_many_announcements_a_minute_are_refused_and_only_of_that_peer() -> 
     served(test)
 
 
+def test_a_clock_that_is_set_back_refuses_nobody_and_keeps_the_last_word() -> None:
+    async def test(swarm: Swarm) -> None:
+        ahead = 3600.0
+        handler = AnnounceHandler(swarm.relay, swarm.dht, lambda peer: True, lambda: now() + ahead)
+        for _ in range(announce.MAX_PER_MINUTE):
+            await handler.rpc_announce(swarm.tab.peer_id, REAL.encode())
+        ahead = 0.0
+        await handler.rpc_announce(swarm.tab.peer_id, REAL.with_state(OFFLINE).encode())
+        assert swarm.states() == {"m.0": OFFLINE, "m.1": OFFLINE}
+
+    served(test)
+
+
+def test_those_whose_records_have_expired_are_forgotten() -> None:
+    async def test(swarm: Swarm) -> None:
+        for _ in range(40):
+            tabs = [swarm.network.host() for _ in range(10)]
+            for tab in tabs:
+                await RelayAnnouncer(tab, swarm.relay.peer_id).announce(REAL)
+                await tab.close()
+            await asyncio.sleep(100)
+        assert len(swarm.handler._peers) <= 64
+
+    served(test)
+
+
 def test_a_relay_remembers_no_more_peers_than_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announce, "MAX_PEERS", 2)
 

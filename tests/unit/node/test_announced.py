@@ -108,6 +108,18 @@ def test_the_swarm_is_not_read_again_for_every_question() -> None:
     play(scene)
 
 
+def test_a_clock_that_is_set_back_does_not_stop_the_reading() -> None:
+    async def scene(swarm: Swarm) -> None:
+        ahead = 3600.0
+        servers = AnnouncedServers(swarm.ours, lambda: now() + ahead)
+        assert await servers.find(swarm.peer) is None
+        ahead = 0.0
+        await swarm.announce(REAL)
+        assert await servers.find(swarm.peer) == REAL.server
+
+    play(scene)
+
+
 def test_records_that_make_no_sense_are_passed_over_and_the_rest_is_capped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -33,3 +33,19 @@ def test_a_peer_too_many_waits_until_another_was_silent_for_a_minute() -> None:
         limit.count(THREE, 59.9)
     limit.count(TWO, 59.9)  # who is known is still served
     limit.count(THREE, 60.0)
+
+
+def test_a_clock_that_is_set_back_refuses_nobody() -> None:
+    limit = RateLimit("parts", 1, 8)
+    limit.count(ONE, 3600.0)
+    limit.count(ONE, 0.0)
+    with pytest.raises(LimitExceeded):
+        limit.count(ONE, 59.9)
+    limit.count(ONE, 60.0)
+
+
+def test_those_who_have_gone_are_forgotten_long_before_there_are_too_many() -> None:
+    limit = RateLimit("parts", 2, 100_000)
+    for number in range(10_000):
+        limit.count(PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big")), float(number))
+    assert len(limit._asked) <= 240, "a minute's, and as many again before the next sweep"

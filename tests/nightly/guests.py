@@ -1,0 +1,135 @@
+"""Tabs' stand-ins that come and go: ``guests.py RELAY COUNT SEED MEAN_LIFE`` hosts COUNT of them.
+
+Each is a libp2p peer of its own connections: it takes a slot through a WebSocket, announces blocks, answers
+echoes through circuits, asks one of the others every few seconds, and after a while leaves in order, says
+nothing, or comes back under the identity it had. Prints what happened as JSON lines. Rule of the file:
+the seed decides who does what when; what the machine makes of it is its own affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter
+
+from kwaainet.errors import KwaaiNetError
+from kwaainet.identity.keys import PrivateKey
+from kwaainet.native.host import NativeHost
+from kwaainet.node.announce import RelayAnnouncer
+from kwaainet.node.directory import directory_reader
+from kwaainet.swarm.announcement import Announcement
+from kwaainet.swarm.server_info import ModelInfo, ServerInfo
+from kwaainet.types import PeerId, ServerState
+
+ECHO = "Nightly.rpc_echo"
+PREFIX, BLOCKS = "soak", 12
+ASK_EVERY = 30.0  # seconds between two calls of one guest, about
+PATIENCE = 30.0
+TTL = 120.0
+REPORT_EVERY = 5.0
+
+
+class Party:
+    """The guests of this process and what became of their calls."""
+
+    def __init__(self, relay: str, seed: int, mean_life: float) -> None:
+        self.relay, self.mean_life = relay, mean_life
+        self.random = random.Random(seed)
+        self.present: dict[PeerId, None] = {}
+        self.seen: Counter[str] = Counter()
+
+    async def guest(self, first: float) -> None:
+        """One place, filled again and again; the first time after ``first`` seconds."""
+        identity = self._identity()
+        await asyncio.sleep(first)
+        while True:
+            try:
+                await self._live(identity)
+            except (KwaaiNetError, TimeoutError) as error:
+                self.seen[f"lost: {type(error).__name__}"] += 1
+            if self.random.random() < 0.5:
+                identity = self._identity()
+            await asyncio.sleep(self.random.uniform(0, 5))
+
+    def _identity(self) -> PrivateKey:
+        return PrivateKey(self.random.randbytes(32))
+
+    async def _live(self, identity: PrivateKey) -> None:
+        host = await NativeHost.create(identity, [f"{self.relay}/p2p-circuit"])
+        quietly = self.random.random() < 0.5
+        try:
+            host.handle_unary(ECHO, _echo)
+            await host.listen()
+            relay = next(iter(host.connected_peers))
+            announcer = RelayAnnouncer(host, relay)
+            start = self.random.randrange(BLOCKS - 1)
+            end = self.random.randint(start + 1, BLOCKS)
+            info = ServerInfo(ServerState.ONLINE, 10.0, start, end, using_relay=True)
+            said = Announcement(PREFIX, info, TTL, ModelInfo(BLOCKS))
+            await announcer.announce(said)
+            self.present[host.peer_id] = None
+            self.seen["came"] += 1
+            await self._serve(host, relay, self.random.expovariate(1 / self.mean_life))
+            if not quietly:
+                await announcer.announce(said.with_state(ServerState.OFFLINE))
+        finally:
+            self.present.pop(host.peer_id, None)
+            if quietly:
+                _vanish(host)
+            await host.close()
+
+    async def _serve(self, host: NativeHost, relay: PeerId, life: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + life
+        read = directory_reader(host, relay)
+        while loop.time() < end:
+            await asyncio.sleep(self.random.uniform(0.5, 1.5) * ASK_EVERY)
+            if self.random.random() < 0.1:
+                await read(PREFIX, BLOCKS)
+                self.seen["read"] += 1
+            await self._ask(host)
+
+    async def _ask(self, host: NativeHost) -> None:
+        others = [peer for peer in self.present if peer != host.peer_id]
+        if not others:
+            return
+        other, text = self.random.choice(others), self.random.randbytes(self.random.randint(1, 20_000))
+        try:
+            answer = await host.call(other, ECHO, text, timeout=PATIENCE)
+        except (KwaaiNetError, TimeoutError) as error:
+            self.seen[
+                "left meanwhile" if other not in self.present else f"failed: {type(error).__name__}"
+            ] += 1
+        else:
+            self.seen["answered" if answer == text else "wrong"] += 1
+
+
+async def _echo(peer: PeerId, request: bytes) -> bytes:
+    return request
+
+
+def _vanish(host: NativeHost) -> None:
+    """As a machine does that is switched off, as far as its system lets it: no goodbye is said."""
+    for link in list(host.network.links()):
+        link.lost("it vanished")
+        link._wire.close()
+
+
+async def main(relay: str, count: int, seed: int, mean_life: float) -> None:
+    party = Party(relay, seed, mean_life)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: os._exit(0))
+    guests = [asyncio.ensure_future(party.guest(place * 0.05)) for place in range(count)]
+    while True:
+        await asyncio.wait(guests, timeout=REPORT_EVERY, return_when=asyncio.FIRST_EXCEPTION)
+        for guest in guests:
+            if guest.done():
+                guest.result()
+        print(json.dumps({"event": "guests", "present": len(party.present), **party.seen}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))

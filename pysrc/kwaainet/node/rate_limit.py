@@ -1,7 +1,7 @@
 """How often each peer may ask for something: so many times within any minute.
 
-Rule of the file: what is counted is bounded too; a peer too many is refused, never one that was there. Where a
-clock is set back, counting begins anew: times to come are no reason to refuse anybody.
+Rule of the file: what is counted is bounded too; a peer too many is refused, never one that was there. Where
+a clock is set back, counting begins anew: times to come are no reason to refuse anybody.
 """
 
 from __future__ import annotations

@@ -105,11 +105,11 @@ def encode_reply(entries: Iterable[Entry]) -> bytes:
     ranked = sorted(entries, key=lambda entry: (-entry.info.state, -entry.info.throughput, entry.peer))
     items, size = [], 0
     for entry in ranked[:MAX_SERVERS]:
-        ranges = [edge for start, end in _ranges(entry.blocks) for edge in (start, end)]
-        size += len(entry.value) + _ENTRY_BYTES + 3 * len(ranges)
+        edges = [edge for start, end in ranges(entry.blocks) for edge in (start, end)]
+        size += len(entry.value) + _ENTRY_BYTES + 3 * len(edges)
         if size > MAX_REPLY_SIZE:
             break
-        items.append([entry.peer.data, entry.value, ranges])
+        items.append([entry.peer.data, entry.value, edges])
     return msgpack.dumps(items)
 
 
@@ -150,7 +150,7 @@ def _blocks(edges: list[object], asked: BlockRange) -> tuple[int, ...]:
     return tuple(at)
 
 
-def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
     """Ascending numbers as ranges (start, end)."""
     ranges: list[tuple[int, int]] = []
     for number in numbers:

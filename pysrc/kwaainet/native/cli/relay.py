@@ -22,6 +22,7 @@ from ...node.dht import DhtNode
 from ...node.directory import DirectoryHandler
 from ...node.exposure import Exposure, HiddenRecords, announced_reader
 from ...node.gateway import Gateway
+from ...node.overview import Overview
 from ...ports import Report
 from ...swarm.announcement import Announcement
 from ..assets import find_assets
@@ -34,6 +35,7 @@ from ..openai import ApiOptions
 from ..relay import Relay
 from ..relay_metrics import RelayMetrics
 from ..state_dir import StateDir
+from ..swarm_page import SwarmPage
 from . import relay_config, relay_unit
 from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository, seconds
@@ -117,6 +119,9 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         stack.push_async_callback(announcements.withdraw_all)
         gateway = await _open_gateway(stack, options, models, host, dht, announcements)
         api = await open_api(options.api, models, host, records) if options.api else None
+        metrics = RelayMetrics(host, relay, dht, lambda: announcements.announced.values())
+        overview = Overview(records, {one.prefix: one.num_blocks for one in offered}, time.time)
+        swarm = SwarmPage(overview, lambda: _figures(host, relay))
         origin = Origin(
             assets,
             lambda: [address for address in host.addresses if "/ws/" in address],
@@ -125,7 +130,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             lambda: _status(host, relay, announcements, gateway),
             ice_servers,
             api,
-            RelayMetrics(host, relay, dht, lambda: announcements.announced.values()).routes(),
+            [*metrics.routes(), *swarm.routes()],
         )
         runner, page = await serve(origin, http_host, http_port)
         stack.push_async_callback(runner.cleanup)
@@ -191,16 +196,23 @@ async def _open_gateway(
     return gateway
 
 
-def _status(
-    host: NativeHost, relay: Relay, announcements: AnnounceHandler, gateway: Gateway | None
-) -> dict[str, Any]:
-    live = announcements.announced
+def _figures(host: NativeHost, relay: Relay) -> dict[str, Any]:
     return {
         "peer_id": str(host.peer_id),
         "peers": len(host.connected_peers),
         "reservations": relay.reservations,
         "circuits": relay.circuits,
         "relayed_bytes": relay.relayed_bytes,
+        "draining": relay.draining,
+    }
+
+
+def _status(
+    host: NativeHost, relay: Relay, announcements: AnnounceHandler, gateway: Gateway | None
+) -> dict[str, Any]:
+    live = announcements.announced
+    return {
+        **_figures(host, relay),
         "open_hop": relay.open_hop.status if relay.open_hop is not None else None,
         "gateway": describe(gateway) if gateway is not None else None,
         "announced": {str(peer): [_describe(one) for one in ones] for peer, ones in live.items()},

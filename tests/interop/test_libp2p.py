@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from authority import Authority
 
 from kwaainet.errors import HandshakeError, RequestError, RpcError
 from kwaainet.identity.keys import PrivateKey
+from kwaainet.libp2p.multiaddr import Multiaddr
+from kwaainet.native.doors import Doors
 from kwaainet.native.host import NativeHost
 from kwaainet.native.relay import Relay
+from kwaainet.native.tls import Tls
 from kwaainet.ports import Stream
 from kwaainet.types import PeerId
 from kwaainet.wire.messages import ExpertInfo, ExpertUID
@@ -107,6 +111,28 @@ def test_p2pd_calls_a_host_behind_the_relay_by_bare_peer_id(tmp_path: Path, iden
                 assert refused_stream.endswith("block 8 is not served")
                 assert s.relay.relayed_bytes > 2 * sum(SIZES)
                 assert PeerId.parse(peer) in s.hub.connected_peers
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("form", ["wss", "tls/ws"])
+def test_p2pd_joins_over_wss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Go's libp2p takes the certificate, in the older and the newer writing of the address."""
+    authority = Authority(tmp_path / "authority")
+    issued = authority.issue("localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.root))
+
+    async def main() -> None:
+        async with scene() as s:
+            s.hub.network.doors = Doors(tls=Tls(issued.cert, issued.key))
+            await s.hub.network.listen(Multiaddr.parse(f"{ANY}/{form}"))
+            secure = next(address for address in s.hub.addresses if form in address)
+            assert secure.startswith("/dns4/localhost/tcp/")
+            with daemon(tmp_path, initial_peers=[secure], target=str(s.server.peer_id)) as running:
+                peer = PeerId.parse((await event(running, "ready"))["peer_id"])
+                assert (await event(running, "called"))["stream"] == SIZES
+                [link] = s.hub.network.links_to(peer)
+                assert link.address.names == ("ip4", "tcp", "ws")
 
     asyncio.run(main())
 

@@ -32,6 +32,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import ConfigError
+from .doors import Doors, open_door
 
 log = logging.getLogger(__name__)
 
@@ -285,13 +286,36 @@ def _add_isolation(response: web.StreamResponse) -> None:
         response.headers.setdefault(name, value)
 
 
-async def serve(site: Site, host: str, port: int) -> tuple[web.AppRunner, str]:
+class _DoorSite(web.BaseSite):
+    """A site under a certificate that can be replaced."""
+
+    def __init__(self, runner: web.AppRunner, host: str, port: int, doors: Doors) -> None:
+        super().__init__(runner)
+        self._host, self._port, self._doors = host, port, doors
+
+    @property
+    def name(self) -> str:
+        return f"https://{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        await super().start()
+        server = self._runner.server
+        assert server is not None
+        self._server = open_door(self._host, self._port, server, self._doors.tls)  # type: ignore[assignment]
+
+
+async def serve(site: Site, host: str, port: int, doors: Doors | None = None) -> tuple[web.AppRunner, str]:
     """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the site's address.
 
-    What is done for a request ends when its connection does.
+    With a certificate in ``doors`` it is served over TLS; on a port that is shared, relay listeners pass on
+    what is not theirs. What is done for a request ends when its connection does.
     """
+    doors = doors or Doors()
+    app = site.application()
+    if doors.trusted:
+        app.middlewares.insert(0, _forwarded(doors))
     runner = web.AppRunner(
-        site.application(),
+        app,
         access_log=None,
         keepalive_timeout=IDLE_SECONDS,
         logger=_http_log,
@@ -299,7 +323,10 @@ async def serve(site: Site, host: str, port: int) -> tuple[web.AppRunner, str]:
         auto_decompress=False,  # nobody needs it, and a small body stays small
     )
     await runner.setup()
-    listener = web.TCPSite(runner, host, port)
+    if port in doors.shared:
+        doors.site = runner.server
+        return runner, _shown(host, port, doors)
+    listener = web.TCPSite(runner, host, port) if doors.tls is None else _DoorSite(runner, host, port, doors)
     try:
         await listener.start()
     except OSError as error:
@@ -307,10 +334,38 @@ async def serve(site: Site, host: str, port: int) -> tuple[web.AppRunner, str]:
         raise ConfigError(
             f"cannot serve HTTP on {host}:{port}: {error.strerror}; choose another --http"
         ) from None
-    bound = runner.addresses[0]
-    address = ip_address(bound[0])
-    shown = "localhost" if address.is_unspecified else f"[{address}]" if address.version == 6 else address
-    return runner, f"http://{shown}:{bound[1]}/"
+    bound_host, bound_port = runner.addresses[0][:2]
+    return runner, _shown(bound_host, bound_port, doors)
+
+
+def _shown(host: str, port: int, doors: Doors) -> str:
+    """The site's address for people, under a name of the certificate if there is one."""
+    address = ip_address(host) if host[:1].isdigit() or ":" in host else None
+    shown = f"[{address}]" if address is not None and address.version == 6 else host
+    if address is not None and address.is_unspecified:
+        shown = "localhost"
+    if doors.tls is None:
+        return f"http://{shown}:{port}/"
+    certificate = doors.tls.certificate
+    names = [name for name in certificate.names if "*" not in name]
+    if not certificate.covers(shown.strip("[]")) and names:
+        shown = f"[{names[0]}]" if ":" in names[0] else names[0]
+    return f"https://{shown}/" if port == 443 else f"https://{shown}:{port}/"
+
+
+def _forwarded(doors: Doors) -> Any:
+    """A request through a proxy that is trusted counts as its client's."""
+
+    @web.middleware
+    async def forwarded(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        said = ",".join(request.headers.getall("X-Forwarded-For", []))
+        if said and request.remote:
+            request = request.clone(remote=doors.client(request.remote, said))
+        return await handler(request)
+
+    return forwarded
 
 
 def parse_ice_server(text: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..libp2p.multiaddr import Multiaddr
 from ..ports import Crypto
 from ..types import PeerId
 from . import transport
+from .doors import Doors
 from .link import Link, Wire
 from .peerstore import Peerstore
 from .stream import RawStream
@@ -47,6 +48,7 @@ class Network:
         self.public_key = identity.public(crypto)
         self.peer_id = peer_id(self.public_key)
         self.peerstore = Peerstore()
+        self.doors = Doors()  # to be told of a certificate before ``listen``
         self._announce = tuple(address.without_peer() for address in announce)
         self._circuits: dict[Multiaddr, None] = {}  # addresses through relays that hold a slot for us
         self._handlers: dict[str, RawHandler] = {}
@@ -85,9 +87,10 @@ class Network:
 
     async def listen(self, address: Multiaddr) -> None:
         """Bind one address. Raises ``InputError`` or ``Unreachable``."""
-        listener = await transport.listen(address, self.accept)
+        listener = await transport.listen(address, self.accept, self.doors)
         self._listeners.append(listener)
-        self._bound += await asyncio.to_thread(_expand, listener.address)  # may ask a name server
+        bound = await asyncio.to_thread(_expand, listener.address)  # may ask a name server
+        self._bound += bound if self.doors.tls is None else self.doors.tls.named(bound)
         self.changed()
 
     @property

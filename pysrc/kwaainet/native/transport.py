@@ -16,13 +16,16 @@ from typing import Any, TypeAlias, cast
 
 import picows
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # a server of picows' would take a port
 
 from ..errors import InputError, StreamReset, Unreachable
 from ..libp2p.multiaddr import Multiaddr
+from .doors import Door, Doors, open_door
 from .link import Link, Wire
 from .stream import HIGH_WATER, LINGER, RawStream
 
 MAX_WS_FRAME = 1 << 20  # bytes, held until it is whole, by strangers too; js-libp2p sends 64 KiB, we 256
+READ_BUFFER = 16 << 10  # bytes a WebSocket reads into at first
 SOCKET_BUFFER = 512 << 10  # bytes a socket may hold unsent before its link is paused
 _WS_HANDSHAKE_TIMEOUT = 15.0
 
@@ -85,10 +88,11 @@ class TcpWire(asyncio.Protocol):
 
 
 class WsWire(WSListener):
-    """A WebSocket under a link."""
+    """A WebSocket under a link. ``client`` tells whose it is from the address of the socket's other end."""
 
-    def __init__(self, make_link: MakeLink) -> None:
+    def __init__(self, make_link: MakeLink, client: Callable[[str], str] | None = None) -> None:
         self._make_link = make_link
+        self._client = client
         self._transport: WSTransport | None = None
         self._full = False
         self.link: Link | None = None
@@ -106,7 +110,7 @@ class WsWire(WSListener):
         self._transport = transport
         socket = transport.underlying_transport
         socket.set_write_buffer_limits(high=SOCKET_BUFFER)
-        self.link = self._make_link(self, _remote(socket) / "/ws")
+        self.link = self._make_link(self, _remote(socket, self._client) / "/ws")
         if self.link is None:
             transport.disconnect()
 
@@ -185,25 +189,32 @@ class Listener:
     """A bound address; ``address`` has the port that was given if 0 was asked for."""
 
     address: Multiaddr
-    _server: asyncio.Server = field(repr=False)
+    _server: asyncio.Server | Door = field(repr=False)
 
     def close(self) -> None:
         """Take no more connections."""
         self._server.close()
 
 
-async def listen(address: Multiaddr, make_link: MakeLink) -> Listener:
-    """Bind a ``/tcp`` or ``/tcp/../ws`` address. Raises ``InputError`` or ``Unreachable``."""
-    if address.transport not in ("tcp", "ws") or address.names[0] not in ("ip4", "ip6"):
-        raise InputError(f"cannot listen on {address}; give /ip4/HOST/tcp/PORT or /ip4/HOST/tcp/PORT/ws")
+async def listen(address: Multiaddr, make_link: MakeLink, doors: Doors | None = None) -> Listener:
+    """Bind ``/tcp``, ``/tcp/../ws`` or ``/tcp/../tls/ws``. Raises ``InputError`` or ``Unreachable``."""
+    kind = address.transport
+    if kind is None or address.names[0] not in ("ip4", "ip6"):
+        raise InputError(
+            f"cannot listen on {address}; give /ip4/HOST/tcp/PORT, with /ws or /tls/ws behind it"
+        )
+    doors = doors or Doors()
+    if kind == "wss" and doors.tls is None:
+        raise InputError(f"cannot listen on {address} without a certificate; give --tls-cert and --tls-key")
     host, port = address.host_port
+    server: asyncio.Server | Door
     try:
-        if address.transport == "tcp":
+        if kind == "tcp":
             loop = asyncio.get_running_loop()
             server = await loop.create_server(lambda: TcpWire(make_link), host, port)
-        else:
+        elif kind == "ws" and port not in doors.shared:
             server = await picows.ws_create_server(
-                lambda request: _upgrade(request, make_link),
+                lambda request: _upgrade(request, make_link, doors),
                 host,
                 port,
                 websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
@@ -211,6 +222,9 @@ async def listen(address: Multiaddr, make_link: MakeLink) -> Listener:
                 enable_auto_pong=False,
                 logger_name=_ws_logger,
             )
+        else:
+            make = doors.fork(lambda: _ws_server(make_link, doors), port)
+            server = open_door(host, port, make, doors.tls if kind == "wss" else None)
     except OSError as error:
         raise Unreachable(f"cannot listen on {address}: {error}") from error
     port = server.sockets[0].getsockname()[1]
@@ -249,10 +263,22 @@ def _url(address: Multiaddr, host: str, port: int) -> str:
     return f"{address.transport}://{netloc}:{port}/"
 
 
-def _upgrade(request: WSUpgradeRequest, make_link: MakeLink) -> WSListener:
-    return WsWire(make_link)
+def _upgrade(request: WSUpgradeRequest, make_link: MakeLink, doors: Doors) -> WSListener:
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+    return WsWire(make_link, (lambda peer: doors.client(peer, forwarded)) if forwarded else None)
 
 
-def _remote(transport: asyncio.BaseTransport) -> Multiaddr:
+def _ws_server(make_link: MakeLink, doors: Doors) -> asyncio.BaseProtocol:
+    """The protocol of one WebSocket that came in, as ``picows.ws_create_server`` makes it."""
+    upgrading = (None, None, False, lambda request: _upgrade(request, make_link, doors), _ws_logger, True)
+    pings = (False, 20, 20, picows.WSAutoPingStrategy.PING_WHEN_IDLE, False)
+    limits = (MAX_WS_FRAME, None, READ_BUFFER)
+    return cast(asyncio.BaseProtocol, WSProtocol(*upgrading, _WS_HANDSHAKE_TIMEOUT, *pings, *limits))
+
+
+def _remote(transport: asyncio.BaseTransport, client: Callable[[str], str] | None = None) -> Multiaddr:
     host, port = (transport.get_extra_info("peername") or ("0.0.0.0", 0))[:2]  # gone already
-    return Multiaddr((("ip6" if ":" in host else "ip4", host.partition("%")[0]), ("tcp", str(port))))
+    host = host.partition("%")[0]
+    if client is not None:
+        host = client(host)
+    return Multiaddr((("ip6" if ":" in host else "ip4", host), ("tcp", str(port))))

@@ -15,6 +15,7 @@ from typing import Any
 
 from ... import __version__
 from ...errors import ConfigError
+from ...libp2p.multiaddr import Multiaddr
 from ...node.announce import AnnounceHandler, DhtAnnouncer
 from ...node.announced import AnnouncedServers
 from ...node.bandwidth import TransferHandler
@@ -26,6 +27,7 @@ from ...node.overview import Overview
 from ...ports import Report
 from ...swarm.announcement import Announcement
 from ..assets import find_assets
+from ..doors import Doors
 from ..host import NativeHost
 from ..http import Origin, parse_http_address, parse_ice_server, serve
 from ..model import Model
@@ -36,7 +38,7 @@ from ..relay import Relay
 from ..relay_metrics import RelayMetrics
 from ..state_dir import StateDir
 from ..swarm_page import SwarmPage
-from . import relay_config, relay_unit
+from . import relay_config, relay_tls, relay_unit
 from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository, seconds
 from .gateway import (
@@ -83,6 +85,7 @@ class RelayOptions:
     api: ApiOptions | None = None
     model_url: str = ""
     state_dir: Path | None = None
+    tls: relay_tls.TlsOptions = relay_tls.NO_TLS
 
 
 @dataclass(slots=True)
@@ -103,13 +106,17 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
     ice_servers = [parse_ice_server(text) for text in options.ice_servers]
     check_api_on_relay(options.api, http_host, options.models)
     check_offer(options.models, options.prefixes, options.model_url, options.repository)
+    relay_tls.check_tls(options.tls, options.announce, options.listen, time.time())
     assets = find_assets()
     if len(options.models) != 1 and options.expose != Exposure.DIRECT:
         raise ConfigError(f"--expose {options.expose} needs --model once: a gateway must know its sizes")
     async with AsyncExitStack() as stack:
         models = await open_models(options.models, options.prefixes, report)
         offered = await offer(models, options.prefixes, options.model_url, options.repository)
-        host, relay, dht = await _join(stack, options)
+        doors = await stack.enter_async_context(
+            relay_tls.opened_doors(options.tls, options.http, options.listen)
+        )
+        host, relay, dht = await _join(stack, options, doors)
         hidden = [one.prefix for one in offered] if options.expose == Exposure.GATEWAY else []
         records = HiddenRecords(dht, hidden, time.time)
         announcements = AnnounceHandler(host, records, relay.has_reservation, time.time)
@@ -124,7 +131,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         swarm = SwarmPage(overview, lambda: _figures(host, relay))
         origin = Origin(
             assets,
-            lambda: [address for address in host.addresses if "/ws/" in address],
+            lambda: list(filter(_for_browsers, host.addresses)),
             __version__,
             offered,
             lambda: _status(host, relay, announcements, gateway),
@@ -132,16 +139,23 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             api,
             [*metrics.routes(), *swarm.routes()],
         )
-        runner, page = await serve(origin, http_host, http_port)
+        runner, page = await serve(origin, http_host, http_port, doors)
         stack.push_async_callback(runner.cleanup)
         yield RunningRelay(host, relay, dht, page, models)
 
 
-async def _join(stack: AsyncExitStack, options: RelayOptions) -> tuple[NativeHost, Relay, DhtNode]:
+def _for_browsers(address: str) -> bool:
+    return Multiaddr.parse(address).transport in ("ws", "wss")
+
+
+async def _join(
+    stack: AsyncExitStack, options: RelayOptions, doors: Doors
+) -> tuple[NativeHost, Relay, DhtNode]:
     """A host that listens, the relay on it, and its node in the swarm."""
     state = StateDir(options.state_dir) if options.state_dir is not None else None
     identity = options.identity_path or (state.identity if state else None)
     host = await open_host(stack, listen=options.listen, announce=options.announce, identity_path=identity)
+    host.network.doors = doors
     relay = Relay(host)
     await host.listen()
     known = state.known_peers() if state else []
@@ -242,6 +256,7 @@ def add_relay_flags(parser: argparse.ArgumentParser) -> None:
         "turn:HOST:PORT,USERNAME,CREDENTIAL, which every visitor can read; repeatable (none)",
     )
     add_listening(parser, DEFAULT_LISTEN)
+    relay_tls.add_tls_flags(parser)
     add_initial_peers(parser, required=False)
     add_repository(parser)
     add_model(parser, required=False, several=True)
@@ -292,6 +307,7 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         relay_api_options(options),
         options.model_url,
         getattr(options, "state_dir", None),
+        relay_tls.tls_options(options),
     )
 
 

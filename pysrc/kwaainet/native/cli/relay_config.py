@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..offered import check_offer
 from .api import check_api_on_relay, relay_api_options
 from .flags import add_command
 from .gateway import gateway_options
+from .relay_tls import check_tls, tls_options
 from .settings import Setting, Settings, lines
 
 Declare = Callable[[argparse.ArgumentParser], Settings]
@@ -67,6 +69,9 @@ def check(settings: dict[str, Setting]) -> None:
     check_offer(options.model or (), options.prefix or (), options.model_url, options.repository)
     gateway_options(options)
     check_api_on_relay(relay_api_options(options), http_host, options.model or ())
+    listen = options.listen or ()
+    for warning in check_tls(tls_options(options), options.announce, listen, time.time()):
+        print(f"soon: {warning}")
     find_assets()
     sources = sorted({setting.source for setting in settings.values() if setting.source != "default"})
     print(f"the settings are fine ({', '.join(sources) or 'all of them are defaults'})")

@@ -31,6 +31,7 @@ After=network-online.target
 
 [Service]
 ExecStart={command} relay --config {config} --state-dir /var/lib/{state} --drain {drain:g}
+ExecReload=kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=2
 KillSignal=SIGTERM

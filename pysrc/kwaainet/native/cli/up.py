@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...libp2p.multiaddr import Multiaddr
 from ...types import BlockRange
 from ..assets import checkout
 from .flags import add_command
@@ -117,6 +118,10 @@ def _words(event: Event) -> str:
     return " ".join(str(word) for word in words if word)
 
 
+def _is_tcp(address: str) -> bool:
+    return Multiaddr.parse(address).transport == "tcp"
+
+
 def _has_display() -> bool:
     return sys.platform in ("darwin", "win32") or bool(
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
@@ -132,7 +137,7 @@ async def _answer(relay: RunningRelay, completion: Completion, *, stream: bool) 
         if stream:
             write_stdout(text)
 
-    addresses = [address for address in relay.host.addresses if "/ws/" not in address]
+    addresses = [address for address in relay.host.addresses if _is_tcp(address)]
     async with joined_completer(addresses[:1], relay.models[0]) as completer:
         count, seconds = await complete(completer, completion, write)
     if stream:
@@ -142,7 +147,7 @@ async def _answer(relay: RunningRelay, completion: Completion, *, stream: bool) 
 
 
 def _snippet(relay: RunningRelay, options: RelayOptions) -> str:
-    address = next(address for address in relay.host.addresses if "/ws/" not in address)
+    address = next(address for address in relay.host.addresses if _is_tcp(address))
     return f"""
 The page is at {relay.http}; Ctrl-C ends everything.
 

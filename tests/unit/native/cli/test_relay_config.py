@@ -36,6 +36,10 @@ def test_show_names_every_setting_and_its_source(
         (["--api"], "--api needs --model"),
         (["--api-sessions", "3"], "--api-sessions does nothing without --api"),
         (["--gateway-history", "0"], "give at least 1 MiB"),
+        (["--tls-cert", "nowhere.pem"], "go together"),
+        (["--tls-cert", "nowhere.pem", "--tls-key", "no"], "--tls-cert nowhere.pem cannot be read"),
+        (["--listen", "/ip4/0.0.0.0/tcp/443/tls/ws"], "needs a certificate"),
+        (["--trusted-proxy", "nobody"], "'nobody' is no IP address"),
     ],
 )
 def test_check_names_what_cannot_work(

@@ -1,6 +1,7 @@
 // Make the npm package kwaainet-web in a folder, and web/examples bundled against it beside it:
 //
-//   node build/sdk.mjs FOLDER      (FOLDER/package, FOLDER/examples)
+//   node build/sdk.mjs FOLDER                  (FOLDER/package, FOLDER/examples)
+//   node build/sdk.mjs FOLDER --serve PORT     (and serve the examples: npm run examples)
 //
 // Rule of the file: the package is what web/sdk exports, in ES modules with declarations, and nothing of the relay's.
 
@@ -9,7 +10,8 @@ import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promi
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { build } from 'esbuild'
+import { build, context } from 'esbuild'
+import { compile as compileSvelte } from 'svelte/compiler'
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
 const SDK = join(ROOT, 'web', 'sdk')
@@ -59,6 +61,17 @@ async function makePackage (folder) {
   await copyFile(join(ROOT, 'LICENSE'), join(folder, 'LICENSE'))
 }
 
+/** Svelte's components as JavaScript. */
+const SVELTE = {
+  name: 'svelte',
+  setup ({ onLoad }) {
+    onLoad({ filter: /\.svelte$/ }, async ({ path }) => {
+      const { js, warnings } = compileSvelte(await readFile(path, 'utf8'), { filename: path, generate: 'client', css: 'injected' })
+      return { contents: js.code, warnings: warnings.map(({ message }) => ({ text: message })) }
+    })
+  }
+}
+
 async function makeExamples (folder, sdk) {
   for (const name of await readdir(EXAMPLES)) {
     const from = join(EXAMPLES, name)
@@ -75,6 +88,8 @@ async function makeExamples (folder, sdk) {
       format: 'esm',
       minify: true,
       jsx: 'automatic',
+      conditions: ['browser', 'production'],
+      plugins: [SVELTE],
       alias: { 'kwaainet-web/define': join(sdk, 'sdk', 'define.js'), 'kwaainet-web': join(sdk, 'sdk', 'index.js') },
       define: { 'process.env.NODE_ENV': '"production"', __VUE_OPTIONS_API__: 'false', __VUE_PROD_DEVTOOLS__: 'false', __VUE_PROD_HYDRATION_MISMATCH_DETAILS__: 'false' },
       logLevel: 'warning'
@@ -82,10 +97,17 @@ async function makeExamples (folder, sdk) {
   }
 }
 
-const [target] = process.argv.slice(2)
-if (target === undefined) throw new Error('usage: node build/sdk.mjs FOLDER')
+/** Until interrupted, on this machine only. */
+async function serve (folder, port) {
+  const server = await (await context({})).serve({ servedir: folder, host: '127.0.0.1', port })
+  for (const name of await readdir(EXAMPLES)) console.log(`http://localhost:${server.port}/${name}/`)
+}
+
+const [target, flag, port] = process.argv.slice(2)
+if (target === undefined || (flag !== undefined && flag !== '--serve')) throw new Error('usage: node build/sdk.mjs FOLDER [--serve PORT]')
 const folder = resolve(target)
 await rm(folder, { recursive: true, force: true })
 await mkdir(folder, { recursive: true })
 await makePackage(join(folder, 'package'))
 await makeExamples(join(folder, 'examples'), join(folder, 'package'))
+if (flag === '--serve') await serve(join(folder, 'examples'), Number(port))

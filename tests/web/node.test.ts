@@ -121,11 +121,12 @@ test('progress, peers, work and receipts are events of their own', async () => {
   network().say({ type: 'peers', peers: [report('A')] })
   network().say({ type: 'peers', peers: [report('B')] })
   worker().say({ type: 'serving', sessions: 1, tokens_done: 7, leaving_in: 0 })
-  worker().say({ type: 'receipt', peer: 'B', blocks: [0, 3], tokens: 7, seconds: 2 })
+  const receipt = { kind: 'session', peer: 'B', model: 'tiny', blocks: [0, 3], tokens: 7 }
+  worker().say({ type: 'receipt', ...receipt, bytes_in: 10, bytes_out: 20, started: 1.5, ended: 3, error: '' })
+  worker().say({ type: 'receipt', ...receipt, bytes_in: 10, bytes_out: 20, started: 1.5, ended: 3, error: 'gone' })
   const peer = (id: string): object => ({ id, kind: 'webrtc', rttMs: 2, bytesIn: 1, bytesOut: 3 })
-  const { at, ...receipt } = heard.pop() as { at: Date }
-  assert.ok(at instanceof Date)
-  assert.deepEqual(receipt, { peer: 'B', blocks: [0, 3], tokens: 7, seconds: 2 })
+  const whole = { ...receipt, bytesIn: 10, bytesOut: 20, started: new Date(1500), ended: new Date(3000) }
+  assert.deepEqual(heard.splice(3), [whole, { ...whole, error: 'gone' }])
   assert.deepEqual(heard, [
     { peers: [peer('A')], joined: ['A'], left: [] }, { peers: [peer('B')], joined: ['B'], left: ['A'] }, { sessions: 1, tokensDone: 7 }
   ])

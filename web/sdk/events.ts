@@ -45,8 +45,28 @@ export interface PeerChange { peers: Peer[], joined: string[], left: string[] }
 /** What the node does: open sessions; since it started, tokens computed, steps and prompts answered, and seconds that its engine computed. */
 export interface Work { sessions: number, tokensDone: number, requestsDone?: number, busySeconds?: number }
 
-/** A session that this node served and that has ended; `blocks` without the second. */
-export interface Receipt { peer: string, blocks: [number, number], tokens: number, seconds: number, at: Date }
+/**
+ * What this node computed for somebody: one session, or one request without a session, that has ended. It is the
+ * node's own word about its own work, told to its own page; nobody else has signed or checked it.
+ */
+export interface Receipt {
+  /** `session`: a text as it was generated; `forward` and `backward`: one request of somebody who evaluates or trains. */
+  kind: 'session' | 'forward' | 'backward'
+  /** The peer id of who asked, as its connection proved it. */
+  peer: string
+  model: string
+  /** Those of the model that were computed, without the second. */
+  blocks: [number, number]
+  /** Positions that were computed, each row of a batch counted. */
+  tokens: number
+  /** Bytes of requests taken and of answers sent, before encryption. */
+  bytesIn: number
+  bytesOut: number
+  started: Date
+  ended: Date
+  /** Why it ended before its time, such as a caller that vanished; absent where all went well. */
+  error?: string
+}
 
 /** Who serves in this browser, where this tab does not. */
 export interface Elsewhere { peerId?: string, title: string, since: Date }

@@ -232,8 +232,10 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
 
   #onReceipt ({ receipt }: NodeEvent): void {
     if (receipt === undefined) return
-    const [start = 0, end = 0] = receipt.blocks
-    this.emit('receipt', { ...receipt, blocks: [start, end], at: new Date() })
+    const { bytes_in: bytesIn, bytes_out: bytesOut, blocks: [start = 0, end = 0], started, ended, error, ...rest } = receipt
+    this.emit('receipt', {
+      ...rest, blocks: [start, end], bytesIn, bytesOut, started: new Date(started * 1e3), ended: new Date(ended * 1e3), ...(error === '' ? {} : { error })
+    })
   }
 
   #fail (error: Error): void {

@@ -84,13 +84,19 @@ export interface Serving {
   leaving_in: number
 }
 
-/** A session that this node served has ended: for whom, which blocks, how many tokens in what time. */
+/** A session or request that this node served has ended; see ``kwaainet.node.receipts``. */
 export interface Receipt {
   type: "receipt"
+  kind: "session" | "forward" | "backward"
   peer: string
+  model: string
   blocks: number[]
   tokens: number
-  seconds: number
+  bytes_in: number
+  bytes_out: number
+  started: number
+  ended: number
+  error: string
 }
 
 /** How many threads compute on the processor; ``message`` says why not as many as were asked for. */

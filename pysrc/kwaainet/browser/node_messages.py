@@ -115,13 +115,19 @@ class Serving(TypedDict):
 
 
 class Receipt(TypedDict):
-    """A session that this node served has ended: for whom, which blocks, how many tokens in what time."""
+    """A session or request that this node served has ended; see ``kwaainet.node.receipts``."""
 
     type: Literal["receipt"]
+    kind: Literal["session", "forward", "backward"]
     peer: str
+    model: str
     blocks: list[int]
     tokens: int
-    seconds: float
+    bytes_in: int
+    bytes_out: int
+    started: float
+    ended: float
+    error: str
 
 
 class Threads(TypedDict):

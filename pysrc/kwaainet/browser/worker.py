@@ -20,6 +20,7 @@ from ..node.bandwidth import Bandwidth
 from ..node.config import NodeConfig, parse_blocks
 from ..node.directory import directory_reader
 from ..node.limits import Allowance, Facts, Limits, allow
+from ..node.receipts import Receipt
 from ..node.server import ServerNode
 from ..ports import Clock
 from ..swarm.announcement import PROTOCOL
@@ -95,6 +96,7 @@ class Tab:
         config.check_model(manifest.config)
         relay = relay_of(asked["relays"])
         files = JsFiles(bridge)
+        tell = reporter(bridge)
         node = ServerNode(
             config,
             host=host,
@@ -108,8 +110,9 @@ class Tab:
             read_servers=directory_reader(host, relay),
             chance=random.random,
             bandwidth=Bandwidth(host, [relay], time.perf_counter),
+            on_receipt=lambda receipt: tell(told(receipt)),
         )
-        return cls(node, host, relay, reporter(bridge))
+        return cls(node, host, relay, tell)
 
     def leave(self, drain: float) -> None:
         """The page says stop, and for how many seconds the node may go on serving; the least counts."""
@@ -229,6 +232,23 @@ def loading(progress: Progress) -> messages.LoadProgress:
         "total": progress.total,
         "cached": progress.cached,
         "rate": 0.0,
+    }
+
+
+def told(receipt: Receipt) -> node_messages.Receipt:
+    """A receipt as the page takes it."""
+    return {
+        "type": "receipt",
+        "kind": receipt.kind,
+        "peer": str(receipt.peer),
+        "model": receipt.model,
+        "blocks": [receipt.blocks.start, receipt.blocks.end],
+        "tokens": receipt.tokens,
+        "bytes_in": receipt.bytes_in,
+        "bytes_out": receipt.bytes_out,
+        "started": receipt.started,
+        "ended": receipt.ended,
+        "error": receipt.error,
     }
 
 

@@ -31,8 +31,9 @@ class Page:
 
     ``bytes_received`` counts what the network brought to the page and its workers, headers
     included, compressed as sent; ``requests`` lists the addresses they asked for; both stay empty unless
-    the page was made with ``watch_network``. ``workers`` are
-    those running now: their scripts' addresses by DevTools session. ``ended`` is done when the tab
+    the page was made with ``watch_network``; those of WebSockets are listed, too. ``workers`` are
+    those running now, also those of frames: their scripts' addresses by DevTools session; ``frames`` likewise
+    the frames of other sites, which have processes of their own. ``ended`` is done when the tab
     is closed or crashed or its browser is gone.
     """
 
@@ -47,6 +48,7 @@ class Page:
         self.bytes_received = 0
         self.requests: list[str] = []
         self.workers: dict[str, str] = {}
+        self.frames: dict[str, str] = {}
 
     @classmethod
     async def attach(cls, devtools: DevTools, target: str, watch_network: bool = False) -> Page:
@@ -76,10 +78,15 @@ class Page:
 
     async def evaluate(self, expression: str, timeout: float | None = 60.0) -> Any:
         """The JSON value of a JavaScript expression; a promise is awaited. ``LocalError`` if it throws."""
-        answer = await self._call(
+        return await self.evaluate_in(self._session, expression, timeout)
+
+    async def evaluate_in(self, session: str, expression: str, timeout: float | None = 60.0) -> Any:
+        """``evaluate``, in one of ``frames`` or ``workers``."""
+        answer = await self._devtools.call(
             "Runtime.evaluate",
             {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
-            timeout,
+            session=session,
+            timeout=timeout,
         )
         if "exceptionDetails" in answer:
             raise LocalError(f"the page's script failed: {_thrown(answer['exceptionDetails'])}")
@@ -117,7 +124,7 @@ class Page:
         return base64.b64decode(answer["data"])
 
     async def worker_command(self, worker: str, method: str, params: JsonObject | None = None) -> JsonObject:
-        """One DevTools command to one of ``workers``; ``LocalError`` if it refuses or has ended."""
+        """One DevTools command to one of ``workers`` or ``frames``; ``LocalError`` if it refuses or ended."""
         return await self._devtools.call(method, params, session=worker)
 
     async def command(self, method: str, params: JsonObject | None = None) -> JsonObject:
@@ -154,8 +161,8 @@ class Page:
         follow = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
         await self._devtools.call("Target.setAutoAttach", follow, session=session)
 
-    def _attach_worker(self, session: str, url: str) -> None:
-        self.workers[session] = url
+    def _attach(self, session: str, kind: str, url: str) -> None:
+        (self.frames if kind == "iframe" else self.workers)[session] = url
         self._devtools.on_events(session, partial(self._handle_worker, session))
         task = asyncio.create_task(self._release_worker(session))
         self._attaching.add(task)
@@ -188,14 +195,15 @@ class Page:
 
     def _handle_worker(self, session: str, method: str, params: JsonObject) -> None:
         if method == ENDED:
-            del self.workers[session]
+            self.workers.pop(session, None)
+            self.frames.pop(session, None)
         else:
             self._handle_any(method, params)
 
     def _handle_any(self, method: str, params: JsonObject) -> None:
         match method:
             case "Target.attachedToTarget":
-                self._attach_worker(params["sessionId"], params["targetInfo"]["url"])
+                self._attach(params["sessionId"], params["targetInfo"]["type"], params["targetInfo"]["url"])
             case "Runtime.consoleAPICalled":
                 words = (str(one.get("value", one.get("description", ""))) for one in params["args"])
                 log.log(LEVELS.get(params["type"], logging.DEBUG), "page: %s", " ".join(words))
@@ -203,6 +211,8 @@ class Page:
                 log.error("page: uncaught %s", _thrown(params["exceptionDetails"]))
             case "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
+            case "Network.webSocketCreated":
+                self.requests.append(params["url"])
             case "Network.loadingFinished":
                 self.bytes_received += int(params["encodedDataLength"])
 

@@ -90,7 +90,8 @@ class HostedSpan:
         admission = Admission(config.total_tokens(llama), config.max_sessions)
         self._span = ServedSpan(admission, config.max_run_tokens, self._on_device_lost, self._permission.pace)
         self._training = self._train()
-        self._handler = TransformerConnectionHandler(config, llama, self._span, self._training)
+        receipts = self._around.receipts
+        self._handler = TransformerConnectionHandler(config, llama, self._span, self._training, receipts)
         self._keep_to_permission()
 
     def _choose_weights(self) -> WeightFormat:

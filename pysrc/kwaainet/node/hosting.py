@@ -19,6 +19,7 @@ from .limits import Reason
 from .model import LoadStats
 from .models import ModelHosts
 from .rates import Rates
+from .receipts import Receipts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Surroundings:
     read_servers: ReadServers | None
     chance: Callable[[], float]  # uniform in 0 to 1
     bandwidth: Bandwidth | None = None
+    receipts: Receipts | None = None
 
 
 @dataclass(frozen=True, slots=True)

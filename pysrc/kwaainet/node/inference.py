@@ -19,6 +19,7 @@ from .gradients import no_gradients
 from .inbox import Arrival, Inbox
 from .prompted import PromptedCache
 from .push import PushedSteps, Pusher
+from .receipts import Tally
 from .runner import Runner, RunnerCache, Training
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 class SessionServer:
     """One session on one stream; ``serve`` returns when it has ended and raises when it failed.
 
-    Steps also come from ``pushed``, and outputs go on to the next server through ``pusher``.
+    Steps also come from ``pushed``, and outputs go on to the next server through ``pusher``. ``tally``
+    counts what is computed and answered.
     """
 
     def __init__(
@@ -38,10 +40,11 @@ class SessionServer:
         config: NodeConfig,
         pushed: PushedSteps,
         pusher: Pusher,
+        tally: Tally,
         training: Training | None = None,
     ) -> None:
         self._stream, self._session, self._span, self._config = stream, session, span, config
-        self._pushed, self._pusher, self._training = pushed, pusher, training
+        self._pushed, self._pusher, self._tally, self._training = pushed, pusher, tally, training
         self._cache: RunnerCache | None = None
 
     async def serve(self) -> None:
@@ -61,6 +64,7 @@ class SessionServer:
             arrival = await inbox.receive(self._config.step_timeout)
             if arrival.message is None and arrival.pushed is None:
                 return
+            self._tally.bytes_in += arrival.size
             for command in self._understand(arrival):
                 await self._carry_out(command, inbox, resources)
 
@@ -83,6 +87,7 @@ class SessionServer:
                 opening = self._span.open_cache(batch, max_length, timeout, blocks, peer)
                 self._cache = await inbox.unless_gone(resources.enter_async_context(opening))
                 self._cache.on_lost = inbox.fail
+                self._tally.blocks = self._session.blocks
                 if self._session.key is not None:
                     resources.enter_context(self._pushed.session(self._session.key, inbox))
             case Truncate(length):
@@ -102,6 +107,7 @@ class SessionServer:
                 raise no_gradients()
             self._cache = PromptedCache(self._training, self._session.blocks, run.prompts)
         output = run.reply.pack(await self._open_cache().run(run.hidden, inbox.is_open))
+        self._tally.tokens += run.hidden.shape[0] * run.hidden.shape[1]
         if run.onward is not None:
             self._pusher.send(run.onward, output)
         await self._reply(output)
@@ -111,4 +117,6 @@ class SessionServer:
         return self._cache
 
     async def _reply(self, tensor: Tensor) -> None:
-        await self._stream.send(ExpertResponse(tensors=(tensor,)).encode())
+        message = ExpertResponse(tensors=(tensor,)).encode()
+        await self._stream.send(message)
+        self._tally.bytes_out += len(message)

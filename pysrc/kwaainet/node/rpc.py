@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 from .. import __version__
@@ -39,6 +39,7 @@ from .config import NodeConfig
 from .gradients import no_gradients
 from .inference import SessionServer
 from .push import PushCounts, PushedSteps, Pusher
+from .receipts import Kind, Receipts, Tally
 from .runner import Runner, Training
 
 SERVICE = "TransformerConnectionHandler"
@@ -52,7 +53,7 @@ class TransformerConnectionHandler:
     """Answers for the blocks of ``config`` of a model; ``span`` may have no engine yet.
 
     Without ``gradients`` it refuses to train: rpc_backward, and deep prompts wherever they come.
-    ``sessions`` counts the inference sessions being served.
+    ``sessions`` counts the inference sessions being served; ``receipts`` hear of all that was computed.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class TransformerConnectionHandler:
         model: ModelConfig,
         span: Runner,
         gradients: Training | None = None,
+        receipts: Receipts | None = None,
     ) -> None:
         config.check_model(model)
         self._config, self._span, self._gradients = config, span, gradients
+        self._receipts = receipts or Receipts()
         self._limits = Limits(model.hidden_size, config.max_length(model))
         self._pushed = PushedSteps()
         self._host: Host | None = None
@@ -105,16 +108,22 @@ class TransformerConnectionHandler:
     async def rpc_forward(self, peer: PeerId, request: bytes) -> bytes:
         """Hidden states [batch, n, hidden] through the blocks asked for, without a session."""
         message = ExpertRequest.decode(request)
-        async with self._time_limit():
-            output = await self._forward(message, list(message.tensors), peer)
-        return _unary([output], "rpc_forward_stream")
+        with self._counting("forward", peer) as tally:
+            async with self._time_limit():
+                output = await self._forward(message, list(message.tensors), peer, tally)
+            reply = _unary([output], "rpc_forward_stream")
+            tally.bytes_in, tally.bytes_out = len(request), len(reply)
+        return reply
 
     async def rpc_backward(self, peer: PeerId, request: bytes) -> bytes:
         """The gradient of hidden states, given that of the output; then that of deep prompts, if any."""
         message = ExpertRequest.decode(request)
-        async with self._time_limit():
-            outputs = await self._backward(message, list(message.tensors))
-        return _unary(outputs, "rpc_backward_stream")
+        with self._counting("backward", peer) as tally:
+            async with self._time_limit():
+                outputs = await self._backward(message, list(message.tensors), tally)
+            reply = _unary(outputs, "rpc_backward_stream")
+            tally.bytes_in, tally.bytes_out = len(request), len(reply)
+        return reply
 
     async def rpc_push(self, peer: PeerId, request: bytes) -> bytes:
         """A step's input, straight from the server before us; the session takes what comes first.
@@ -139,31 +148,40 @@ class TransformerConnectionHandler:
         pusher = Pusher(self._host, self.rpc_push, self._pushed.counts)
         self.sessions += 1
         try:
-            server = SessionServer(
-                stream, session, self._span, self._config, self._pushed, pusher, self._gradients
-            )
-            await server.serve()
+            with self._counting("session", stream.remote_peer) as tally:
+                server = SessionServer(
+                    stream, session, self._span, self._config, self._pushed, pusher, tally, self._gradients
+                )
+                await server.serve()
         finally:
             self.sessions -= 1
 
     async def rpc_forward_stream(self, stream: Stream) -> None:
         """``rpc_forward`` for what does not fit one message: tensors come and go in parts."""
-        async with self._time_limit():
-            request, inputs = await self._gather(stream)
-            await _send_parts(stream, [await self._forward(request, inputs, stream.remote_peer)])
+        with self._counting("forward", stream.remote_peer) as tally:
+            async with self._time_limit():
+                request, inputs = await self._gather(stream, tally)
+                output = await self._forward(request, inputs, stream.remote_peer, tally)
+                await _send_parts(stream, [output], tally)
 
     async def rpc_backward_stream(self, stream: Stream) -> None:
         """``rpc_backward`` for what does not fit one message."""
-        async with self._time_limit():
-            if self._gradients is None:
-                await stream.receive()  # the caller hears of it while it still sends
-                raise no_gradients()
-            request, inputs = await self._gather(stream)
-            await _send_parts(stream, await self._backward(request, inputs))
+        with self._counting("backward", stream.remote_peer) as tally:
+            async with self._time_limit():
+                if self._gradients is None:
+                    await stream.receive()  # the caller hears of it while it still sends
+                    raise no_gradients()
+                request, inputs = await self._gather(stream, tally)
+                await _send_parts(stream, await self._backward(request, inputs, tally), tally)
 
     # --- shared -----------------------------------------------------------------------------------
 
-    async def _forward(self, request: ExpertRequest, inputs: list[Tensor], peer: PeerId) -> Tensor:
+    def _counting(self, kind: Kind, peer: PeerId) -> AbstractContextManager[Tally]:
+        return self._receipts.counting(kind, peer, self._config.prefix, self._config.blocks)
+
+    async def _forward(
+        self, request: ExpertRequest, inputs: list[Tensor], peer: PeerId, tally: Tally
+    ) -> Tensor:
         asked, options = self._asked(request), tensors.metadata(request)
         given = tensors.arguments(inputs, options.get("args_structure"))
         hidden, prompts = (*given, None, None)[:2]
@@ -178,9 +196,10 @@ class TransformerConnectionHandler:
         else:
             within = blocks.within(asked, self._config.blocks)
             output = await self._span.forward(states, self._config.request_timeout, within, peer)
+        tally.blocks, tally.tokens = asked, states.shape[0] * states.shape[1]
         return reply.pack(output)
 
-    async def _backward(self, request: ExpertRequest, inputs: list[Tensor]) -> list[Tensor]:
+    async def _backward(self, request: ExpertRequest, inputs: list[Tensor], tally: Tally) -> list[Tensor]:
         asked, options = self._asked(request), tensors.metadata(request)
         given = tensors.arguments(inputs, options.get("args_structure"))
         hidden, grad, prompts = (*given, None, None, None)[:3]
@@ -195,6 +214,7 @@ class TransformerConnectionHandler:
         deep = tensors.unpack_hidden(prompts) if prompted and prompts is not None else None
         states, gradient = tensors.unpack_hidden(hidden), tensors.unpack_hidden(grad)
         found = await training.backward(states, gradient, asked, deep)
+        tally.blocks, tally.tokens = asked, states.shape[0] * states.shape[1]
         return [reply.pack(one) for reply, one in zip(replies, found, strict=False) if one is not None]
 
     def _asked(self, request: ExpertRequest) -> BlockRange:
@@ -205,7 +225,7 @@ class TransformerConnectionHandler:
             raise no_gradients()
         return self._gradients
 
-    async def _gather(self, stream: Stream) -> tuple[ExpertRequest, list[Tensor]]:
+    async def _gather(self, stream: Stream, tally: Tally) -> tuple[ExpertRequest, list[Tensor]]:
         """(the first message, the whole tensors of all messages)."""
         first: ExpertRequest | None = None
         joiner = TensorJoiner()
@@ -224,6 +244,7 @@ class TransformerConnectionHandler:
                 raise RequestError(f"block uids differ within one request: {request.uid[:200]!r}")
             inputs += [whole for part in request.tensors if (whole := joiner.add(part)) is not None]
         joiner.finish()
+        tally.bytes_in = size
         if first is None:
             raise RequestError("the request ended before its first message")
         return first, inputs
@@ -262,10 +283,12 @@ def _unary(outputs: list[Tensor], stream: str) -> bytes:
     return reply
 
 
-async def _send_parts(stream: Stream, outputs: list[Tensor]) -> None:
+async def _send_parts(stream: Stream, outputs: list[Tensor], tally: Tally) -> None:
     for output in outputs:
         for part in split_for_streaming(output, MAX_PART_SIZE):
-            await stream.send(ExpertResponse(tensors=(part,)).encode())
+            message = ExpertResponse(tensors=(part,)).encode()
+            await stream.send(message)
+            tally.bytes_out += len(message)
 
 
 def _schemas(hidden_size: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from .limits import Allowance, Reason
 from .model import LoadStats
 from .models import ModelHosts
 from .rates import Rates
+from .receipts import Receipts, Receive
 from .rpc import answer_pings
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class ServerNode:
     ``read_servers`` and ``chance`` (uniform in 0 to 1) are needed by a model whose place is to be
     chosen; with them it also tells how far the servers after it are, and borrows what it cannot fetch.
     ``bandwidth`` is measured while it serves; without it, what the configuration says is announced.
+    ``on_receipt`` hears of each session or request that was served, when it has ended.
     """
 
     def __init__(
@@ -90,13 +92,15 @@ class ServerNode:
         read_servers: ReadServers | None = None,
         chance: Callable[[], float] = lambda: 0.5,
         bandwidth: Bandwidth | None = None,
+        on_receipt: Receive | None = None,
     ) -> None:
         self._config, self._host, self._now = config, host, now
         self._announcer = announcer
         self._bandwidth = bandwidth
         self._measuring: asyncio.Task[None] | None = None
         hosts = ModelHosts(host)
-        self._around = Surroundings(hosts, store, announcer, now, read_servers, chance, bandwidth)
+        receipts = Receipts(now, on_receipt)
+        self._around = Surroundings(hosts, store, announcer, now, read_servers, chance, bandwidth, receipts)
         self._lender = Lender(store, now)
         self._spans: list[HostedSpan] = []
         self._report: Report = lambda progress: None

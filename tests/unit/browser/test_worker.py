@@ -11,6 +11,7 @@ import pytest
 
 from kwaainet.browser.host import BrowserHost
 from kwaainet.errors import ConfigError, EngineError
+from kwaainet.node.receipts import Receipt
 from kwaainet.swarm.announcement import PROTOCOL
 from kwaainet.testing.clock import now, run
 from kwaainet.types import BlockRange, PeerId, Progress
@@ -220,6 +221,23 @@ def test_a_relay_that_returned_is_told_again(worker: ModuleType, network: Any) -
         serving.cancel()
 
     run(main())
+
+
+def test_a_receipt_reaches_the_page_in_plain_words(worker: ModuleType) -> None:
+    receipt = Receipt("session", RELAY, "tiny", BlockRange(2, 5), 7, 100, 200, 1.5, 3.0)
+    assert worker.told(receipt) == {
+        "type": "receipt",
+        "kind": "session",
+        "peer": str(RELAY),
+        "model": "tiny",
+        "blocks": [2, 5],
+        "tokens": 7,
+        "bytes_in": 100,
+        "bytes_out": 200,
+        "started": 1.5,
+        "ended": 3.0,
+        "error": "",
+    }
 
 
 def test_the_relay_is_read_off_its_address(worker: ModuleType) -> None:

@@ -66,6 +66,29 @@ def test_events_console_and_bytes_of_a_page_and_its_worker(
     assert ("ERROR", "page: from the worker") in lines
 
 
+def test_frames_of_other_sites_and_their_workers_are_watched(site: str) -> None:
+    async def main() -> None:
+        async with await Browser.launch(flags=["--site-per-process"]) as browser:
+            page = await browser.open_page(site, watch_network=True)
+            other = site.replace("127.0.0.1", "localhost")
+            frame = "document.createElement('iframe')"
+            await page.evaluate(f"void document.body.append(Object.assign({frame}, {{ src: '{other}' }}))")
+            async with asyncio.timeout(10):
+                while f"{other}data.bin" not in page.requests or len(page.workers) < 2:
+                    await asyncio.sleep(0.01)
+            (session,) = page.frames
+            assert await page.evaluate_in(session, "location.href") == other
+            assert f"{other}worker.js" in page.workers.values()
+            await page.evaluate(
+                "new WebSocket('ws://127.0.0.1:1/'); document.querySelector('iframe').remove()"
+            )
+            async with asyncio.timeout(10):
+                while page.frames or "ws://127.0.0.1:1/" not in page.requests:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
 def test_an_event_can_be_heard_in_the_document_that_is_open() -> None:
     async def main() -> None:
         heard: list[Any] = []

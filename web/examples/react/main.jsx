@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from 'react'
 import { createRoot } from 'react-dom/client'
 
 const query = new URLSearchParams(location.search)
-const relay = query.get('relay') ?? location.origin
+const relay = query.get('relay') ?? 'http://127.0.0.1:8080'
 const options = query.has('backend') ? { backend: query.get('backend') } : {}
 
 function Contribute () {

@@ -1,7 +1,7 @@
 // A chat in plain HTML: createClient, an answer as it comes, and a button that would abort it.
 import { createClient } from 'kwaainet-web'
 
-const relay = new URLSearchParams(location.search).get('relay') ?? location.origin
+const relay = new URLSearchParams(location.search).get('relay') ?? 'http://127.0.0.1:8080'
 const client = createClient({ relay })
 const form = document.querySelector('form')
 const output = document.querySelector('output')

@@ -3,7 +3,7 @@ import 'kwaainet-web/define'
 import { createApp, h, ref } from 'vue'
 
 const query = new URLSearchParams(location.search)
-const relay = query.get('relay') ?? location.origin
+const relay = query.get('relay') ?? 'http://127.0.0.1:8080'
 const options = query.has('backend') ? { backend: query.get('backend') } : {}
 const state = ref('idle')
 

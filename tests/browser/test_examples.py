@@ -1,0 +1,100 @@
+"""web/examples, built from npm packages and served from another origin, under a strict policy.
+
+Each one contributes a tab that answers the chat of the plain example.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser.hosting import BUTTON, Host, frame_of, one_line, only_ours, shows, strict, visiting
+from browser.talking import generated, write_talking_model
+from interop.running import relay, run_sdk_build
+
+from kwaainet.native.chromium import Browser
+from kwaainet.native.page import Page
+
+PREFIX = "talking-llama"
+QUESTION, TOKENS = "Hi", 16  # as in web/examples/vanilla
+CLICK = BUTTON.format("start") + ".click()"
+STATE = "document.querySelector('output').textContent"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_talking_model(tmp_path_factory.mktemp("model") / "talking")
+
+
+@pytest.fixture(scope="module")
+def origin(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    with relay(tmp_path_factory.mktemp("relay"), "--model", model, "--prefix", PREFIX) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_sdk_build(tmp_path_factory.mktemp("sdk")) / "examples"
+
+
+async def contribute(page: Page, address: str) -> None:
+    """Open an example and press its panel's button."""
+    await page.goto(address)
+    await shows(page, f"{BUTTON.format('start')}?.hidden", "False")
+    await page.evaluate(CLICK)
+    await shows(page, STATE, "serving")
+
+
+async def ask(chat: Page) -> str:
+    """The answer in the plain example."""
+    await chat.evaluate(
+        "delete document.querySelector('output').dataset.done; document.querySelector('button').click()"
+    )
+    await shows(chat, f"JSON.stringify([{STATE}, document.querySelector('output').dataset])", '"done":"true"')
+    return str(await chat.evaluate(STATE))
+
+
+def test_each_example_contributes_a_tab_that_answers_the_plain_one(
+    origin: dict[str, Any], examples: Path, model: Path
+) -> None:
+    async def main() -> None:
+        host = Host(strict(origin), folder=examples, relay=origin["http"])
+        query = f"index.html?backend=wasm&relay={origin['http']}"
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(host.open())
+            browser = await stack.enter_async_context(await Browser.launch())
+            page, chat = [await browser.new_page(watch_network=True) for _ in range(2)]
+            await chat.goto(f"{host.url}/vanilla/{query}")
+            await contribute(page, f"{host.url}/react/{query}")
+            answer = await ask(chat)
+            assert answer == await generated(model, PREFIX, origin["tcp"], QUESTION, TOKENS)
+            await contribute(page, f"{host.url}/vue/{query}")
+            assert await ask(chat) == answer
+            await contribute(page, f"{host.url}/svelte/{query}")
+            assert await ask(chat) == answer
+            for each in (page, chat):
+                only_ours(each, host, origin)
+
+    asyncio.run(main())
+
+
+def test_one_line_contributes_in_a_frame_of_the_relays_origin(
+    origin: dict[str, Any], examples: Path, model: Path
+) -> None:
+    async def main() -> None:
+        host = Host(one_line(origin), folder=examples, relay=origin["http"])
+        async with visiting(host, "/script/index.html") as page:
+            frame = await frame_of(page)
+            asked = await page.evaluate_in(frame, "({ ...document.querySelector('kwaai-node').limits })")
+            assert asked == {"duty": 0.5, "memoryBytes": 2048e6}
+            assert page.workers == {}, "nothing runs before the visitor agrees"
+            await page.evaluate_in(frame, CLICK)
+            await shows(page, "document.querySelector('kwaai-node').status().state", "serving", frame)
+            assert await generated(model, PREFIX, origin["tcp"], QUESTION, TOKENS) != ""
+            only_ours(page, host, origin)
+
+    asyncio.run(main())

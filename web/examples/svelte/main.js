@@ -1,0 +1,4 @@
+import { mount } from 'svelte'
+import Contribute from './Contribute.svelte'
+
+mount(Contribute, { target: document.querySelector('main') })

@@ -55,3 +55,12 @@ test('blocks are checked against the model before anything is loaded', () => {
   assert.throws(() => { checkBlocks('2:5', 4) }, /the model has 0:4/)
   for (const wrong of ['auto:0', 'auto:5']) assert.throws(() => { checkBlocks(wrong, 4) }, /the model has 4 blocks/, wrong)
 })
+
+test('it is seen whose clock is wrong, and by how much; who does not tell the time is believed to have ours', () => {
+  const document = { relay: [RELAY], model: MODEL, workers }
+  assert.equal(readOrigin('http://x', { ...document, time: 1000 }, 4600).ahead, 3600)
+  assert.equal(readOrigin('http://x', { ...document, time: 4600 }, 1000).ahead, -3600)
+  assert.equal(readOrigin('http://x', { ...document, time: 1000 }, 1009).ahead, 0)
+  assert.equal(readOrigin('http://x', document, 1000).ahead, 0)
+  assert.equal(readOrigin('http://x', { ...document, time: 'noon' }, 1000).ahead, 0)
+})

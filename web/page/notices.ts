@@ -18,6 +18,7 @@ export class Watch {
   #beat = Date.now()
   #hiddenSince: number | null = null
   #lostSince: number | null = null
+  #ahead: number | undefined
 
   constructor (serves: () => boolean) {
     setInterval(() => {
@@ -45,6 +46,12 @@ export class Watch {
       notice(NOTICES.found((performance.now() - this.#lostSince) / 1000))
       this.#lostSince = null
     }
+  }
+
+  /** Said once a start. */
+  clock (ahead: number | undefined): void {
+    if (ahead !== undefined && ahead !== this.#ahead) notice(NOTICES.clock(ahead))
+    this.#ahead = ahead
   }
 
   /** A node that ended waits for no relay. */

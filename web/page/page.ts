@@ -48,6 +48,7 @@ const watch = new Watch(() => !isOver(node.status()))
 node.addEventListener('state', ({ detail }) => {
   showState(detail)
   watch.relay(detail.relay)
+  watch.clock(detail.clockAhead)
   if (detail.state === 'serving' || detail.state === 'paused') figures ??= new Figures(threads)
   if (isOver(detail)) ended()
 })

@@ -105,6 +105,7 @@ export const NOTICES = {
   lost: 'The relay was lost. Trying again; nothing needs to be done.',
   found: (seconds: number) => `Connected to the relay again after ${duration(seconds)}.`,
   slept: (seconds: number) => `This machine slept for ${duration(seconds)}. Going on.`,
+  clock: (ahead: number) => `This machine's clock is ${duration(Math.abs(ahead))} ${ahead > 0 ? 'fast' : 'slow'}. The relay's time is used; set the clock when you can.`,
   offline: 'This machine has no network. Going on when it is back.',
   online: 'The network is back.',
   hidden: (seconds: number) => `This tab was hidden for ${duration(seconds)} and went on serving.`,

@@ -88,6 +88,8 @@ export interface NodeStatus {
   weights?: string
   /** How many threads compute on the processor; `message` says why not as many as were asked for. */
   threads?: { count: number, message: string }
+  /** Seconds that this machine's clock is ahead of the relay's, where it is wrong; the node lives by the relay's. */
+  clockAhead?: number
   /** How the relay is reached. */
   relay?: 'connecting' | 'reserved' | 'lost'
   progress?: Progress

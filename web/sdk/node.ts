@@ -183,6 +183,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     if (name === 'progress') this.#onProgress(event)
     else if (name === 'storage') this.#onStorage(event)
     else if (name === 'threads') this.#tell(this.#status.state, { threads: { count: event.threads ?? 1, message: event.message ?? '' } })
+    else if (name === 'clock') this.#tell(this.#status.state, { clockAhead: event.ahead ?? 0 })
     else if (name === 'peers') this.#onPeers((event.peers ?? []).map(toPeer))
     else if (name === 'serving') this.#onServing(event)
     else if (name === 'receipt') this.#onReceipt(event)

@@ -10,9 +10,12 @@ export interface Workers { network: string, node: string, client: string }
 export interface OfferedModel extends Model { bytes: number }
 
 /** `models` has at least one; the first is for who names none. */
-export interface Origin { url: string, relays: string[], iceServers: IceServer[], models: OfferedModel[], workers: Workers, version: string }
+/** `ahead`: seconds that this machine's clock is ahead of the relay's, 0 where it is about right. */
+export interface Origin { url: string, relays: string[], iceServers: IceServer[], models: OfferedModel[], workers: Workers, version: string, ahead: number }
 
 const MOST_MODELS = 64
+
+const CLOCK_ERROR = 10 // s that a clock may be wrong
 
 /** Of the messages between this SDK and a relay's workers: raised when an older side cannot understand them. */
 export const API_VERSION = 1
@@ -21,19 +24,20 @@ export const API_VERSION = 1
 export async function askOrigin (relay: string | URL, model = '', signal?: AbortSignal): Promise<Origin & { model: OfferedModel }> {
   if (!URL.canParse(relay)) throw new Error(`${relay} is no address of a relay; give its page's, such as https://relay.example`)
   const url = new URL(relay).origin
+  const asked = Date.now()
   const response = await fetch(new URL('/kwaainet.json', url), { cache: 'no-store', ...(signal === undefined ? {} : { signal }) }).catch(() => null)
   signal?.throwIfAborted()
   if (response === null) throw new Error(`${url} does not answer; is the relay running?`)
   if (!response.ok) throw new Error(`${url} is no KwaaiNet relay: /kwaainet.json answered ${response.status}`)
-  const origin = readOrigin(url, await response.json().catch(() => null))
+  const origin = readOrigin(url, await response.json().catch(() => null), (asked + Date.now()) / 2000)
   const chosen = model === '' ? origin.models[0] : origin.models.find(({ prefix }) => prefix === model)
   if (chosen === undefined) throw new Error(`${url} offers ${origin.models.map(({ prefix }) => prefix).join(', ')}, not ${model}`)
   return { ...origin, model: chosen }
 }
 
-/** Check the document; the relays are those a page at `url` can dial. */
-export function readOrigin (url: string, document: unknown): Origin {
-  const { relay, ice_servers: iceServers, model, models = [model], workers, version } = (document ?? {}) as Record<string, unknown>
+/** Check the document, written at `now` by our clock (s); the relays are those a page at `url` can dial. */
+export function readOrigin (url: string, document: unknown, now = Date.now() / 1000): Origin {
+  const { time, relay, ice_servers: iceServers, model, models = [model], workers, version } = (document ?? {}) as Record<string, unknown>
   if (!Array.isArray(relay)) throw new Error(`${url} names no relay in /kwaainet.json`)
   const secure = url.startsWith('https:')
   const relays = relay.filter((address): address is string => typeof address === 'string' && isDialable(address, secure))
@@ -54,7 +58,8 @@ export function readOrigin (url: string, document: unknown): Origin {
       files: new URL(model.files, url).href,
       ...(model.text === undefined ? {} : { text: { ...model.text, url: new URL(model.text.url, url).href } })
     })),
-    version: String(version)
+    version: String(version),
+    ahead: typeof time === 'number' && Math.abs(now - time) > CLOCK_ERROR ? now - time : 0
   }
 }
 

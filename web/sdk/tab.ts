@@ -18,7 +18,7 @@ const BYE_MOST = 400 // ... in any case: a browser waits half a second for a pag
 
 /** What a tab says, as logs keep it. */
 export interface NodeEvent {
-  event: State | 'elsewhere' | 'connection' | 'progress' | 'storage' | 'threads' | 'serving' | 'peers' | 'receipt'
+  event: State | 'elsewhere' | 'connection' | 'progress' | 'storage' | 'threads' | 'clock' | 'serving' | 'peers' | 'receipt'
   peer_id?: string
   blocks?: number[]
   backend?: string
@@ -41,6 +41,8 @@ export interface NodeEvent {
   room?: number
   /** Of `threads`: how many compute on the processor; `message` says why not as many as were asked for. */
   threads?: number
+  /** Of `clock`: seconds that this machine's clock is ahead of the relay's, by whose time the node lives. */
+  ahead?: number
   /** Of `connection`: connecting, reserved or lost. */
   connection?: string
   /** Of `serving`, and in the status while online or draining: open sessions, tokens computed so far. */
@@ -138,7 +140,10 @@ export class Tab {
       if (attempt !== this.#attempt) return // stopped meanwhile
       checkBlocks(this.#options.blocks ?? '', described.model.num_blocks)
       if (this.#options.storage !== 'none') void askToKeep().catch(() => false) // a browser that refuses may still keep it
+      const { ahead } = described
+      if (ahead !== 0) this.#emit({ event: 'clock', ahead })
       this.#launch({
+        ahead,
         origin: described.url,
         relays: described.relays,
         model: described.model,
@@ -221,7 +226,7 @@ export class Tab {
     this.#running = running
     this.#present = false
     const direct = this.#options.webrtc !== 'off' && typeof RTCPeerConnection === 'function'
-    network.post({ type: 'start-network', identity: this.#options.storage === 'none' ? 'new' : 'kept', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers }, [rpc.port1, rtc.port2])
+    network.post({ type: 'start-network', identity: this.#options.storage === 'none' ? 'new' : 'kept', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers, ahead: config.ahead }, [rpc.port1, rtc.port2])
     node.post({ type: 'start-node', config, network: rpc.port2 }, [rpc.port2])
   }
 

@@ -1,6 +1,7 @@
 // The network worker: the tab's libp2p peer, RPCs handed to the node worker over a MessagePort.
 
 import { Channel } from '../bridge/channel.ts'
+import { setClock } from '../bridge/clock.ts'
 import { asFault, describe, FaultError } from '../bridge/faults.ts'
 import { RelayedHost } from '../bridge/host.ts'
 import { newSeed, takeIdentity } from '../bridge/identity.ts'
@@ -16,7 +17,8 @@ function report (message: NetworkToPage): void {
   postMessage(message)
 }
 
-async function start ({ identity, relays, node, rtc, direct, ice_servers: iceServers }: StartNetwork): Promise<void> {
+async function start ({ identity, relays, node, rtc, direct, ice_servers: iceServers, ahead }: StartNetwork): Promise<void> {
+  setClock(ahead)
   attachRtc(rtc)
   gatherSockets()
   const channel: NodeChannel = new Channel(node)

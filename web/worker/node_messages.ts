@@ -10,7 +10,7 @@ export type PauseReason =
   | "hidden"
   | "memory"
 
-/** What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all. ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen. ``cache`` is how many bytes of fetched weights this browser may keep; absent: a share of its quota. */
+/** What the node is to do. ``blocks`` is START:END, auto:COUNT to have them chosen, or empty for all. ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen. ``cache`` is how many bytes of fetched weights this browser may keep; absent: a share of its quota. ``ahead``: seconds that this machine's clock is ahead of the relay's, 0 where it is right. */
 export interface NodeConfig {
   origin: string
   relays: string[]
@@ -21,6 +21,7 @@ export interface NodeConfig {
   public_name: string
   weights: string
   memory: number
+  ahead: number
   cache?: number
 }
 

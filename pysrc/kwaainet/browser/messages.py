@@ -68,7 +68,8 @@ class StartNetwork(TypedDict):
     """Take up the identity (the one this browser keeps, or one of the moment) and be ready; the Python
     worker says when to listen.
 
-    ``direct``: connect to other tabs by WebRTC where that can be done.
+    ``direct``: connect to other tabs by WebRTC where that can be done. ``ahead``: seconds that this machine's
+    clock is ahead of the relay's, 0 where it is right.
     """
 
     type: Literal["start-network"]
@@ -78,6 +79,7 @@ class StartNetwork(TypedDict):
     rtc: Port
     direct: bool
     ice_servers: list[IceServer]
+    ahead: float
 
 
 class Bye(TypedDict):

@@ -17,6 +17,7 @@ class NodeConfig(TypedDict):
 
     ``weights`` is how they are kept in memory, in at most ``memory`` bytes where that can be chosen.
     ``cache`` is how many bytes of fetched weights this browser may keep; absent: a share of its quota.
+    ``ahead``: seconds that this machine's clock is ahead of the relay's, 0 where it is right.
     """
 
     origin: str
@@ -28,6 +29,7 @@ class NodeConfig(TypedDict):
     public_name: str
     weights: str
     memory: int
+    ahead: float
     cache: NotRequired[int]
 
 

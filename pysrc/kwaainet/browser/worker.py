@@ -105,7 +105,7 @@ class Tab:
             source=BrowserSource(files, model["files"]),
             manifest=manifest,
             announcer=RelayAnnouncer(host, relay, timeout=config.announce_timeout),
-            now=time.time,
+            now=swarm_clock(asked["ahead"]),
             gradients=BrowserGradients(bridge.createGradients),
             read_servers=directory_reader(host, relay),
             chance=random.random,
@@ -221,6 +221,17 @@ class Tab:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def swarm_clock(ahead: float) -> Clock:
+    """The relay's time, on a machine whose clock is ``ahead`` of it by so many seconds, 0 where it is right.
+
+    Where it is wrong it may be set at any moment, so the time that passes is measured and not read off it.
+    """
+    if ahead == 0:
+        return time.time
+    start = time.time() - ahead - time.perf_counter()
+    return lambda: start + time.perf_counter()
 
 
 def loading(progress: Progress) -> messages.LoadProgress:

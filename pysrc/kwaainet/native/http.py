@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,6 +157,7 @@ class Origin:
         return web.json_response(
             {
                 "version": self.version,
+                "time": time.time(),  # a laptop's clock may be wrong
                 "relay": self.relay_addresses(),
                 "ice_servers": list(self.ice_servers),
                 "model": models[0] if models else None,  # for who names none

@@ -44,6 +44,7 @@ class Page:
         self._loaded = asyncio.Event()
         self._listeners: dict[str, Callable[[Any], None]] = {}
         self._attaching: set[asyncio.Task[None]] = set()
+        self._first_in_workers = ""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.bytes_received = 0
         self.requests: list[str] = []
@@ -110,6 +111,10 @@ class Page:
         """Have ``source`` run in every later document, ahead of its own scripts."""
         await self._call("Page.addScriptToEvaluateOnNewDocument", {"source": source})
 
+    def run_first_in_workers(self, source: str) -> None:
+        """Have ``source`` run in every worker that starts from here on, ahead of its own script."""
+        self._first_in_workers = source
+
     async def press(self, key: str) -> None:
         """Press a key where the focus is, as a keyboard does."""
         text = {"text": "\r"} if key == "Enter" else {}
@@ -171,6 +176,9 @@ class Page:
     async def _release_worker(self, session: str) -> None:
         with contextlib.suppress(LocalError):  # the worker may have ended already
             await self._watch(session)
+            if self._first_in_workers:
+                first = {"expression": self._first_in_workers}
+                await self._devtools.call("Runtime.evaluate", first, session=session)
         with contextlib.suppress(LocalError):
             await self._devtools.call("Runtime.runIfWaitingForDebugger", session=session)
 

@@ -246,6 +246,19 @@ def test_the_relay_is_read_off_its_address(worker: ModuleType) -> None:
         worker.relay_of(["/ip4/1.2.3.4/tcp/1/ws"])
 
 
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_where_the_clock_is_wrong_the_relays_time_counts(
+    worker: ModuleType, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    wall, passed = 1e9 + ahead, 5.0
+    fake = SimpleNamespace(time=lambda: wall, perf_counter=lambda: passed)
+    monkeypatch.setattr(worker, "time", fake)
+    assert worker.swarm_clock(0.0)() == wall, "a clock that is right is read"
+    clock = worker.swarm_clock(ahead)
+    wall, passed = 7.0, 65.0  # it is set, a minute later
+    assert clock() == 1e9 + 60
+
+
 def test_what_the_page_allows_reaches_the_node_and_comes_back_as_words(
     worker: ModuleType, network: Any
 ) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -59,6 +60,7 @@ def test_page_and_description(origin: Origin) -> None:
             assert "frame-ancestors 'self'" in policy  # who contributes clicks on this page and on no other
         async with session.get(address + "kwaainet.json") as answer:
             description = await answer.json()
+        assert abs(description["time"] - time.time()) < 60
         assert description["relay"] == ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"]
         assert description["model"]["prefix"] == "tiny-hf"
         assert description["model"]["num_blocks"] == 3

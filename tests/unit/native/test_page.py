@@ -52,6 +52,7 @@ def test_events_console_and_bytes_of_a_page_and_its_worker(
             assert [url.removeprefix(site) for url in page.requests[:1]] == [""]
             assert {"worker.js", "data.bin"} <= {url.removeprefix(site) for url in page.requests}
             assert list(page.workers.values()) == [f"{site}worker.js"]
+            page.run_first_in_workers("console.warn('first of all')")
             await page.reload()
             assert await asyncio.wait_for(heard.get(), 10) == {"size": DATA_SIZE}
             assert len(page.workers) == 1, "the old document's worker is gone"
@@ -64,6 +65,7 @@ def test_events_console_and_bytes_of_a_page_and_its_worker(
     lines = [(record.levelname, record.message) for record in caplog.records]
     assert ("WARNING", "page: a warning 5") in lines
     assert ("ERROR", "page: from the worker") in lines
+    assert ("WARNING", "page: first of all") in lines
 
 
 def test_frames_of_other_sites_and_their_workers_are_watched(site: str) -> None:

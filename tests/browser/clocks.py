@@ -1,0 +1,28 @@
+"""A tab whose machine's clock is wrong: every document and worker of it reads the time with an error.
+
+Rule of the file: only what tells the time of day is changed; what measures time goes on.
+"""
+
+from __future__ import annotations
+
+from browser.tabs import Tab, open_tab
+
+from kwaainet.native.chromium import Browser
+
+WRONG = """
+(() => {
+  const Right = Date
+  globalThis.Date = class extends Right {
+    constructor (...words) { if (words.length === 0) super(Right.now() + %(ahead)d); else super(...words) }
+    static now () { return Right.now() + %(ahead)d }
+  }
+})()
+"""
+
+
+async def open_wrong_tab(browser: Browser, url: str, ahead: float, **query: str) -> Tab:
+    """A tab at ``url`` whose clock is ``ahead`` seconds ahead."""
+    source = WRONG % {"ahead": 1000 * ahead}
+    tab = await open_tab(browser, url, first=source, **query)
+    tab.page.run_first_in_workers(source)
+    return tab

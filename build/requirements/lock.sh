@@ -10,8 +10,8 @@ lock() {
         --custom-compile-command "sh build/requirements/lock.sh" --output-file "build/requirements/$1.txt" "$2" \
         --python-version "$3" $4
 }
-lock dev pyproject.toml 3.11 "--extra native --group dev"
-lock relay pyproject.toml 3.11 "--extra network --constraint build/requirements/dev.txt"
+lock dev pyproject.toml 3.11 "--extra native --extra acme --extra webrtc --group dev"
+lock relay pyproject.toml 3.11 "--extra network --extra acme --constraint build/requirements/dev.txt"
 lock kernels build/requirements/kernels.in 3.11 ""
 lock pyodide build/requirements/pyodide.in 3.14 ""
 lock pyodide-pure build/requirements/pyodide-pure.in 3.14 ""

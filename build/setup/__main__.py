@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 
+import debian
 import javascript
 import model
 import places
@@ -111,6 +112,13 @@ STEPS = (
         slow="1.6 GB and some minutes the first time",
     ),
     Step(
+        "servers",
+        "nginx and an ACME test server into .cache/debian",
+        debian.unpack_servers,
+        lambda: (debian.SOURCE,),
+        (debian.NGINX, debian.PEBBLE),
+    ),
+    Step(
         "zig",
         "the compiler of web/kernels into .cache/zig",
         python.make_zig,
@@ -123,7 +131,7 @@ STEPS = (
 SETUP = ("python", "packages", "chromium", "model", "wheel", "pyodide", "web")
 GROUPS = {
     "setup": SETUP,
-    "test": (*SETUP, "web-wheel", "pyodide-tests", "peers"),
+    "test": (*SETUP, "web-wheel", "pyodide-tests", "peers", "servers"),
     "wheels": (*SETUP, "web-wheel"),
     "check": ("python", "packages", "zig"),
 }

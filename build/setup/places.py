@@ -25,6 +25,7 @@ MODELS = CACHE / "models"
 PEERS = CACHE / "peers"  # a virtual environment with the real hivemind and petals
 ZIG = CACHE / "zig"  # the compiler of web/kernels
 STAMPS = CACHE / "stamps"
+DEBIAN = CACHE / "debian"  # servers that the tests put a relay behind or beside
 
 PYODIDE = DIST / "pyodide"  # what a tab loads
 PYODIDE_TESTS = CACHE / "pyodide-tests"  # the same and pytest, for tests/pyodide

@@ -15,7 +15,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TypeAlias, cast
 
@@ -47,7 +47,8 @@ class Doors:
     tls: Tls | None = None
     shared: frozenset[int] = frozenset()
     site: MakeProtocol | None = None
-    trusted: Sequence[Subnet] = field(default=())
+    trusted: Sequence[Subnet] = ()
+    url: str = ""  # of the site, once it is served
 
     def client(self, peer: str, forwarded: str) -> str:
         """The address a connection is from: ``peer``, or what trusted proxies say in ``X-Forwarded-For``."""

@@ -24,7 +24,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -33,7 +32,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import ConfigError
-from .doors import Doors, open_door
+from .doors import Doors
+from .secure_site import DoorSite, forwarded_by, shown_address
 
 log = logging.getLogger(__name__)
 
@@ -288,24 +288,6 @@ def _add_isolation(response: web.StreamResponse) -> None:
         response.headers.setdefault(name, value)
 
 
-class _DoorSite(web.BaseSite):
-    """A site under a certificate that can be replaced."""
-
-    def __init__(self, runner: web.AppRunner, host: str, port: int, doors: Doors) -> None:
-        super().__init__(runner)
-        self._host, self._port, self._doors = host, port, doors
-
-    @property
-    def name(self) -> str:
-        return f"https://{self._host}:{self._port}"
-
-    async def start(self) -> None:
-        await super().start()
-        server = self._runner.server
-        assert server is not None
-        self._server = open_door(self._host, self._port, server, self._doors.tls)  # type: ignore[assignment]
-
-
 async def serve(site: Site, host: str, port: int, doors: Doors | None = None) -> tuple[web.AppRunner, str]:
     """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the site's address.
 
@@ -315,7 +297,7 @@ async def serve(site: Site, host: str, port: int, doors: Doors | None = None) ->
     doors = doors or Doors()
     app = site.application()
     if doors.trusted:
-        app.middlewares.insert(0, _forwarded(doors))
+        app.middlewares.insert(0, forwarded_by(doors))
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -327,8 +309,9 @@ async def serve(site: Site, host: str, port: int, doors: Doors | None = None) ->
     await runner.setup()
     if port in doors.shared:
         doors.site = runner.server
-        return runner, _shown(host, port, doors)
-    listener = web.TCPSite(runner, host, port) if doors.tls is None else _DoorSite(runner, host, port, doors)
+        doors.url = shown_address(host, port, doors)
+        return runner, doors.url
+    listener = web.TCPSite(runner, host, port) if doors.tls is None else DoorSite(runner, host, port, doors)
     try:
         await listener.start()
     except OSError as error:
@@ -337,37 +320,8 @@ async def serve(site: Site, host: str, port: int, doors: Doors | None = None) ->
             f"cannot serve HTTP on {host}:{port}: {error.strerror}; choose another --http"
         ) from None
     bound_host, bound_port = runner.addresses[0][:2]
-    return runner, _shown(bound_host, bound_port, doors)
-
-
-def _shown(host: str, port: int, doors: Doors) -> str:
-    """The site's address for people, under a name of the certificate if there is one."""
-    address = ip_address(host) if host[:1].isdigit() or ":" in host else None
-    shown = f"[{address}]" if address is not None and address.version == 6 else host
-    if address is not None and address.is_unspecified:
-        shown = "localhost"
-    if doors.tls is None:
-        return f"http://{shown}:{port}/"
-    certificate = doors.tls.certificate
-    names = [name for name in certificate.names if "*" not in name]
-    if not certificate.covers(shown.strip("[]")) and names:
-        shown = f"[{names[0]}]" if ":" in names[0] else names[0]
-    return f"https://{shown}/" if port == 443 else f"https://{shown}:{port}/"
-
-
-def _forwarded(doors: Doors) -> Any:
-    """A request through a proxy that is trusted counts as its client's."""
-
-    @web.middleware
-    async def forwarded(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        said = ",".join(request.headers.getall("X-Forwarded-For", []))
-        if said and request.remote:
-            request = request.clone(remote=doors.client(request.remote, said))
-        return await handler(request)
-
-    return forwarded
+    doors.url = shown_address(bound_host, bound_port, doors)
+    return runner, doors.url
 
 
 def parse_ice_server(text: str) -> dict[str, Any]:
@@ -386,10 +340,10 @@ def parse_ice_server(text: str) -> dict[str, Any]:
     return {"urls": [url], **dict(zip(("username", "credential"), account, strict=False))}
 
 
-def parse_http_address(text: str) -> tuple[str, int]:
+def parse_http_address(text: str, flag: str = "--http") -> tuple[str, int]:
     """``HOST:PORT``; an IPv6 host stands in brackets. ``ConfigError`` otherwise."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ConfigError(f"--http {text!r} is not HOST:PORT; give for example 127.0.0.1:8080")
+        raise ConfigError(f"{flag} {text!r} is not HOST:PORT; give for example 127.0.0.1:8080")
     return host, int(port)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import re
 import signal
 import ssl
 import time
@@ -52,6 +53,34 @@ def test_what_cannot_work_is_refused(authority: Authority) -> None:
         check(TlsOptions(trusted_proxies=["nonsense"]))
     assert check(pair, announce="/dns4/relay.example/tcp/443/tls/ws") == []
     assert check(TlsOptions(), listen="/ip4/0.0.0.0/tcp/1/ws") == []
+
+
+def test_what_acme_needs(tmp_path: Path, authority: Authority) -> None:
+    def asked(*names: str, **more: object) -> TlsOptions:
+        told: dict[str, object] = {"acme_names": names or ("relay.example",), "state_dir": tmp_path, **more}
+        return TlsOptions(**told)  # type: ignore[arg-type]
+
+    issued = authority.issue("relay.example")
+    for options, message in (
+        (asked(state_dir=None), "needs --state-dir"),
+        (asked(cert=issued.cert, key=issued.key), "two ways to one certificate"),
+        (asked(acme_challenge="http-01"), "give --redirect 0.0.0.0:80"),
+        (asked("127.0.0.1"), "'127.0.0.1' is no name"),
+        (asked("*.relay.example"), "is no name that an authority certifies"),
+        (asked("localhost"), "is no name"),
+        (TlsOptions(acme_email="me@relay.example"), "do nothing without --acme"),
+        (TlsOptions(redirect="127.0.0.1:80"), "needs --tls-cert or --acme"),
+        (asked(redirect="nowhere"), "--redirect 'nowhere' is not HOST:PORT"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            check(options)
+    with pytest.raises(ConfigError, match=r"is announced, but --acme asks for relay\.example"):
+        check(asked(), announce="/dns4/other.example/tcp/443/tls/ws")
+    assert (
+        check(asked(), announce="/dns4/relay.example/tcp/443/tls/ws", listen="/ip4/0.0.0.0/tcp/1/wss") == []
+    )
+    assert asked().challenge == "tls-alpn-01"
+    assert asked(redirect="0.0.0.0:80").challenge == "http-01"
 
 
 def test_an_end_that_is_near_is_told(authority: Authority) -> None:

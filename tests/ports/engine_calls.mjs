@@ -19,7 +19,7 @@ function write (value) {
 
 for await (const line of createInterface({ input: process.stdin })) {
   const [method, values] = JSON.parse(line)
-  const answer = await engine[method](...values.map(read)).then(
-    value => ({ value: write(value) }), ({ name, message }) => ({ name, message }))
+  const called = async () => await engine[method](...values.map(read))
+  const answer = await called().then(value => ({ value: write(value) }), ({ name, message }) => ({ name, message }))
   process.stdout.write(`${JSON.stringify(answer)}\n`)
 }

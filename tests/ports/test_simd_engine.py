@@ -60,6 +60,9 @@ class NodeEngine:
 
         return call
 
+    def runNow(self, *arguments: Any) -> Any:
+        return self._call("runNow", arguments)
+
     def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -90,7 +93,8 @@ def _sent(value: Any) -> Any:
 @pytest.fixture(scope="module")
 def make() -> Iterator[Any]:
     """Makes a BrowserEngine over the one Node process of these tests."""
-    names = ("js", "pyodide", "pyodide.ffi", "kwaainet.browser.engine")
+    ours = ("kwaainet.browser.crossing", "kwaainet.browser.engine")
+    names = ("js", "pyodide", "pyodide.ffi", *ours)
     saved = {name: sys.modules.pop(name, None) for name in names}
     js, ffi = ModuleType("js"), ModuleType("pyodide.ffi")
     js.__dict__["Object"] = type("Object", (), {"fromEntries": dict})

@@ -104,6 +104,17 @@ test('a block computes what Hugging Face computes', async () => {
   assertClose(await engine.run(slab, row(0), VECTOR.tokens, HIDDEN), EXPECTED)
 })
 
+test('a run is answered at once unless others wait, and then the same', async () => {
+  const engine = await built()
+  const slab = await engine.openSlab(1, 16)
+  const waiting = engine.run(slab, row(0), 1, tokens(HIDDEN, 0, 1))
+  assert.equal(engine.runNow(slab, 0, [1], 0, 1, 1, tokens(HIDDEN, 1, 2)), null)
+  assertClose(await waiting, tokens(EXPECTED, 0, 1))
+  await new Promise(resolve => setImmediate(resolve))
+  assertClose(engine.runNow(slab, 0, [1], 0, 1, 1, tokens(HIDDEN, 1, 2)) as Float32Array, tokens(EXPECTED, 1, 2))
+  assert.throws(() => engine.runNow(77, 0, [1], 0, 1, 1, tokens(HIDDEN, 1, 2)), refused('EngineError', /slab 77 is not open/))
+})
+
 test('calls that nobody waits for run in the order they were made', async () => {
   const engine = await built()
   const slab = await engine.openSlab(1, 16)

@@ -38,6 +38,8 @@ export interface Span<Slab> {
   openSlab: (rows: number, capacity: number) => Slab | Promise<Slab>
   /** hidden [rows, tokens, hidden size] flattened; the answer has the same size. */
   run: (slab: Slab, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
+  /** The same at once, of a span that computes in this thread. */
+  runNow?: (slab: Slab, place: Place, tokens: number, hidden: Float32Array) => Float32Array
   /** Row firstRow + i becomes what row firstRow + rows[i] was, as far as `length` positions. */
   reorder: (slab: Slab, firstRow: number, rows: number[], length: number) => void | Promise<void>
   /** Between slabs of one capacity. */
@@ -102,6 +104,8 @@ export interface JsEngine {
   /** See Span for these; slabs are told by handles. */
   openSlab: (rows: number, capacity: number) => Promise<number>
   run: (slab: number, place: Place, tokens: number, hidden: Float32Array) => Promise<Float32Array>
+  /** The same at once, its place in single arguments, which cross from Python for less; null where it must be waited for. */
+  runNow: (slab: number, firstRow: number, lengths: number[], first: number, end: number, tokens: number, hidden: Float32Array) => Float32Array | null
   reorder: (slab: number, firstRow: number, rows: number[], length: number) => Promise<void>
   copyRows: (from: number, to: number, moves: Move[]) => Promise<void>
   closeSlab: (slab: number) => Promise<void>
@@ -143,6 +147,7 @@ class Engine<Slab> implements JsEngine {
   #span: Span<Slab> | null = null
   #handles = 0
   #last: Promise<unknown> = Promise.resolve()
+  #queued = 0
 
   constructor (backend: EngineBackend, runtime: Runtime<Slab>) {
     this.backend = backend
@@ -184,6 +189,15 @@ class Engine<Slab> implements JsEngine {
     return await this.#queue('the span cannot be run', async () => {
       return await this.#built().run(this.#slab(slab), place, tokens, hidden)
     })
+  }
+
+  runNow (slab: number, firstRow: number, lengths: number[], first: number, end: number, tokens: number, hidden: Float32Array): Float32Array | null {
+    if (this.#queued > 0) return null
+    try {
+      return this.#built().runNow?.(this.#slab(slab), { firstRow, lengths, first, end }, tokens, hidden) ?? null
+    } catch (error) {
+      throw named(error, 'the span cannot be run')
+    }
   }
 
   async reorder (slab: number, firstRow: number, rows: number[], length: number): Promise<void> {
@@ -236,8 +250,9 @@ class Engine<Slab> implements JsEngine {
 
   /** One at a time, in the order asked: onnxruntime-web must not load or run two things at once. */
   async #queue<T> (what: string, work: () => T | Promise<T>): Promise<T> {
+    this.#queued++
     const result = this.#last.then(work).catch((error: unknown) => { throw named(error, what) })
-    this.#last = result.catch(() => {})
+    this.#last = result.catch(() => {}).then(() => { this.#queued-- })
     return await result
   }
 }

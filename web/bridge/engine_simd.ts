@@ -110,6 +110,10 @@ export class SimdSpan implements Span<SimdSlab> {
   }
 
   async run (slab: SimdSlab, place: Place, tokens: number, hidden: Float32Array): Promise<Float32Array> {
+    return this.runNow(slab, place, tokens, hidden)
+  }
+
+  runNow (slab: SimdSlab, place: Place, tokens: number, hidden: Float32Array): Float32Array {
     this.#check(slab, place, tokens, hidden)
     try {
       return this.#compute(slab, place, tokens, hidden)

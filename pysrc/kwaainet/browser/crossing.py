@@ -5,7 +5,7 @@ Rule of the file: only errors an engine may raise cross by name; whatever else i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pyodide.ffi import JsException
@@ -20,5 +20,17 @@ async def crossing(promise: Awaitable[Any]) -> Any:
     try:
         return await promise
     except JsException as error:
-        name, message = str(getattr(error, "name", "")), str(getattr(error, "message", error))
-        raise _BY_NAME.get(name, EngineError)(message) from error
+        raise _ours(error) from error
+
+
+def crossed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives at once. Raises as ``crossing``."""
+    try:
+        return function(*arguments)
+    except JsException as error:
+        raise _ours(error) from error
+
+
+def _ours(error: BaseException) -> Exception:
+    name, message = str(getattr(error, "name", "")), str(getattr(error, "message", error))
+    return _BY_NAME.get(name, EngineError)(message)

@@ -32,7 +32,7 @@ from ..inference.selftest import sample, self_test
 from ..inference.slabs import Change, Slab, Slabs
 from ..ports import Floats, StepResult
 from ..types import BlockRange, SpanShape
-from .crossing import crossing
+from .crossing import crossed, crossing
 
 # Enough new positions at once that every kernel for long prefills is used.
 PROBE_TOKENS = 40
@@ -199,9 +199,13 @@ class BrowserEngine:
         self, slab: Slab[int], first_row: int, lengths: Sequence[int], blocks: BlockRange, x: Floats
     ) -> Floats:
         """One run on the rows of ``slab`` from ``first_row`` on; x [rows, n, hidden] -> the same shape."""
-        place = {"firstRow": first_row, "lengths": list(lengths), "first": blocks.start, "end": blocks.end}
-        data = to_js(x.reshape(-1))
-        answer = await crossing(self._engine.run(slab.memory, _plain(place), x.shape[1], data))
+        data, tokens = to_js(x.reshape(-1)), x.shape[1]
+        place = first_row, to_js(list(lengths)), blocks.start, blocks.end
+        answer = crossed(self._engine.runNow, slab.memory, *place, tokens, data)
+        if answer is None:
+            names = ("firstRow", "lengths", "first", "end")
+            waited = _plain(dict(zip(names, (first_row, list(lengths), *place[2:]), strict=True)))
+            answer = await crossing(self._engine.run(slab.memory, waited, tokens, data))
         computed = np.empty(x.shape, np.float32)  # not into x: that may be the caller's own memory
         answer.assign_to(computed.reshape(-1))
         return computed

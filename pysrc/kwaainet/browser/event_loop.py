@@ -85,8 +85,8 @@ class Queues:
         self._in_turn = True
         self._prepare()
         try:
+            self._take_due()  # once: a turn is short, and asking for the time is not cheap here
             for _ in range(ROUNDS):
-                self._take_due()
                 if not self._ready:
                     break
                 for _ in range(len(self._ready)):

@@ -95,13 +95,14 @@ def _declare(number: int, kind: Kind | type[Message], rule: str, default: Any) -
 class _Field:
     """One declared field, with what both directions need worked out once."""
 
-    __slots__ = ("decode", "encode", "message", "name", "number", "packed", "rule", "tag", "wire")
+    __slots__ = ("always", "decode", "encode", "message", "name", "number", "packed", "rule", "tag", "wire")
 
     def __init__(self, name: str, number: int, kind: Kind | type[Message], rule: str) -> None:
         self.name, self.number, self.rule = name, number, rule
         self.message = None if isinstance(kind, Kind) else kind
         self.wire = kind.wire if isinstance(kind, Kind) else _LENGTH
         self.packed = rule == "many" and self.wire != _LENGTH
+        self.always = rule in ("optional", "required")  # sent even if empty
         self.tag = varint.encode(number << 3 | (_LENGTH if self.packed else self.wire))
         if isinstance(kind, Kind):
             self.encode, self.decode = kind.encode, kind.decode
@@ -109,11 +110,13 @@ class _Field:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Plan:
-    """The fields of one message class."""
+    """The fields of one message class; ``by_tag`` has each under the tag it is expected with."""
 
     fields: tuple[_Field, ...]
     by_number: dict[int, _Field]
+    by_tag: dict[int, _Field]
     required: frozenset[str]
+    many: tuple[str, ...]
 
 
 _PLANS: dict[type, _Plan] = {}
@@ -133,7 +136,9 @@ def _make_plan(cls: Any) -> _Plan:
     return _Plan(
         tuple(fields),
         {field.number: field for field in fields},
+        {field.number << 3 | field.wire: field for field in fields if not field.packed},
         frozenset(field.name for field in fields if field.rule == "required"),
+        tuple(field.name for field in fields if field.rule == "many"),
     )
 
 
@@ -166,19 +171,20 @@ class Message:
 def _write(message: Message, parts: list[BytesLike]) -> int:
     """Append the message's bytes to ``parts``; returns how many. Payloads are not copied."""
     size = 0
-    for field in _plan(type(message)).fields:
+    for field in (_PLANS.get(type(message)) or _plan(type(message))).fields:
         value = getattr(message, field.name)
-        if field.rule == "one":
-            if value:
+        if field.always:
+            if value is not None:
                 size += _write_value(field, value, parts)
-        elif field.rule == "many":
-            if field.packed and value:
-                size += _write_packed(field, value, parts)
-            else:
-                for element in value:
-                    size += _write_value(field, element, parts)
-        elif value is not None:
+        elif not value:
+            continue
+        elif field.rule == "one":
             size += _write_value(field, value, parts)
+        elif field.packed:
+            size += _write_packed(field, value, parts)
+        else:
+            for element in value:
+                size += _write_value(field, element, parts)
     return size
 
 
@@ -215,38 +221,65 @@ def _payload(field: _Field, value: Any) -> BytesLike:
 
 
 def _read(cls: type[_MessageT], data: memoryview, budget: list[int]) -> _MessageT:
-    plan = _plan(cls)
+    plan = _PLANS.get(cls) or _plan(cls)
     values: dict[str, Any] = {}
     position, end = 0, len(data)
     while position < end:
         budget[0] -= 1
         if budget[0] < 0:
             raise _too_many()
-        tag, position = varint.decode(data, position)
-        raw, position = _read_raw(data, position, tag)
-        field = plan.by_number.get(tag >> 3)
+        tag = data[position]
+        field = plan.by_tag.get(tag) if tag < 0x80 and tag & 7 == _LENGTH else None
         if field is None:
+            position = _read_field(cls, plan, data, position, values, budget)
             continue
-        if tag & 7 == field.wire:
-            value = field.decode(raw) if field.message is None else _read(field.message, raw, budget)
-            if field.rule == "many":
-                values.setdefault(field.name, []).append(value)
-            else:
-                values[field.name] = value
-        elif field.packed and tag & 7 == _LENGTH:
-            values.setdefault(field.name, []).extend(_read_packed(field, raw, budget))
+        # The way of nearly all bytes, written out: a field that is known and as it should be.
+        size, start = varint.decode(data, position + 1)
+        position = start + size
+        if position > end:
+            raise _too_short(tag, size, end - start)
+        raw = data[start:position]
+        value = field.decode(raw) if field.message is None else _read(field.message, raw, budget)
+        if field.rule == "many":
+            values.setdefault(field.name, []).append(value)
         else:
-            raise ProtocolError(f"field {cls.__name__}.{field.name} came with wire type {tag & 7}")
+            values[field.name] = value
     return _build(cls, plan, values)
 
 
+def _read_field(
+    cls: type[Message],
+    plan: _Plan,
+    data: memoryview,
+    position: int,
+    values: dict[str, Any],
+    budget: list[int],
+) -> int:
+    """Put the field of any kind at ``position`` into ``values``; the position after it."""
+    tag, position = varint.decode(data, position)
+    raw, position = _read_raw(data, position, tag)
+    field = plan.by_number.get(tag >> 3)
+    if field is None:
+        return position
+    if tag & 7 == field.wire:
+        value = field.decode(raw) if field.message is None else _read(field.message, raw, budget)
+        if field.rule == "many":
+            values.setdefault(field.name, []).append(value)
+        else:
+            values[field.name] = value
+    elif field.packed and tag & 7 == _LENGTH:
+        values.setdefault(field.name, []).extend(_read_packed(field, raw, budget))
+    else:
+        raise ProtocolError(f"field {cls.__name__}.{field.name} came with wire type {tag & 7}")
+    return position
+
+
 def _build(cls: type[_MessageT], plan: _Plan, values: dict[str, Any]) -> _MessageT:
-    missing = plan.required - values.keys()
-    if missing:
+    if plan.required and (missing := plan.required - values.keys()):
         raise ProtocolError(f"{cls.__name__} came without its required {', '.join(sorted(missing))}")
-    for name, value in values.items():
-        if type(value) is list:
-            values[name] = tuple(value)
+    for name in plan.many:
+        if name in values:
+            values[name] = tuple(values[name])
     return cls(**values)
 
 
@@ -265,11 +298,14 @@ def _read_raw(data: memoryview, position: int, tag: int) -> tuple[Any, int]:
         raise ProtocolError(f"field {tag >> 3} has wire type {wire}; groups are not supported")
     after = position + size
     if after > len(data):
-        raise ProtocolError(f"field {tag >> 3} claims {size} bytes, {len(data) - position} are left")
+        raise _too_short(tag, size, len(data) - position)
     return data[position:after], after
 
 
 def _read_packed(field: _Field, data: memoryview, budget: list[int]) -> list[Any]:
+    if field.wire == _VARINT and 0 < len(data) <= budget[0] and max(data) < 0x80:
+        budget[0] -= len(data)
+        return [field.decode(number) for number in data]  # a byte each: flags, small sizes
     values: list[Any] = []
     position, end = 0, len(data)
     tag = 8 | field.wire
@@ -284,3 +320,7 @@ def _read_packed(field: _Field, data: memoryview, budget: list[int]) -> list[Any
 
 def _too_many() -> LimitExceeded:
     return LimitExceeded(f"protobuf message has more than {MAX_ITEMS} fields and elements")
+
+
+def _too_short(tag: int, size: int, left: int) -> ProtocolError:
+    return ProtocolError(f"field {tag >> 3} claims {size} bytes, {left} are left")

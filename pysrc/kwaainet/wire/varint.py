@@ -20,6 +20,8 @@ def encode(number: int) -> bytes:
     """``number`` in as few bytes as possible; ``UsageError`` outside 0 … 2**64 - 1."""
     if 0 <= number < 0x80:
         return _ONE_BYTE[number]
+    if 0 <= number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     if not 0 <= number < _LIMIT:
         raise UsageError(f"{number} is no varint; it must lie in 0 … 2**64 - 1")
     out = bytearray()
@@ -33,7 +35,9 @@ def encode(number: int) -> bytes:
 def decode(data: BytesLike, offset: int = 0) -> tuple[int, int]:
     """(the number at ``offset``, the offset after it); ``ProtocolError`` if cut short or too long."""
     if offset < len(data) and (byte := data[offset]) < 0x80:
-        return byte, offset + 1  # nearly every varint of a message
+        return byte, offset + 1  # nearly every varint of a message; most of the others have two bytes
+    if offset + 1 < len(data) and (more := data[offset + 1]) < 0x80:
+        return byte & 0x7F | more << 7, offset + 2
     found = peek(data, offset)
     if found is None:
         raise ProtocolError(f"varint at byte {offset} is cut short: the data ends at byte {len(data)}")

@@ -74,6 +74,10 @@ class JsEngine:
         self.slabs[handle] = {name: np.full(dims, np.nan, np.float32) for name in names}
         return handle
 
+    def runNow(self, *arguments: Any) -> TypedArray | None:
+        """Nothing: this one is always waited for."""
+        return None
+
     def run(self, *arguments: Any) -> asyncio.Future[TypedArray]:
         """A promise: whoever stops waiting for it does not stop it."""
         return asyncio.shield(asyncio.ensure_future(self._run(*arguments)))

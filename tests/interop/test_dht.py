@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from kwaainet.native.host import NativeHost
 from kwaainet.node.dht import DhtNode
 from kwaainet.wire import msgpack
 
-from .running import PEERS, PEERS_PYTHON, Running, started
+from .cases import Case
+from .running import PEERS, PEERS_PYTHON, Running, ask, native_tab, relay, started
 
 PATIENCE = 60.0  # seconds; a real node takes 1 to 3 to start on a quiet machine
 SKEW = 10.0  # seconds, beyond the 3 that are allowed
@@ -173,3 +176,25 @@ def test_clocks_apart_are_refused_by_both(tmp_path: Path) -> None:
 
     with hivemind_node(tmp_path, "real") as real:
         asyncio.run(main(real))
+
+
+def test_a_relay_takes_what_stock_servers_store_and_not_what_others_say_in_their_names(
+    tmp_path: Path, odd: Case
+) -> None:
+    """Petals' own announcing and its reachability check against a relay, and hostile stores beside them."""
+    with (
+        relay(tmp_path) as origin,
+        native_tab(tmp_path, origin, odd, f"0:{odd.blocks}", "tab") as (_, online),
+    ):
+        spec = {"initial_peers": [origin["tcp"]], "prefix": odd.prefix, "blocks": odd.blocks}
+        told = ask(tmp_path, "store_and_check", {**spec, "tab": online["peer_id"]})
+        assert told["named"]
+        assert told["declared"]
+        both = sorted([told["peer"], online["peer_id"]])
+        assert told["servers"] == [both] * odd.blocks
+        assert told["reachable"] is True
+        with urllib.request.urlopen(origin["http"] + "metrics") as answer:
+            text = answer.read().decode()
+    counts = dict(re.findall(r'kwaainet_dht_refusals_total{reason="([^"]+)"} (\d+)', text))
+    assert {name: int(count) for name, count in counts.items()}.keys() == {"expiry", "not its own", "shape"}
+    assert int(counts["shape"]) >= 3

@@ -14,6 +14,7 @@ from robustness.caller import Caller
 from robustness.small_model import PREFIX
 from robustness.swarm import MEGA, Swarm
 
+from kwaainet.dht.guard import MAX_BURST, PER_SECOND
 from kwaainet.dht.key import DHTID
 from kwaainet.dht.protocol import RPC_FIND, RPC_PING, RPC_STORE, Find, Found, Ping, Stored
 from kwaainet.dht.record import Dictionary
@@ -139,14 +140,26 @@ def test_a_store_of_everything_at_once_keeps_nobody_waiting(swarm: Swarm, node: 
     assert swarm.bystander.slowest < 3.0
 
 
-def test_a_flood_of_keys_is_bounded_and_passes(swarm: Swarm, node: Node) -> None:
+def flood(node: Node, until: float) -> int:
+    """A full request of new keys; how many were kept."""
+    keys = [os.urandom(20) for _ in range(FULL_STORE)]
+    return sum(node.store(store_request(keys, expiration_time=(until,) * FULL_STORE), FULL_STORE))
+
+
+def test_a_flood_of_one_peer_is_refused_before_it_takes_much(swarm: Swarm) -> None:
+    evil, began = Node(swarm), time.time()
+    kept = sum(flood(evil, time.time() + 2.0) for _ in range(4))
+    evil.close()
+    assert kept <= MAX_BURST + PER_SECOND * (time.time() - began + 1)
+
+
+def test_a_flood_of_keys_by_many_is_bounded_and_passes(swarm: Swarm, node: Node) -> None:
     lifetime, kept = 8.0, 0
     until = time.time() + lifetime
     for _ in range(MAX_KEYS // FULL_STORE + 2):
-        request = store_request(
-            [os.urandom(20) for _ in range(FULL_STORE)], expiration_time=(until,) * FULL_STORE
-        )
-        kept += sum(node.store(request, FULL_STORE))
+        evil = Node(swarm)
+        kept += flood(evil, until)
+        evil.close()
     assert FULL_STORE < kept <= MAX_KEYS
     assert swarm.relay.growth < 64 * MEGA
     assert swarm.bystander.slowest < 3.0

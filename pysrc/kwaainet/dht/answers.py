@@ -8,24 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..types import PeerId
+from .guard import Guard
 from .key import DHTID
 from .protocol import Entry, Find, Found, Result, Store, Stored
-from .record import Dictionary, Value
+from .record import Dictionary, Subkey, Value
 from .replication import REPLICAS
 from .routing_table import BUCKET_SIZE, Neighbour, RoutingTable
 from .storage import Storage
 
 
 class Answers:
-    """Of the node ``node_id``; ``now`` is unix seconds."""
+    """Of the node ``node_id``; ``now`` is unix seconds. ``guard`` says what others may store."""
 
-    def __init__(self, node_id: DHTID, table: RoutingTable, storage: Storage) -> None:
+    def __init__(
+        self, node_id: DHTID, table: RoutingTable, storage: Storage, guard: Guard | None = None
+    ) -> None:
         self._node_id = node_id
         self._table = table
         self._storage = storage
+        self._guard = guard or Guard()
 
-    def store(self, request: Store, now: float) -> Stored:
-        accepted = tuple(entry is not None and self.keep(entry, now) for entry in request.entries)
+    def store(self, request: Store, now: float, sender: PeerId | None = None) -> Stored:
+        accepted = tuple(entry is not None and self.keep(entry, now, sender) for entry in request.entries)
         return Stored(self._node_id, accepted)
 
     def find(self, request: Find, now: float) -> Found:
@@ -36,16 +41,27 @@ class Answers:
             results.append(Result(records[key], tuple(nearest)))
         return Found(self._node_id, tuple(results))
 
-    def keep(self, entry: Entry, now: float) -> bool:
-        """Store one record here; whether it was accepted (a dictionary: all of it)."""
+    def keep(self, entry: Entry, now: float, sender: PeerId | None = None) -> bool:
+        """Store one record here; whether it was accepted (a dictionary: all of it); no ``sender``: ours."""
         key, record = entry.key, entry.record
         if isinstance(record, Dictionary):
-            kept = [self._storage.store_subkey(key, *item, now) for item in record.entries.items()]
+            kept = [self._keep(key, *item, now, sender) for item in record.entries.items()]
             return all(kept)
         assert isinstance(record, Value)
-        if entry.subkey is None:
-            return self._storage.store(key, record, now)
-        return self._storage.store_subkey(key, entry.subkey, record, now)
+        return self._keep(key, entry.subkey, record, now, sender)
+
+    def _keep(
+        self, key: DHTID, subkey: Subkey | None, value: Value, now: float, sender: PeerId | None
+    ) -> bool:
+        if not self._guard.admits(sender, key, subkey, value, now):
+            return False
+        if subkey is None:
+            return self._storage.store(key, value, now)
+        hearsay_yields = self._guard.displaces(sender, key, subkey, now)
+        kept = self._storage.store_subkey(key, subkey, value, now, whatever_date=hearsay_yields)
+        if kept:
+            self._guard.stored(sender, key, subkey, value, now)
+        return kept
 
     def handover(self, newcomer: DHTID, keys: Iterable[DHTID], now: float) -> list[Entry]:
         """Of the records under these keys those that a node we just met should have: it belongs to

@@ -101,12 +101,15 @@ class Storage:
         self._count(_cost(value), value)
         return True
 
-    def store_subkey(self, key: DHTID, subkey: Subkey, value: Value, now: float) -> bool:
-        """Keep one entry of a dictionary; whether it was accepted."""
+    def store_subkey(
+        self, key: DHTID, subkey: Subkey, value: Value, now: float, *, whatever_date: bool = False
+    ) -> bool:
+        """Keep one entry of a dictionary; whether it was accepted. ``whatever_date``: even if what stands
+        there expires later."""
         self._expire_key(key, now)
         plain, entries = self._values.get(key), self._dictionaries.get(key) or _Entries()
         current = plain or entries.values.get(subkey)
-        if current is not None and current.expiration >= value.expiration:
+        if current is not None and current.expiration >= value.expiration and not whatever_date:
             return False
         growth = _cost(value, subkey) - (self._size_of(key) if plain else entries.cost_of(subkey))
         has_room = len(entries.values) < MAX_SUBKEYS or subkey in entries.values

@@ -85,6 +85,9 @@ class _Figures(Collector):
         yield _counter("kwaainet_circuits_opened", "Circuits opened so far.", relay.opened)
         yield _counter("kwaainet_relayed_bytes", "Bytes carried, both ways together.", relay.relayed_bytes)
         yield _counter("kwaainet_dht_lookups", "Lookups begun in the DHT.", self._dht.lookups)
+        yield _gauge("kwaainet_dht_records", "Keys with records kept for the swarm.", len(self._dht.storage))
+        yield _gauge("kwaainet_dht_bytes", "Bytes these records take.", self._dht.storage.size)
+        yield _by_reason("kwaainet_dht_refusals", "Records refused, by reason.", self._dht.guard.refused)
         yield _by_reason("kwaainet_refusals", "Slots and circuits refused.", relay.refused)
         if relay.open_hop is not None:
             yield _by_reason(

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..dht.answers import Answers
 from ..dht.blacklist import Blacklist
+from ..dht.guard import Guard
 from ..dht.key import DHTID, ID_SIZE
 from ..dht.lookup import Lookup, Query
 from ..dht.protocol import (
@@ -33,9 +34,10 @@ from ..dht.record import Record, StoreItem, Value, alive, merge
 from ..dht.replication import Replication
 from ..dht.routing_table import BUCKET_SIZE, Neighbour, RoutingTable
 from ..dht.storage import Storage
-from ..errors import ClockSkew, RemoteError, Unreachable
+from ..errors import ClockSkew, KwaaiNetError, RemoteError, Unreachable
 from ..ports import Clock, Host
 from ..types import PeerId
+from .handover import Handover
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +45,8 @@ CALL_TIMEOUT = 3.0  # seconds, Hivemind's wait_timeout
 PARALLEL_CALLS = 64  # outgoing calls at once, of all lookups together
 UPKEEP_PERIOD = 60.0  # seconds between sweeps of expired records and attempts to rejoin lost peers
 STALE_AFTER = 900.0  # seconds after which a bucket is searched that was neither searched nor heard from
+MAX_INITIAL = 64  # peers that are asked again when they are lost
 FAILURES_TO_FORGET = 2  # calls in a row without an answer; one may be bad luck
-MAX_HANDOVER = 1024  # records given to one newcomer; the rest reaches it when it is announced again
-MAX_NEWCOMERS = 16  # given records at the same time; the others go without
-_SCANNED_AT_ONCE = 256  # records looked at for a newcomer before others get a turn: 10 ms
 
 
 class DhtNode:
@@ -64,17 +64,19 @@ class DhtNode:
         self.node_id = DHTID.decode(random_bytes(ID_SIZE))
         self.table = RoutingTable(self.node_id, now())
         self.storage = Storage()
+        self.guard = Guard()  # of what others store here
+        self.keeps_own = False  # what it stores elsewhere too: KwaaiNet's map asks a seed and nobody else
         self.lookups = 0  # begun so far
         self._host = host
         self._now = now
         self._random_bytes = random_bytes
         self._public_id = None if client_mode else self.node_id
-        self._answers = Answers(self.node_id, self.table, self.storage)
+        self._answers = Answers(self.node_id, self.table, self.storage, self.guard)
         self._blacklist = Blacklist()
         self._calls = asyncio.Semaphore(PARALLEL_CALLS)
         self._initial_peers: tuple[PeerId, ...] = ()
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._newcomers = 0
+        self._handover = Handover(self._answers, self.storage, self._store_at, now)
         self._checking: set[DHTID] = set()
         self._validations: dict[PeerId, asyncio.Task[DHTID | None]] = {}
         if not client_mode:
@@ -101,6 +103,15 @@ class DhtNode:
         self._initial_peers = peers
         await self._nearest([self.node_id])
         self._spawn(self._upkeep())
+
+    async def rejoin(self, peers: Sequence[PeerId]) -> bool:
+        """Enter again through peers that are connected now; whether any of them will do. They are asked again
+        as those of ``join`` are when the table has lost them."""
+        outcomes = await asyncio.gather(*map(self._greet, peers))
+        self._initial_peers = tuple(dict.fromkeys((*peers, *self._initial_peers)))[:MAX_INITIAL]
+        if None in outcomes:
+            await self._nearest([self.node_id])
+        return None in outcomes
 
     async def close(self) -> None:
         """End what runs in the background. The host stays open."""
@@ -130,6 +141,9 @@ class DhtNode:
             await asyncio.gather(
                 *(self._replicate(replication, node, indexes, entries) for node, indexes in round_.items())
             )
+        if self.keeps_own:
+            for entry in entries:
+                self._answers.keep(entry, self._now())
         return replication.accepted
 
     async def get(self, key: str, latest: bool = True) -> Record | None:
@@ -286,28 +300,11 @@ class DhtNode:
     def _met(self, node: Neighbour) -> None:
         """A node was heard of from itself."""
         if self._public_id is not None and self.table.id_of(node.peer_id) is None and len(self.storage):
-            self._spawn(self._hand_over(node))
+            self._spawn(self._handover.give(node))
         doubtful = self.table.add(node.node_id, node.peer_id, self._now())
         if doubtful is not None and doubtful.node_id not in self._checking:
             self._checking.add(doubtful.node_id)
             self._spawn(self._check(doubtful))
-
-    async def _hand_over(self, node: Neighbour) -> None:
-        """Give a newcomer the records it should have."""
-        if self._newcomers >= MAX_NEWCOMERS:
-            return
-        self._newcomers += 1
-        try:
-            keys, entries = self.storage.keys(), list[Entry]()
-            for start in range(0, len(keys), _SCANNED_AT_ONCE):
-                part = keys[start : start + _SCANNED_AT_ONCE]
-                entries += self._answers.handover(node.node_id, part, self._now())
-                if len(entries) >= MAX_HANDOVER:
-                    break
-                await asyncio.sleep(0)
-            await self._store_at(node, entries[:MAX_HANDOVER])
-        finally:
-            self._newcomers -= 1
 
     async def _check(self, node: Neighbour) -> None:
         """Remove a node from the table unless it still answers under its id."""
@@ -351,9 +348,13 @@ class DhtNode:
             return None
 
     async def _serve_store(self, peer: PeerId, data: bytes) -> bytes:
-        request = Store.decode(data)
+        try:
+            request = Store.decode(data)
+        except KwaaiNetError:
+            self.guard.refused["malformed"] += 1
+            raise
         self._heard_from(peer, request.node_id)
-        return self._answers.store(request, self._now()).encode()
+        return self._answers.store(request, self._now(), peer).encode()
 
     async def _serve_find(self, peer: PeerId, data: bytes) -> bytes:
         request = Find.decode(data)
@@ -370,6 +371,7 @@ class DhtNode:
         while True:
             await asyncio.sleep(UPKEEP_PERIOD)
             self.storage.expire(self._now())
+            self.guard.expire(self._now())
             lost = [peer for peer in self._initial_peers if self.table.id_of(peer) is None]
             outcomes = await asyncio.gather(*map(self._greet, lost))
             stale = self.table.stale(self._now() - STALE_AFTER)

@@ -395,3 +395,40 @@ def test_closing_ends_the_background() -> None:
         assert len(asyncio.all_tasks()) == before - 1
 
     play(scene)
+
+
+def test_a_seed_keeps_what_it_stores_though_others_are_nearer() -> None:
+    async def scene(swarm: Swarm) -> None:
+        seed, host = await swarm.node()
+        for _ in range(20):
+            await swarm.node(host.peer_id)
+        seed.keeps_own = True
+        keys = [f"m.{n}" for n in range(20)]
+        assert all(await seed.store_many([StoreItem(key, "a", DATA, now() + 60) for key in keys]))
+        assert all(seed.storage.get(DHTID.of(key), now()) for key in keys)
+
+    play(scene)
+
+
+def test_a_node_left_alone_enters_again_and_asks_the_new_ones_from_then_on() -> None:
+    async def scene(swarm: Swarm) -> None:
+        node, _ = await swarm.node()
+        assert not await node.rejoin([swarm.network.host().peer_id])  # nobody answers there
+        other, host = await swarm.node()
+        assert await node.rejoin([host.peer_id])
+        node.table.remove(other.node_id)
+        await asyncio.sleep(UPKEEP_PERIOD + 1)
+        assert node.table.id_of(host.peer_id) == other.node_id
+
+    play(scene)
+
+
+def test_refusals_of_malformed_stores_are_counted() -> None:
+    async def scene(swarm: Swarm) -> None:
+        node, host = await swarm.node()
+        caller = await swarm.host()
+        with pytest.raises(RpcError):
+            await caller.call(host.peer_id, RPC_STORE, b"\xff", timeout=5)
+        assert node.guard.refused == {"malformed": 1}
+
+    play(scene)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...inference.weight_format import AUTO, WEIGHT_FORMATS
+from ...swarm.bootstraps import BOOTSTRAPS
 from ...types import BlockRange
 
 DRAIN = 90.0  # seconds; NodeConfig.drain_limit
@@ -59,9 +60,14 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
 
 def add_initial_peers(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """``--initial-peers``."""
-    text = "peers of the swarm to join" if required else "peers of the swarm to join; none starts a new one"
+    text = f"peers of the swarm to join, or its name: {' or '.join(BOOTSTRAPS)}, the public ones"
     parser.add_argument(
-        "--initial-peers", nargs="+", default=[], required=required, metavar="MULTIADDR", help=text
+        "--initial-peers",
+        nargs="+",
+        default=[],
+        required=required,
+        metavar="MULTIADDR",
+        help=text if required else f"{text}; none starts a new one",
     )
 
 

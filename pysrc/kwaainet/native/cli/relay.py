@@ -51,6 +51,7 @@ from .gateway import (
 )
 from .joining import join_dht, known_addresses, open_host
 from .logs import add_logging, configure_logging
+from .seed import serve_as_seed
 from .settings import Settings
 from .signals import drained, until_signalled
 from .terminal import ProgressLine, emit, say
@@ -60,7 +61,7 @@ log = logging.getLogger(__name__)
 PREFIX = "KWAAINET_RELAY_"  # of settings in the environment
 DRAIN = 10.0  # seconds
 DEFAULT_HTTP = "127.0.0.1:8080"
-REMEMBER_PERIOD = 300.0  # seconds between writings of the peers known
+REMEMBER_PERIOD = 60.0  # seconds between writings of the peers known
 TABLE_LOOK_PERIOD = 1.0  # seconds between the gateway's looks at who is announced; costs no call
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/tcp/4002/ws")
 
@@ -160,6 +161,7 @@ async def _join(
     await host.listen()
     known = state.known_peers() if state else []
     dht = await join_dht(stack, host, options.initial_peers, known=known)
+    serve_as_seed(host, relay, dht, allow_private=options.open_hop_private)
     if state is not None:
         await stack.enter_async_context(_remembering(state, host, dht))
     if options.open_hop:

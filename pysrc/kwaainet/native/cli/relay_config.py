@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...libp2p.multiaddr import Multiaddr
+from ...swarm.bootstraps import spelled_out
 from ..assets import find_assets
 from ..http import parse_http_address, parse_ice_server
 from ..offered import check_offer
@@ -59,7 +60,7 @@ def check(settings: dict[str, Setting]) -> None:
     http_host, _ = parse_http_address(options.http)
     for server in options.ice_server or ():
         parse_ice_server(server)
-    for address in [*(options.listen or ()), *options.announce, *options.initial_peers]:
+    for address in [*(options.listen or ()), *options.announce, *spelled_out(options.initial_peers)]:
         Multiaddr.parse(address)
     keys = [options.api_key_file] if options.api_key_file is not None else []
     for flag, paths in (("--model", options.model or ()), ("--api-key-file", keys)):

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from kwaainet.errors import KwaaiNetError, Unreachable
+from kwaainet.native.cli import joining
 from kwaainet.native.cli.joining import join_dht, known_addresses, open_host
+from kwaainet.swarm.bootstraps import BOOTSTRAPS
 
 
 def test_two_hosts_share_a_swarm_and_close_with_the_stack(tmp_path: Path) -> None:
@@ -43,3 +45,44 @@ def test_a_peer_known_before_will_do_for_one_that_is_gone(caplog: pytest.LogCapt
 
     asyncio.run(main())
     assert caplog.text.count("tcp/9") == 2
+
+
+def test_a_node_that_lost_everybody_goes_back_to_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "LOOK_PERIOD", 0.01)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            bootstraps: list[str] = []
+            for run in range(2):  # the second is the first, restarted at the same address
+                async with AsyncExitStack() as process:
+                    listen = [bootstraps[0].partition("/p2p")[0]] if run else ["/ip4/127.0.0.1/tcp/0"]
+                    one = await open_host(process, listen=listen, identity_path=tmp_path / "key")
+                    await one.listen()
+                    await join_dht(process, one, [])
+                    if not run:
+                        bootstraps.append(one.addresses[0])
+                        other = await open_host(stack, listen=["/ip4/127.0.0.1/tcp/0"])
+                        await other.listen()
+                        dht = await join_dht(stack, other, bootstraps)
+                    while dht.table.id_of(one.peer_id) is None:
+                        await asyncio.sleep(0.01)
+                for neighbour in list(dht.table):  # as its calls would find out in time
+                    dht.table.remove(neighbour.node_id)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_swarms_name_stands_for_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            one = await open_host(stack, listen=["/ip4/127.0.0.1/tcp/0"])
+            await one.listen()
+            await join_dht(stack, one, [])
+            monkeypatch.setitem(BOOTSTRAPS, "ours", (one.addresses[0],))
+            other = await open_host(stack)
+            dht = await join_dht(stack, other, ["ours"], client_mode=True)
+            assert dht.table.id_of(one.peer_id) is not None
+
+    asyncio.run(main())

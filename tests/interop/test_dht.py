@@ -178,6 +178,11 @@ def test_clocks_apart_are_refused_by_both(tmp_path: Path) -> None:
         asyncio.run(main(real))
 
 
+async def read(address: str, keys: list[str]) -> list[Record | None]:
+    async with our_node(address, client=True) as (node, _):
+        return list((await node.get_many(keys)).values())
+
+
 def test_a_relay_takes_what_stock_servers_store_and_not_what_others_say_in_their_names(
     tmp_path: Path, odd: Case
 ) -> None:
@@ -190,8 +195,11 @@ def test_a_relay_takes_what_stock_servers_store_and_not_what_others_say_in_their
         told = ask(tmp_path, "store_and_check", {**spec, "tab": online["peer_id"]})
         assert told["named"]
         assert told["declared"]
-        both = sorted([told["peer"], online["peer_id"]])
-        assert told["servers"] == [both] * odd.blocks
+        assert not any(told["hostile"].values()), told["hostile"]
+        both = {told["peer"], online["peer_id"]}
+        for record in asyncio.run(read(origin["tcp"], [f"{odd.prefix}.{n}" for n in range(odd.blocks)])):
+            assert isinstance(record, Dictionary)
+            assert {str(subkey) for subkey in record.entries} == both
         assert told["reachable"] is True
         with urllib.request.urlopen(origin["http"] + "metrics") as answer:
             text = answer.read().decode()

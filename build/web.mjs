@@ -65,10 +65,11 @@ async function placeVersion (name, from, wanted) {
   return `/${name}/${version}/`
 }
 
-/** Bytes of each file, for the tab to tell how much there is to load before it knows otherwise. */
+/** Bytes of each file as it is sent, for the tab to tell how much there is to load before it knows otherwise. */
 async function sizesIn (folder) {
   const names = await readdir(folder)
-  return Object.fromEntries(await Promise.all(names.map(async name => [name, (await stat(join(folder, name))).size])))
+  const sent = names.filter(name => !name.endsWith('.br') && name !== 'snapshot.json')
+  return Object.fromEntries(await Promise.all(sent.map(async name => [name, (await stat(join(folder, names.includes(`${name}.br`) ? `${name}.br` : name))).size])))
 }
 
 await rm(ASSETS, { recursive: true, force: true })
@@ -76,7 +77,8 @@ await mkdir(ASSETS, { recursive: true })
 const folders = {
   ORT: JSON.stringify(await placeVersion('ort', ORT, ORT_FILES)),
   PYODIDE: JSON.stringify(await placeVersion('pyodide', PYODIDE, /./)),
-  PYODIDE_SIZES: JSON.stringify(await sizesIn(PYODIDE))
+  PYODIDE_SIZES: JSON.stringify(await sizesIn(PYODIDE)),
+  SNAPSHOT: await readFile(join(PYODIDE, 'snapshot.json'), 'utf8')
 }
 const network = await bundle('web/worker/network.ts')
 const store = { STORE_WORKER: JSON.stringify(await bundle('web/worker/store.ts')) }

@@ -16,6 +16,7 @@ import model
 import places
 import pyodide
 import python
+import snapshot
 from places import ROOT
 from steps import SetupError, Step, locked, say
 
@@ -66,8 +67,15 @@ STEPS = (
         "pyodide",
         "Pyodide with numpy, msgpack, Jinja and the wheel into dist/pyodide",
         pyodide.build_distribution,
-        lambda: (pyodide.wheel(), pyodide.LOCK, pyodide.PURE_LOCK, pyodide.COMPILER, *NPM_LOCK),
-        (places.PYODIDE / "pyodide-lock.json",),
+        lambda: (
+            pyodide.wheel(),
+            pyodide.LOCK,
+            pyodide.PURE_LOCK,
+            pyodide.COMPILER,
+            *snapshot.SOURCES,
+            *NPM_LOCK,
+        ),
+        (places.PYODIDE / "pyodide-lock.json", places.PYODIDE / "snapshot.json"),
         salt=pyodide.NUMPY_SHA256,
         slow="a 106 MB download the first time, of which 3 MB are kept",
     ),
@@ -81,6 +89,7 @@ STEPS = (
             ROOT / "tsconfig.json",
             *NPM_LOCK,
             places.PYODIDE / "pyodide-lock.json",
+            places.PYODIDE / "snapshot.bin",
         ),
         (places.WEB / "index.html",),
     ),

@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.parser import Parser
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from places import (
     ROOT,
     shared_cache,
 )
+from snapshot import add_snapshot
 from steps import SetupError, call, locked
 
 NUMPY = "numpy-2.4.3-cp314-cp314-pyemscripten_2026_0_wasm32.whl"
@@ -71,19 +72,20 @@ def wheel() -> Path:
 
 
 def build_distribution() -> None:
-    """dist/pyodide: the interpreter, numpy, msgpack, our wheel, and Jinja for the chat."""
+    """dist/pyodide: the interpreter, numpy, msgpack, our wheel, and Jinja for the chat; all of it as memory, too."""
     member(NUMPY_SOURCES, NUMPY_SHA256, CACHE / NUMPY)
     pure = [_without_binaries(path) for path in sorted(wheels_of(PURE_LOCK, *PURE_TARGET).glob("*.whl"))]
     interpreter = [NODE_MODULES / "pyodide" / name for name in INTERPRETER]
     libraries = [CACHE / NUMPY, *_wheels(LOCK), *pure, NODE_MODULES / "pyodide" / LIBRARY]
-    _lay_out(PYODIDE, [*_compiled_libraries(libraries), *_compiled(COMPILED, [wheel()])], interpreter)
+    files = [*_compiled_libraries(libraries), *_compiled(COMPILED, [wheel()]), *interpreter]
+    _lay_out(PYODIDE, files, lambda part: add_snapshot(part, INTERPRETER))
 
 
 def build_tests_distribution() -> None:
     """.cache/pyodide-tests: what dist/pyodide holds and pytest, without the interpreter."""
     loaded = [path for path in PYODIDE.glob("*.whl") if path.name != NUMPY]  # a tab's lacks what tests use
     wheels = [*loaded, CACHE / NUMPY, *_wheels(TESTS_LOCK)]
-    _lay_out(PYODIDE_TESTS, wheels, [])
+    _lay_out(PYODIDE_TESTS, wheels)
 
 
 def _wheels(lock: Path) -> list[Path]:
@@ -128,13 +130,14 @@ def _without_binaries(path: Path) -> Path:
     return pure
 
 
-def _lay_out(folder: Path, wheels: Iterable[Path], others: Iterable[Path]) -> None:
+def _lay_out(folder: Path, files: Iterable[Path], finish: Callable[[Path], None] = lambda part: None) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for path in (*wheels, *others):
+    for path in files:
         place(path, part / path.name)
     _write_lock(part)
+    finish(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

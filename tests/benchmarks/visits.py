@@ -21,6 +21,7 @@ from kwaainet.native.chromium import Browser
 from kwaainet.native.page import Page
 
 from .model import GGUF, PREFIX
+from .processes import family_cpu_seconds
 from .report import Result, Row
 
 QUIET = 1.5  # seconds without a byte after which the page has loaded everything
@@ -28,6 +29,16 @@ ONLINE_TIMEOUT = 180.0
 GOAL_BYTES = 100_000
 GOAL_RETURN = 3.0  # seconds
 STAGES = ("python", "weights", "build")
+MARKS = (  # of the node worker
+    "manifest read",
+    "engine loaded",
+    "loader loaded",
+    "interpreter linked",
+    "memory fetched",
+    "memory restored",
+    "packages loaded",
+    "main called",
+)
 
 
 @dataclass
@@ -87,6 +98,7 @@ async def _to_online(url: str, profile: Path) -> dict[str, float]:
     async with await Browser.launch(profile=profile) as browser:
         page = await browser.new_page()
         visit = Visit()
+        idle = family_cpu_seconds(browser.process_id)
         await page.on_event("kwaainet", visit.note)
         visit.started = time.monotonic()
         await page.goto(f"{url}?backend=wasm")
@@ -95,9 +107,23 @@ async def _to_online(url: str, profile: Path) -> dict[str, float]:
             await visit.over.wait()
         if visit.failure:
             raise OSError(f"the tab failed: {visit.failure}")
+        cpu = family_cpu_seconds(browser.process_id) - idle
+        marks = await _marks(page, MARKS)
         await page.evaluate("document.querySelector('#stop').click()")
         await page.close()
-    return visit.stages()
+    return {**visit.stages(), "cpu": cpu, **marks}
+
+
+async def _marks(page: Page, wanted: Sequence[str]) -> dict[str, float]:
+    """When the node worker was where, in seconds since the navigation."""
+    start = float(await page.evaluate("performance.timeOrigin"))
+    (worker,) = [name for name, url in page.workers.items() if "/node.js" in url]
+    source = "performance.getEntriesByType('mark').map(mark => [mark.name, performance.timeOrigin + mark.startTime])"
+    answer = await page.worker_command(
+        worker, "Runtime.evaluate", {"expression": source, "returnByValue": True}
+    )
+    found = dict(answer["result"]["value"])
+    return {name: (found[name] - start) / 1000 for name in wanted if name in found}
 
 
 def measure_bytes(folder: Path, rounds: int) -> Result:

@@ -2,11 +2,12 @@
 // Rule of the file: no Python in strings, no decisions of the client.
 
 import type { PyProxy } from 'pyodide/ffi'
+import { bootPython } from './boot.ts'
 import type { ClientConfig, ClientToPage, PageToClient, StartClient } from './chat_messages.ts'
 import { RemoteBlobs } from './blobs.ts'
 import { LoadMeter } from './loading.ts'
 import { blobsOf } from './manifest.ts'
-import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
+import { failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
 const PACKAGES = ['jinja2'] // renders chat templates
 

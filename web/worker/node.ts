@@ -6,10 +6,11 @@ import type { JsEngine } from '../bridge/engine.ts'
 import { makeWorker } from '../bridge/foreign_worker.ts'
 import type { JsGradients } from '../bridge/gradients.ts'
 import { RemoteBlobs } from './blobs.ts'
+import { bootPython } from './boot.ts'
 import { LoadMeter } from './loading.ts'
 import { blobsIn, blobsOf } from './manifest.ts'
 import type { NodeConfig, NodeToPage, PageToNode, SetLimits, StartNode } from './node_messages.ts'
-import { bootPython, failed, fetchText, Inbox, PythonBridge } from './python.ts'
+import { failed, fetchText, Inbox, PythonBridge } from './python.ts'
 
 declare const THREAD_WORKER: string // a path with its version, set by build/web.mjs
 declare const ORT: string // the path of onnxruntime-web's folder, with a version in it; set by build/web.mjs
@@ -71,6 +72,7 @@ class Bridge extends PythonBridge {
 /** The engine's code is not small, so only when it is wanted. */
 async function loadEngine (config: NodeConfig): Promise<JsEngine> {
   const { createEngine } = await import('../bridge/engine.ts')
+  performance.mark('engine loaded')
   return await createEngine({
     backend: config.backend,
     ortUrl: ortUrl(config),
@@ -90,6 +92,7 @@ async function expectBlobs ({ model, blocks }: NodeConfig, blobs: RemoteBlobs): 
   const manifest = await fetchText(model.manifest, "the model's manifest")
   const all = blobsOf(manifest)
   blobs.expect(all, blobsIn(all, blocks))
+  performance.mark('manifest read')
   return manifest
 }
 
@@ -103,6 +106,7 @@ async function start ({ config, network }: StartNode): Promise<void> {
   const [python, manifest, engine] = await Promise.all([
     bootPython(config.origin, [], meter), expectBlobs(config, blobs), loadEngine(config)
   ])
+  performance.mark('main called')
   const worker = python.pyimport('kwaainet.browser.worker') as PyProxy & { main: (bridge: Bridge, config: NodeConfig, manifest: string) => Promise<void> }
   await worker.main(new Bridge(network, engine, blobs, config), config, manifest)
 }

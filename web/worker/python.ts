@@ -1,59 +1,13 @@
-// What the workers with Python in them share: booting Pyodide with the kwaainet wheel, and what only JavaScript can do.
-// Rule of the file: the only one that loads pyodide; no Python in strings, no decisions of a node or client.
+// What the workers with Python in them share: what only JavaScript can do.
+// Rule of the file: no Python in strings, no decisions of a node or client.
 
-import type { PyodideInterface } from 'pyodide'
 import { describe } from '../bridge/faults.ts'
 import { fetchRange, type RangeAnswer } from '../bridge/ranges.ts'
 import type { BlobFiles } from '../bridge/store.ts'
 import type { LoadMeter } from './loading.ts'
 import type { Failed, NetworkGone, NetworkToNode, NodeToNetwork } from './messages.ts'
 
-declare const PYODIDE: string // its folder's path, with a version in it; set by build/web.mjs
-declare const PYODIDE_SIZES: Record<string, number> // bytes of its files, by the names of the packages or their own
-
-const PACKAGE = 'kwaainet'
-const NEEDED = new Set([PACKAGE, 'numpy', 'msgpack'])
 const LONGEST_TIMER = 2 ** 31 - 1 // ms; setTimeout takes more for nothing
-
-/** Pyodide with the wheel and `packages`, which are fetched while the interpreter starts. */
-export async function bootPython (origin: string, packages: string[], meter: LoadMeter): Promise<PyodideInterface> {
-  const indexURL = new URL(PYODIDE, origin).href
-  const files = watchFiles(indexURL, packages, meter)
-  const { loadPyodide } = await import(`${indexURL}pyodide.mjs`) as typeof import('pyodide')
-  const python = await loadPyodide({ indexURL, convertNullToNone: true, packages: [PACKAGE, ...packages] })
-  const loaded = Object.keys(python.loadedPackages).map(name => name.toLowerCase()) // Jinja2 calls itself so
-  const missing = [PACKAGE, ...packages].filter(name => !loaded.includes(name))
-  if (missing.length > 0) throw new Error(`the Python packages cannot be loaded: ${missing.join(', ')}`)
-  files.end()
-  return python
-}
-
-/** Tell the meter of each of the runtime's files when it is here, which the browser says by its address. */
-function watchFiles (folder: string, packages: string[], meter: LoadMeter): { end: () => void } {
-  const left = new Map(Object.entries(PYODIDE_SIZES).filter(([name]) => !/\.whl$/.test(name) || NEEDED.has(packageOf(name)) || packages.includes(packageOf(name))))
-  const part = { done: 0, total: [...left.values()].reduce((sum, size) => sum + size, 0), cached: 0 }
-  meter.runtime({ ...part })
-  const observer = new PerformanceObserver(list => {
-    for (const { name, transferSize } of list.getEntries() as PerformanceResourceTiming[]) {
-      const file = name.slice(folder.length)
-      const size = name.startsWith(folder) ? left.get(file) : undefined
-      if (size === undefined) continue
-      left.delete(file)
-      part.done += size
-      if (transferSize === 0) part.cached += size // it came from the browser's own cache
-      meter.runtime({ ...part })
-    }
-  })
-  observer.observe({ type: 'resource' })
-  return {
-    end: () => {
-      observer.disconnect()
-      meter.runtime({ ...part, done: part.total })
-    }
-  }
-}
-
-const packageOf = (wheel: string): string => (wheel.split('-')[0] as string).toLowerCase()
 
 /** `what` names the document in the error; `integrity` is what `fetch` checks it by. */
 export async function fetchText (url: string, what: string, integrity = ''): Promise<string> {

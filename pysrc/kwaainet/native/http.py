@@ -210,7 +210,9 @@ class Origin:
         name = request.match_info["path"]
         try:
             path = (self.assets / name.replace("\0", "")).resolve()
-            found = path.is_relative_to(self.assets.resolve()) and path.is_file()
+            found = path.is_relative_to(self.assets.resolve()) and (
+                path.is_file() or path.with_name(f"{path.name}.br").is_file()  # what aiohttp sends instead
+            )
         except (OSError, ValueError):  # a name too long, or of characters, that no file can have
             found = False
         if not found:

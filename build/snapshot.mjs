@@ -19,14 +19,16 @@ import pkgutil
 import kwaainet
 
 def everything(unwanted):
-    for module in pkgutil.walk_packages(kwaainet.__path__, "kwaainet."):
-        if module.name.split(".")[1] not in unwanted:
-            importlib.import_module(module.name)
+    for package in pkgutil.iter_modules(kwaainet.__path__, "kwaainet."):
+        if package.name not in unwanted:
+            path = getattr(importlib.import_module(package.name), "__path__", ())
+            for module in pkgutil.walk_packages(path, f"{package.name}."):
+                importlib.import_module(module.name)
     gc.collect()
 
 everything
 `
-const ELSEWHERE = ['native', 'testing'] // of no use in a tab that serves or chats
+const ELSEWHERE = ['kwaainet.native', 'kwaainet.testing'] // of no use in a tab that serves or chats
 const SITE = '/lib/python3.14/site-packages'
 const BLOCKS = [1 << 20, 1 << 16, 1 << 12, 1 << 8, 1 << 5]
 

@@ -36,14 +36,18 @@ def bundle_web() -> None:
 
 
 def build_web_wheel() -> None:
-    """dist/kwaainet_web-VERSION-py3-none-any.whl: web/dist for installed relays, without source maps and what is sent
-    compressed only."""
+    """dist/kwaainet_web-VERSION-py3-none-any.whl: web/dist without source maps, for installed relays.
+
+    What browsers are sent compressed only is kept so.
+    """
     for old in DIST.glob("kwaainet_web-*.whl"):
         old.unlink()
     shutil.rmtree(WEB_WHEEL, ignore_errors=True)
     shutil.copytree(ROOT / "build" / "web-wheel", WEB_WHEEL)
     assets = WEB_WHEEL / "kwaainet_web" / "assets"
-    shutil.copytree(WEB, assets, ignore=shutil.ignore_patterns("*.map", "snapshot.bin"), copy_function=os.link)
+    shutil.copytree(
+        WEB, assets, ignore=shutil.ignore_patterns("*.map", "snapshot.bin"), copy_function=os.link
+    )
     call(
         PYTHON,
         "-m",

@@ -72,7 +72,7 @@ def wheel() -> Path:
 
 
 def build_distribution() -> None:
-    """dist/pyodide: the interpreter, numpy, msgpack, our wheel, and Jinja for the chat; all of it as memory, too."""
+    """dist/pyodide: the interpreter, numpy, msgpack, our wheel, Jinja for the chat; all as memory, too."""
     member(NUMPY_SOURCES, NUMPY_SHA256, CACHE / NUMPY)
     pure = [_without_binaries(path) for path in sorted(wheels_of(PURE_LOCK, *PURE_TARGET).glob("*.whl"))]
     interpreter = [NODE_MODULES / "pyodide" / name for name in INTERPRETER]

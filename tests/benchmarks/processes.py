@@ -27,7 +27,8 @@ def family_cpu_seconds(process_id: int) -> float:
         with contextlib.suppress(OSError):  # it has ended meanwhile
             total += cpu_seconds(one)
             for task in Path(f"/proc/{one}/task").iterdir():
-                family += map(int, (task / "children").read_text().split())
+                with contextlib.suppress(OSError):
+                    family += map(int, (task / "children").read_text().split())
     return total
 
 

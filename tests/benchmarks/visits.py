@@ -29,6 +29,7 @@ ONLINE_TIMEOUT = 180.0
 GOAL_BYTES = 100_000
 GOAL_RETURN = 3.0  # seconds
 STAGES = ("python", "weights", "build")
+TOLD = "mark => [mark.name, performance.timeOrigin + mark.startTime]"
 MARKS = (  # of the node worker
     "manifest read",
     "engine loaded",
@@ -118,10 +119,9 @@ async def _marks(page: Page, wanted: Sequence[str]) -> dict[str, float]:
     """When the node worker was where, in seconds since the navigation."""
     start = float(await page.evaluate("performance.timeOrigin"))
     (worker,) = [name for name, url in page.workers.items() if "/node.js" in url]
-    source = "performance.getEntriesByType('mark').map(mark => [mark.name, performance.timeOrigin + mark.startTime])"
-    answer = await page.worker_command(
-        worker, "Runtime.evaluate", {"expression": source, "returnByValue": True}
-    )
+    source = f"performance.getEntriesByType('mark').map({TOLD})"
+    asked = {"expression": source, "returnByValue": True}
+    answer = await page.worker_command(worker, "Runtime.evaluate", asked)
     found = dict(answer["result"]["value"])
     return {name: (found[name] - start) / 1000 for name in wanted if name in found}
 

@@ -4,7 +4,7 @@
 import type { PyodideInterface } from 'pyodide'
 import { describe } from '../bridge/faults.ts'
 import type { LoadMeter } from './loading.ts'
-import { type CreateModule, type EmscriptenModule, type SnapshotIndex, withLibraries } from './snapshot.ts'
+import { type CreateModule, restoring, type SnapshotIndex } from './snapshot.ts'
 
 declare const PYODIDE: string // its folder's path, with a version in it; set by build/web.mjs
 declare const PYODIDE_SIZES: Record<string, number> // bytes of its files as they are sent, by their names
@@ -51,27 +51,14 @@ async function restorePython (indexURL: string): Promise<PyodideInterface> {
     import(`${indexURL}pyodide.mjs`) as Promise<typeof import('pyodide')>, import(`${indexURL}pyodide.asm.mjs`) as Promise<{ default: CreateModule }>
   ])
   performance.mark('loader loaded')
-  const createPyodideModule: CreateModule = async settings => {
-    let layout = ''
-    const module = await withLibraries(create, libraries, found => { layout = found })(settings)
-    if (layout !== SNAPSHOT.layout) throw new Error(`this browser lays it out otherwise: ${layout}, not ${SNAPSHOT.layout}`)
-    performance.mark('interpreter linked')
-    await filled
-    grow(module)
-    performance.mark('memory fetched')
-    return module
-  }
-  const options = { indexURL, convertNullToNone: true, _loadSnapshot: memory, createPyodideModule }
+  const createPyodideModule = restoring(create, SNAPSHOT, libraries, filled)
+  const options: unknown = { indexURL, convertNullToNone: true, _loadSnapshot: memory, createPyodideModule }
   const python = await loadPyodide(options as Parameters<typeof loadPyodide>[0])
   const random = python.pyimport('random')
   random.seed() // or all tabs would draw the same
   random.destroy()
   performance.mark('memory restored')
   return python
-}
-
-function grow (module: EmscriptenModule): void {
-  if (module.HEAPU8.length < SNAPSHOT.bytes) module.growMemory(SNAPSHOT.bytes)
 }
 
 async function fill (memory: Uint8Array, url: URL): Promise<void> {

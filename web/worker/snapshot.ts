@@ -24,12 +24,15 @@ export interface EmscriptenModule {
   _emscripten_get_sbrk_ptr: () => number
 }
 
+/** A library while, or after, it is compiled. */
+export interface CompiledLibrary { path: string, compiled: Promise<WebAssembly.Module> }
+
 export interface EmscriptenSettings { preRun: Array<(module: EmscriptenModule) => void> }
 export type CreateModule = (settings: EmscriptenSettings) => Promise<EmscriptenModule>
 
 /** `create`, but for the compiled `libraries`, which are linked before the interpreter runs; `linked` hears the layout. */
 export function withLibraries (
-  create: CreateModule, libraries: Array<{ path: string, compiled: Promise<WebAssembly.Module> }>, linked: (layout: string) => void
+  create: CreateModule, libraries: CompiledLibrary[], linked: (layout: string) => void
 ): CreateModule {
   return async settings => {
     let failure: unknown
@@ -44,13 +47,27 @@ export function withLibraries (
     return module
   }
 
-  async function link (module: EmscriptenModule, all: typeof libraries): Promise<void> {
+  async function link (module: EmscriptenModule, all: CompiledLibrary[]): Promise<void> {
     const flags = { loadAsync: true, global: false, nodelete: true }
     for (const { path, compiled } of all) {
       module.preloadedWasm[path] = await module.loadWebAssemblyModule(await compiled, flags, path, {})
       await module.loadDynamicLibrary(path, flags, {})
     }
     linked(layoutOf(module))
+  }
+}
+
+/** `withLibraries`, ready to have the memory that `index` tells of laid over it, once it is `filled`. Raises where it does not fit. */
+export function restoring (create: CreateModule, index: SnapshotIndex, libraries: CompiledLibrary[], filled: Promise<void>): CreateModule {
+  return async settings => {
+    let layout = ''
+    const module = await withLibraries(create, libraries, found => { layout = found })(settings)
+    if (layout !== index.layout) throw new Error(`this runtime lays it out otherwise: ${layout}, not ${index.layout}`)
+    performance.mark('interpreter linked')
+    await filled
+    if (module.HEAPU8.length < index.bytes) module.growMemory(index.bytes)
+    performance.mark('memory fetched')
+    return module
   }
 }
 

@@ -35,11 +35,11 @@ def origin(tmp_path: Path) -> Origin:
     return Origin(assets, lambda: ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"], "0.0", [model], lambda: {"peers": 2})
 
 
-def visit(origin: Origin, check: Check) -> None:
+def visit(origin: Origin, check: Check, *, decompress: bool = True) -> None:
     async def main() -> None:
         runner, address = await serve(origin, "127.0.0.1", 0)
         try:
-            async with aiohttp.ClientSession() as session:
+            async with aiohttp.ClientSession(auto_decompress=decompress) as session:
                 await check(session, address)
         finally:
             await runner.cleanup()
@@ -204,6 +204,26 @@ def test_scripts_have_their_type_and_versioned_assets_are_immutable(origin: Orig
             assert script.headers["Cache-Control"] == "no-cache"
 
     visit(origin, check)
+
+
+def test_what_lies_compressed_is_sent_so_to_who_takes_it(origin: Origin) -> None:
+    folder = origin.assets / "0123456789abcdef"
+    (folder / "memory.bin.br").write_bytes(b"compressed")
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        address += "0123456789abcdef/memory.bin"
+        async with session.get(address, headers={"Accept-Encoding": "gzip, br"}) as answer:
+            assert (answer.status, answer.headers["Content-Encoding"]) == (200, "br")
+            assert answer.headers["Vary"] == "Accept-Encoding"
+            assert "immutable" in answer.headers["Cache-Control"]
+            assert await answer.read() == b"compressed"
+        async with session.get(address, headers={"Accept-Encoding": "identity"}) as answer:
+            assert answer.status == 404
+        (folder / "memory.bin").write_bytes(b"plain")
+        async with session.get(address, headers={"Accept-Encoding": "identity"}) as answer:
+            assert (answer.status, await answer.read()) == (200, b"plain")
+
+    visit(origin, check, decompress=False)
 
 
 def test_a_relay_without_a_model_says_so(origin: Origin) -> None:

@@ -114,7 +114,7 @@ def relay(folder: Path, *flags: str | Path) -> Iterator[dict[str, Any]]:
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/tcp/0/ws", *flags]
     with started(command, folder, "relay") as running:
         ready = running.event("ready")
-        ready["tcp"] = next(address for address in ready["maddrs"] if "/ws" not in address)
+        ready["tcp"] = next((one for one in ready["maddrs"] if "/ws" not in one), None)
         ready["running"] = running
         yield ready
 

@@ -138,5 +138,13 @@ class Unreachable(RemoteError):
     """No connection to the peer could be made."""
 
 
+class Ailment(RemoteError):
+    """A relay does not do what it should: the text is the cause, ``remedy`` what its operator can do."""
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(cause)
+        self.remedy = remedy
+
+
 class StreamReset(RemoteError):
     """The stream or its connection ended before the call did."""

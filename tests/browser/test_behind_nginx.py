@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -18,7 +19,7 @@ from authority import Authority, Issued
 from browser.peers import PREFIX, expected, hidden_states, joined
 from browser.tabs import open_tab
 from interop.pebble import free_port
-from interop.running import ROOT, relay, started
+from interop.running import KWAAINET, ROOT, relay, started
 
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.libp2p.multiaddr import Multiaddr
@@ -83,6 +84,17 @@ async def connected_from(host: str, address: str, context: ssl.SSLContext) -> Li
     return wire.link
 
 
+async def doctor_is_content(site: str, folder: Path) -> None:
+    """It walks all the way through the proxy, with the test's authority as one that is known."""
+    with started([KWAAINET, "doctor", "--json", site], folder, "doctor") as running:
+        code = await asyncio.to_thread(running.process.wait, 120)
+        told = json.loads(running.out.read_text())
+        assert (code, told["reachable"], told["why"]) == (0, True, "")
+        steps = [step["name"] for step in told["steps"]]
+        assert steps[:6] == ["dns", "tcp", "tls", "page", "clock", "relay address"]
+        assert "relay dns" not in steps, "page and relay are at one place"
+
+
 def test_a_tab_serves_through_nginx_and_addresses_are_kept(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +130,7 @@ def test_a_tab_serves_through_nginx_and_addresses_are_kept(
                 wanted = await expected(small_model, hidden)
                 np.testing.assert_allclose(await inference.step(hidden), wanted, atol=2e-4)
                 link.close("enough")
+                await doctor_is_content(site, tmp_path)
                 await tab.stop()
 
     asyncio.run(main())

@@ -17,7 +17,7 @@ import uvloop
 
 from ... import __version__
 from ...errors import ConfigError, KwaaiNetError
-from . import api, gateway, generate, model, relay, serve, tab, up
+from . import api, doctor, gateway, generate, model, relay, serve, tab, up
 from .logs import configure_logging
 from .terminal import say
 
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kwaainet", description="A browser tab as a server of a Petals swarm.")
     parser.add_argument("--version", action="version", version=f"kwaainet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (up, relay, tab, serve, gateway, generate, api, model):
+    for module in (up, relay, tab, serve, gateway, generate, api, model, doctor):
         module.add(commands)
     return parser
 

@@ -1,5 +1,5 @@
-"""Write web/worker/messages.ts, node_messages.ts and chat_messages.ts from the modules of these names in
-kwaainet.browser; with --check, only say whether they are current.
+"""Write web/worker/messages.ts, node_messages.ts, chat_messages.ts and page_messages.ts from the modules of
+these names in kwaainet.browser; with --check, only say whether they are current.
 
 Rule of the file: it knows the few Python types messages use, and refuses every other.
 """
@@ -15,9 +15,14 @@ from typing import Any, Literal, NotRequired, get_args, get_origin
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "pysrc"))
 
-from kwaainet.browser import chat_messages, messages, node_messages  # noqa: E402  (needs the path above)
+from kwaainet.browser import (  # noqa: E402  (needs the path above)
+    chat_messages,
+    messages,
+    node_messages,
+    page_messages,
+)
 
-MODULES = (messages, node_messages, chat_messages)
+MODULES = (messages, node_messages, chat_messages, page_messages)
 SCALARS = {str: "string", int: "number", float: "number", bool: "boolean", bytes: "Uint8Array<ArrayBuffer>"}
 
 

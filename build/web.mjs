@@ -38,12 +38,33 @@ async function bundle (entry, define = {}) {
   return `/assets/${name}.js?v=${createHash('sha256').update(bytes).digest('hex').slice(0, 16)}`
 }
 
-/** The SDK for pages without a bundler, at addresses that stay: /sdk/index.js, /sdk/element.js, /sdk/define.js. */
+/** The SDK for pages without a bundler, at addresses that stay: /sdk/index.js, element.js, define.js, python.js; /embed.js. */
 async function bundleSdk () {
-  const entries = Object.fromEntries(['index', 'element', 'define'].map(name => [name, `web/sdk/${name}.ts`]))
+  const entries = Object.fromEntries(['index', 'element', 'define', 'python'].map(name => [name, `web/sdk/${name}.ts`]))
   await rm(join(DIST, 'sdk'), { recursive: true, force: true })
   await build({ ...COMMON, outdir: join(DIST, 'sdk'), entryPoints: entries })
   await build({ ...COMMON, splitting: false, format: 'iife', outdir: DIST, entryPoints: { embed: 'web/sdk/embed.ts' } })
+}
+
+/** What pages pin the scripts of other origins by (Subresource Integrity), in /integrity.json; that of embed.js. */
+async function writeIntegrity () {
+  const files = ['embed.js', ...(await readdir(join(DIST, 'sdk'))).filter(name => name.endsWith('.js')).sort().map(name => `sdk/${name}`)]
+  const digests = await Promise.all(files.map(async file => [`/${file}`, `sha384-${createHash('sha384').update(await readFile(join(DIST, file))).digest('base64')}`]))
+  await writeFile(join(DIST, 'integrity.json'), `${JSON.stringify(Object.fromEntries(digests), null, 1)}\n`)
+  return digests[0][1]
+}
+
+/** The wheel for micropip: /wheels/NAME, and a package index (PEP 503) of it alone at /simple. */
+async function placeWheel () {
+  const [name] = (await readdir(join(ROOT, 'dist'))).filter(file => /^kwaainet-.*\.whl$/.test(file))
+  if (name === undefined) throw new Error('dist/ holds no kwaainet wheel; run: make wheel')
+  const digest = createHash('sha256').update(await readFile(join(ROOT, 'dist', name))).digest('hex')
+  const index = join(DIST, 'simple', 'kwaainet')
+  for (const folder of ['wheels', 'simple']) await rm(join(DIST, folder), { recursive: true, force: true })
+  await mkdir(join(DIST, 'wheels'), { recursive: true })
+  await mkdir(index, { recursive: true })
+  await place(join(ROOT, 'dist', name), join(DIST, 'wheels', name))
+  await writeFile(join(index, 'index.html'), `<!doctype html>\n<title>kwaainet</title>\n<a href="../../wheels/${name}#sha256=${digest}">${name}</a>\n`)
 }
 
 /** A hard link where the file system allows, for these files are big. */
@@ -88,6 +109,8 @@ const client = await bundle('web/worker/client.ts', { ...folders, ...store })
 const page = await bundle('web/page/page.ts')
 const frame = await bundle('web/sdk/embed_frame.ts')
 await bundleSdk()
+await placeWheel()
+const integrity = await writeIntegrity()
 await writeFile(join(DIST, 'workers.json'), JSON.stringify({ api: API_VERSION, network, node, client }))
 const embed = await readFile(join(ROOT, 'web', 'sdk', 'embed.html'), 'utf8')
 await writeFile(join(DIST, 'embed.html'), embed.replace('/assets/embed_frame.js?v=FRAME_VERSION', frame))
@@ -97,4 +120,5 @@ await writeFile(join(ASSETS, 'page.css'), style)
 const styled = `/assets/page.css?v=${createHash('sha256').update(style).digest('hex').slice(0, 16)}`
 await writeFile(join(DIST, 'index.html'), html.replace('/assets/page.js?v=PAGE_VERSION', page).replace('/assets/page.css?v=PAGE_STYLE', styled))
 const sizes = await Promise.all((await readdir(ASSETS)).filter(name => name.endsWith('.js')).map(async name => `${name} ${Math.round((await stat(join(ASSETS, name))).size / 1024)} KiB`))
+console.log(`embed.js: integrity="${integrity}"`)
 console.log(`web/dist: ${sizes.join(', ')}`)

@@ -139,9 +139,9 @@ def only_ours(page: Page, host: Host, origin: Mapping[str, Any]) -> None:
     sockets = tuple(f"ws://127.0.0.1:{port}/" for port in socket_ports(origin))
     ours = (f"{host.url}/", origin["http"], "data:", f"blob:{host.url}", f"blob:{origin['http']}", *sockets)
     asked = page.requests
-    assert any(url.startswith(origin["http"]) for url in asked), "requests are watched"
+    assert any(url.startswith(origin["http"]) for url in asked), f"requests are watched: {asked}"
     assert [url for url in asked if not url.startswith(ours)] == []
-    assert host.reports == []
+    assert host.reports == [], host.reports
 
 
 def socket_ports(origin: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,9 @@ element.options = {
   ...(backend === 'wasm' || backend === 'webgpu' ? { backend } : {}),
   ...(storage ? { cacheBytes: Math.round(storage * MEGABYTE) } : {})
 } satisfies Partial<NodeOptions>
+const sheet = new CSSStyleSheet() // a style element would need a hole in the frame's policy
+sheet.replaceSync('body { margin: 0 }')
+document.adoptedStyleSheets = [sheet]
 document.body.append(element)
 
 new ResizeObserver(() => {

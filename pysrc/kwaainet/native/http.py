@@ -208,6 +208,7 @@ class Origin:
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["path"]
+        name += "index.html" if name.endswith("/") else ""  # a package index is folders
         try:
             path = (self.assets / name.replace("\0", "")).resolve()
             found = path.is_relative_to(self.assets.resolve()) and (
@@ -221,7 +222,8 @@ class Origin:
         headers = {"Cache-Control": IMMUTABLE if versioned else "no-cache", **PUBLIC}
         if path.suffix in MIME_TYPES:
             headers["Content-Type"] = MIME_TYPES[path.suffix]
-            headers["Content-Security-Policy"] = self._policy()  # of workers
+        if path.suffix in (*MIME_TYPES, ".html"):
+            headers["Content-Security-Policy"] = self._policy()  # of workers, and of the embed's frame
         return web.FileResponse(path, headers=headers)
 
 

@@ -94,6 +94,25 @@ def test_pages_of_other_origins_may_load_what_the_sdk_needs(origin: Origin) -> N
     visit(origin, check)
 
 
+def test_a_frame_has_the_pages_policy_and_a_package_index_its_folders(origin: Origin) -> None:
+    (origin.assets / "embed.html").write_text("<title>frame</title>")
+    (origin.assets / "simple" / "kwaainet").mkdir(parents=True)
+    (origin.assets / "simple" / "kwaainet" / "index.html").write_text("<a href=x>x</a>")
+
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        async with session.get(address + "embed.html") as frame:
+            policy = frame.headers["Content-Security-Policy"]
+            assert "script-src 'self' 'wasm-unsafe-eval'" in policy
+            assert "frame-ancestors" not in policy, "it is made for frames"
+        async with session.get(address + "simple/kwaainet/") as index:
+            assert (index.status, index.content_type) == (200, "text/html")
+            assert index.headers["Access-Control-Allow-Origin"] == "*"
+        async with session.get(address + "simple/other/") as answer:
+            assert answer.status == 404
+
+    visit(origin, check)
+
+
 def test_text_settings_are_immutable_under_an_address_that_names_their_hash(origin: Origin) -> None:
     async def check(session: aiohttp.ClientSession, address: str) -> None:
         async with session.get(address + "kwaainet.json") as answer:

@@ -6,7 +6,9 @@ import { createHash } from 'node:crypto'
 import { mkdir, readdir, readFile, rm, writeFile, link, copyFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { gzipSync } from 'node:zlib'
 import { build } from 'esbuild'
+import { WORDS } from '../web/page/words.ts'
 import { API_VERSION } from '../web/sdk/origin.ts'
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
@@ -93,6 +95,14 @@ async function sizesIn (folder) {
   return Object.fromEntries(await Promise.all(sent.map(async name => [name, (await stat(join(folder, names.includes(`${name}.br`) ? `${name}.br` : name))).size])))
 }
 
+/** The page with its words in it: they are to be read before any script has come. */
+function worded (html) {
+  return html.replaceAll(/\{(\w+)\}/g, (_, name) => {
+    if (WORDS[name] === undefined) throw new Error(`index.html says {${name}}, which words.ts does not know`)
+    return WORDS[name].replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('"', '&quot;')
+  })
+}
+
 await rm(ASSETS, { recursive: true, force: true })
 await mkdir(ASSETS, { recursive: true })
 const folders = {
@@ -114,11 +124,15 @@ const integrity = await writeIntegrity()
 await writeFile(join(DIST, 'workers.json'), JSON.stringify({ api: API_VERSION, network, node, client }))
 const embed = await readFile(join(ROOT, 'web', 'sdk', 'embed.html'), 'utf8')
 await writeFile(join(DIST, 'embed.html'), embed.replace('/assets/embed_frame.js?v=FRAME_VERSION', frame))
-const html = await readFile(join(ROOT, 'web', 'page', 'index.html'), 'utf8')
+const html = worded(await readFile(join(ROOT, 'web', 'page', 'index.html'), 'utf8'))
 const style = await readFile(join(ROOT, 'web', 'page', 'page.css'))
 await writeFile(join(ASSETS, 'page.css'), style)
 const styled = `/assets/page.css?v=${createHash('sha256').update(style).digest('hex').slice(0, 16)}`
 await writeFile(join(DIST, 'index.html'), html.replace('/assets/page.js?v=PAGE_VERSION', page).replace('/assets/page.css?v=PAGE_STYLE', styled))
+// What is loaded before the click is there compressed, too: the origin sends that to who takes it.
+for (const file of [join(DIST, 'index.html'), join(ASSETS, 'page.css'), join(ASSETS, 'page.js')]) {
+  await writeFile(`${file}.gz`, gzipSync(await readFile(file), { level: 9 }))
+}
 const sizes = await Promise.all((await readdir(ASSETS)).filter(name => name.endsWith('.js')).map(async name => `${name} ${Math.round((await stat(join(ASSETS, name))).size / 1024)} KiB`))
 console.log(`embed.js: integrity="${integrity}"`)
 console.log(`web/dist: ${sizes.join(', ')}`)

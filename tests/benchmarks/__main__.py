@@ -35,6 +35,7 @@ from . import (
     kills,
     leaving,
     llama_cpp,
+    paint,
     profiling,
     quality,
     relaying,
@@ -50,6 +51,7 @@ DEFAULT_ROUNDS = 5
 
 BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "bytes": visits.measure_bytes,
+    "paint": paint.measure,
     "start": visits.measure_start,
     "generation": generation.measure,
     "steps": steps.measure,

@@ -64,6 +64,14 @@ class Tab:
         await self.click("contribute")
         return await self.until("online", since=since)
 
+    async def again(self, since: int) -> Event:
+        """Wait until a tab that broke after ``events[since]`` serves again by itself."""
+        async with asyncio.timeout(PATIENCE):
+            while not any(event["event"] == "error" for event in self.events[since:]):
+                await asyncio.sleep(POLL)
+        broke = next(n for n, event in enumerate(self.events) if n >= since and event["event"] == "error")
+        return await self.until("online", since=broke + 1)
+
     async def stop(self) -> None:
         """Click Stop and wait until the tab has left."""
         since = len(self.events)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from browser.painting import first_paint
 from browser.tabs import open_tab
 
 from kwaainet.native.chromium import Browser
 
 MOST_BYTES = 100_000
+MOST_BYTES_BEFORE_PAINT = (
+    10_000  # of the words and their style: a fifth of a second on 4G beside two round trips
+)
 
 STORED = """
 (async () => {
@@ -52,5 +56,28 @@ def test_the_page_costs_little_and_stores_nothing(origin: dict[str, Any]) -> Non
             assert page.workers == {}
             assert await page.evaluate(STORED) == NOTHING
             assert tab.events == []
+
+    asyncio.run(main())
+
+
+def test_the_words_are_painted_after_two_requests_and_without_any_script(origin: dict[str, Any]) -> None:
+    """What decides the time of the first paint on a phone; the time itself: make bench ARGS=paint."""
+
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            page = await browser.new_page(watch_network=True)
+            await page.command("Network.setBlockedURLs", {"urls": ["*.js*"]})
+            await page.goto(origin["http"])
+            found = await first_paint(page)
+            assert found["needed"] == ["/assets/page.css"]
+            assert 0 < found["bytes"] < MOST_BYTES_BEFORE_PAINT
+            text = await page.evaluate("document.body.innerText")
+            for words in (
+                "Lend this tab to a language model",
+                "Contribute",
+                "Limits",
+                "could work the words out",
+            ):
+                assert words in text
 
     asyncio.run(main())

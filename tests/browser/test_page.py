@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser.page_states import DESK, PHONE, STATES, open_page, show, visit
+from browser.page_states import (
+    CRASH,
+    DESK,
+    PHONE,
+    STATES,
+    open_page,
+    populate,
+    show,
+    two_models,
+    visit,
+)
 from browser.peers import ALL, PREFIX, hidden_states, joined
 from browser.tabs import Tab, eventually
-from browser.talking import write_talking_model
-from interop.running import ROOT, relay
+from interop.running import ROOT
 
 from kwaainet.errors import RpcError
 from kwaainet.native.chromium import Browser
@@ -27,21 +37,13 @@ axe.run({ runOnly: %s }).then(({ violations }) => violations.map(({ id, nodes })
 """
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 RELOADS = 3
-BREAKABLE = """
-const Made = Worker
-globalThis.made = []
-globalThis.Worker = class extends Made {
-  constructor (...words) { super(...words); made.push([String(words[0]), this]) }
-}
-"""
 
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """A relay with a model that can be talked to."""
+    """A relay with two models that can be talked to."""
     folder: Path = tmp_path_factory.mktemp("page")
-    model = write_talking_model(folder / "model")
-    with relay(folder, "--model", model, "--prefix", PREFIX) as ready:
+    with two_models(folder) as ready:
         yield ready
 
 
@@ -53,15 +55,16 @@ async def faults(tab: Tab) -> list[str]:
 
 
 def test_every_state_can_be_read_by_everybody(origin: dict[str, Any]) -> None:
-    """In both colour schemes, wide and on a phone; elsewhere asks nothing of the network but its relay."""
+    """In both colour schemes, wide and on a phone; it asks nothing of the network but its relay."""
 
     async def main() -> None:
-        async with visit(origin["http"]) as seen:
+        async with joined(origin["tcp"]) as peer, visit(origin["http"]) as seen:
+            await populate(peer)
             for state in STATES:
                 await state(seen)
-                for width, scheme in ((DESK, "light"), (PHONE, "dark")):
+                for width, scheme in itertools.product((DESK, PHONE), ("light", "dark")):
                     await show(seen.tab, width, scheme)
-                    assert await faults(seen.tab) == [], (state.__name__, scheme)
+                    assert await faults(seen.tab) == [], (state.__name__, width, scheme)
                     assert await seen.tab.page.evaluate(TOO_WIDE) <= 0, (state.__name__, width)
             foreign = [url for url in seen.tab.page.requests if not url.startswith((origin["http"], "data:"))]
             assert foreign == [], "nobody but the relay is asked for anything"
@@ -98,6 +101,48 @@ def test_a_keyboard_is_enough(origin: dict[str, Any]) -> None:
             await tab.until("offline")
             await tab.reads("state", "Not contributing.")
             assert await tab.page.evaluate("document.activeElement.id") == "contribute"
+
+    asyncio.run(main())
+
+
+REACHABLE = """
+[...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex="0"]')]
+  .filter(one => one.checkVisibility() && !one.disabled)
+  .filter(one => one.type !== 'radio' || one.checked).length
+"""
+FOCUSED = """
+(() => {
+  const one = document.activeElement
+  if (one === document.body || globalThis.walked.has(one)) return null
+  globalThis.walked.add(one)
+  const { outlineStyle, outlineWidth } = getComputedStyle(one)
+  const { top, bottom } = one.getBoundingClientRect()
+  const outlined = outlineStyle !== 'none' && outlineWidth !== '0px'
+  return [one.id || one.textContent || one.className, outlined, bottom > 0 && top < innerHeight]
+})()
+"""
+
+
+def test_the_keyboard_reaches_all_there_is_in_order_and_sees_where_it_is(origin: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            tab = await open_page(browser, origin["http"])
+            await tab.reads("preflight-summary", "This browser can contribute")
+            await tab.contribute()
+            await tab.page.evaluate("void (globalThis.walked = new Set(), document.activeElement.blur())")
+            await tab.page.evaluate("scrollTo(0, 0)")
+            reachable = await tab.page.evaluate(REACHABLE)
+            walked = []
+            for _ in range(3 * reachable):  # time inputs stop at each of their parts
+                await tab.page.press("Tab")
+                found = await tab.page.evaluate(FOCUSED)
+                if found is not None:
+                    walked.append(found)
+            names = [name for name, _, _ in walked]
+            assert len(walked) >= reachable, names
+            assert [name for name, outlined, seen in walked if not (outlined and seen)] == []
+            places = [names.index(one) for one in ("Contribute", "pause", "stop", "duty", "chat-input")]
+            assert places == sorted(places), names
 
     asyncio.run(main())
 
@@ -151,26 +196,42 @@ def test_what_was_given_is_remembered_until_it_is_deleted(origin: dict[str, Any]
     asyncio.run(main())
 
 
-def test_what_breaks_is_explained_or_mended(origin: dict[str, Any]) -> None:
-    """A worker that crashes, storage cleared while serving, no room to keep anything."""
+def test_a_worker_that_crashes_is_started_anew_and_its_owner_may_stop_that(origin: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
+            tab = await open_page(browser, origin["http"], webrtc="off")
+            server = (await tab.contribute())["peer_id"]
+            for worker, wait in (("network", 2), ("node", 10)):
+                since = len(tab.events)
+                await tab.page.evaluate(CRASH % worker)
+                text = f"(the {worker} worker broke: it crashed). It starts anew in {wait} s"
+                await tab.reads("notices", text)
+                if wait == 2:
+                    await tab.again(since)
+            await tab.click("stop")
+
+            async def gone() -> bool:
+                return ServerState.ONLINE not in await peer.states(PREFIX, len(ALL), server)
+
+            await eventually(gone)
+            assert await tab.text("stop") == ""
+
+    asyncio.run(main())
+
+
+def test_what_is_kept_is_shown_and_deleted_and_storage_that_fails_is_no_end(origin: dict[str, Any]) -> None:
+    """Cleared while serving, or without room to keep anything, a tab serves on."""
 
     async def main() -> None:
         async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
             tab = await open_page(browser, origin["http"], webrtc="off")
-            await tab.page.run_first(BREAKABLE)
-            await tab.page.reload()
-            for worker in ("network", "node"):
-                server = (await tab.contribute())["peer_id"]
-                await tab.page.evaluate(
-                    f"made.findLast(([url]) => url.includes('/{worker}.js'))[1]"
-                    ".dispatchEvent(new ErrorEvent('error', { message: 'it crashed' }))"
-                )
-                await tab.reads("problem", f"the {worker} worker broke: it crashed")
-
-                async def gone(server: str = server) -> bool:
-                    return ServerState.ONLINE not in await peer.states(PREFIX, len(ALL), server)
-
-                await eventually(gone)
+            await tab.reads("kept-note", "Nothing.")
+            await tab.contribute()
+            await tab.reads("kept-models", f"{PREFIX}: {len(ALL)} blocks, ")
+            await tab.click("kept-delete")
+            await tab.reads("kept-note", "MB deleted.")
+            assert await tab.text("kept-models") == ""
+            await tab.stop()
             site = {"origin": origin["http"].rstrip("/")}
             await tab.page.command("Storage.overrideQuotaForOrigin", {**site, "quotaSize": 20_000})
             await tab.page.command("Storage.clearDataForOrigin", {**site, "storageTypes": "all"})
@@ -182,6 +243,23 @@ def test_what_breaks_is_explained_or_mended(origin: dict[str, Any]) -> None:
             await session.step(hidden_states(1, 3))
             await session.stream.close()
             assert await tab.text("problem") == ""
+
+    asyncio.run(main())
+
+
+def test_sleep_and_a_network_that_went_are_shown(origin: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser:
+            tab = await open_page(browser, origin["http"])
+            await tab.contribute()
+            offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+            await tab.page.command("Network.emulateNetworkConditions", offline)
+            await tab.reads("notices", "This machine has no network.")
+            await tab.page.command("Network.emulateNetworkConditions", {**offline, "offline": False})
+            await tab.reads("notices", "The network is back.")
+            await tab.page.evaluate("void (now => { Date.now = () => now() + 600_000 })(Date.now)")
+            await tab.reads("notices", "This machine slept for 10 min. Going on.")
+            await tab.reads("state", "Online")
 
     asyncio.run(main())
 

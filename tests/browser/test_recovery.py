@@ -54,6 +54,7 @@ def test_a_tab_returns_to_a_restarted_relay(fixed_relay: FixedRelay, small_model
                 address = next(one for one in running.event("ready")["maddrs"] if "/ws" not in one)
                 await tab.until("connection", since=before, connection="reserved")
                 assert await tab.text("relay") == "connected"
+                await tab.reads("notices", "Connected to the relay again after")
                 async with joined(address) as peer:
 
                     async def announced() -> bool:

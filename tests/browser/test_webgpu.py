@@ -114,6 +114,7 @@ def test_a_lost_device_is_built_anew(stage: Stage, small_model: Path) -> None:
         await stage.tab.until("joining", since=before)
         again = await stage.tab.until("online", since=before)
         assert (again["backend"], again["peer_id"]) == ("webgpu", server)
+        await stage.tab.reads("notices", "The engine was lost and built anew")
         session = await stage.peer.session(server)
         assert close_to(await session.step(hidden), await expected(small_model, hidden))
         await session.stream.close()

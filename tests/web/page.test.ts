@@ -3,9 +3,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Rate } from '../../web/page/chart.ts'
-import { chain, coverage, readStatus } from '../../web/page/coverage.ts'
+import { lanes, rangesOf, readSwarm } from '../../web/page/coverage.ts'
 import { add, readDays } from '../../web/page/history.ts'
+import { byModel } from '../../web/page/kept.ts'
 import { DEFAULTS, readChoice } from '../../web/page/limits.ts'
+import { Restart } from '../../web/page/restart.ts'
 import { Traffic } from '../../web/page/serving.ts'
 
 const NOTHING = { seconds: 0, tokens: 0, requests: 0, received: 0, sent: 0, energy: 0 }
@@ -17,12 +19,51 @@ test('days are added up, and what makes no sense is left out', () => {
   assert.deepEqual(readDays('{'), [])
 })
 
-test('a way takes few servers and ends at a gap', () => {
-  const status = readStatus({ announced: { A: [{ prefix: 'm', state: 'ONLINE', blocks: [0, 2] }], B: [{ prefix: 'm', state: 'ONLINE', blocks: [1, 4] }], C: [{ prefix: 'm', state: 'JOINING', blocks: [4, 5] }], D: 'no' } })
-  assert.deepEqual(coverage(status.servers, 5), [1, 2, 1, 1, 0])
-  const { hops, end } = chain(status.servers, 5)
-  assert.deepEqual([hops.map(({ peer, start, end }) => [peer, start, end]), end], [[['A', 0, 2], ['B', 2, 4]], 4])
-  assert.deepEqual(readStatus(null).servers, [])
+test('what the relay says of the swarm is taken as far as it makes sense', () => {
+  const servers = [{ peer: 'A', blocks: [0, 2], state: 'ONLINE', gateway: false, name: 'x'.repeat(99) }, { peer: 'B', blocks: [1, 9], state: 'ONLINE' }, { peer: 'C', blocks: [1, 3], state: 'JOINING', gateway: true }, 'no']
+  const swarm = readSwarm({ relay: { peers: 3, draining: true }, models: [{ prefix: 'm', counts: [1, -4, 2], servers, more: 7, route: [['A', 0, 2], ['C', 2, 1], 5] }, { prefix: 5 }, null] })
+  assert.deepEqual([swarm.peers, swarm.draining, swarm.bytes, swarm.models.length], [3, true, 0, 1])
+  assert.deepEqual(swarm.models[0], {
+    name: 'm',
+    counts: [1, 0, 2],
+    servers: [{ peer: 'A', start: 0, end: 2, joining: false, gateway: false, name: 'x'.repeat(40) }, { peer: 'C', start: 1, end: 3, joining: true, gateway: true, name: '' }],
+    more: 7,
+    route: [{ peer: 'A', start: 0, end: 2 }]
+  })
+  assert.deepEqual(readSwarm(null).models, [])
+})
+
+test('bars share rows without overlapping, and gaps are said as ranges', () => {
+  const bars = [[4, 6], [0, 3], [0, 2], [2, 4], [0, 9]].map(([start, end]) => ({ start: start as number, end: end as number }))
+  assert.deepEqual(lanes(bars).map(row => row.map(({ start, end }) => [start, end])), [[[0, 9]], [[0, 3], [4, 6]], [[0, 2], [2, 4]]])
+  assert.equal(lanes(bars, 1).flat().length, 1)
+  assert.equal(rangesOf([0, 1, 2, 7, 9, 10]), '0–2, 7, 9–10')
+})
+
+test('a node that broke while it served starts anew, later each time, and not for ever', async t => {
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  let [now, starts] = [0, 0]
+  const restart = new Restart(() => { starts++ }, () => now)
+  assert.equal(restart.failed(), null, 'one that never served tells why')
+  const waits = [2, 10, 30, 60, 120, null].map(() => {
+    restart.served()
+    now += 1000
+    const wait = restart.failed()
+    t.mock.timers.tick((wait ?? 0) * 1000)
+    return wait
+  })
+  assert.deepEqual([waits, starts], [[2, 10, 30, 60, 120, null], 5])
+  restart.served()
+  now += 301_000
+  assert.equal(restart.failed(), 2, 'it served well meanwhile')
+  restart.forget()
+  t.mock.timers.tick(200_000)
+  assert.equal(starts, 5, 'its owner stopped it')
+})
+
+test('a browser is told what it keeps, model by model', () => {
+  const entries = [{ model: 'm', block: null, bytes: 5, lastUsed: 1 }, { model: 'm', block: 3, bytes: 2, lastUsed: 9 }, { model: 'n', block: 0, bytes: 1, lastUsed: 2 }]
+  assert.deepEqual(byModel(entries), [{ model: 'm', blocks: 1, bytes: 7, lastUsed: 9 }, { model: 'n', blocks: 1, bytes: 1, lastUsed: 2 }])
 })
 
 test('a rate is of the time between two looks', () => {

@@ -1,8 +1,8 @@
 // The page's chat: a conversation through the swarm, and what one should know of it, in words.
 // Rule of the file: nothing loads before the first message; what comes from outside is shown as text only.
 
-import { type ClientEvent, createClient } from '../sdk/index.ts'
-import { CHAT, element } from './words.ts'
+import { type Client, type ClientEvent, createClient } from '../sdk/index.ts'
+import { CHAT, element, made } from './words.ts'
 
 const MAX_TOKENS = 256
 
@@ -16,16 +16,38 @@ const fresh = element<HTMLButtonElement>('chat-new')
 const bar = element<HTMLProgressElement>('chat-progress')
 const conversation: Array<{ role: string, content: string }> = []
 let underWay: AbortController | null = null
+let client = open('')
 
-const client = createClient({
-  relay: location.origin,
-  ...(query.get('webrtc') === 'off' ? { webrtc: 'off' } : {}),
-  ...(push === 'on' || push === 'off' ? { push } : {}),
-  onEvent: event => {
-    show(event)
-    dispatchEvent(new CustomEvent('kwaainet-chat', { detail: event }))
-  }
-})
+/** A client of `model`, empty: of the relay's first. */
+function open (model: string): Client {
+  const opened = createClient({
+    relay: location.origin,
+    model,
+    ...(query.get('webrtc') === 'off' ? { webrtc: 'off' } : {}),
+    ...(push === 'on' || push === 'off' ? { push } : {}),
+    onEvent: event => {
+      if (client !== opened) return // its last words
+      show(event)
+      dispatchEvent(new CustomEvent('kwaainet-chat', { detail: event }))
+    }
+  })
+  return opened
+}
+
+/** Let the visitor choose among several models; another one is another conversation. */
+export function offerChat (models: readonly string[]): void {
+  const select = element<HTMLSelectElement>('chat-model')
+  select.replaceChildren(...models.map(model => made('option', model)))
+  element('chat-model-choice').hidden = models.length < 2
+  select.addEventListener('change', () => {
+    const before = client
+    client = open(select.value)
+    underWay?.abort()
+    void before.close()
+    startAnew()
+    showPeers()
+  })
+}
 
 function show (event: ClientEvent): void {
   if (event.event === 'state') showState(event.state, event.message)
@@ -57,8 +79,7 @@ function showChain (hops: Array<{ peer: string }>, lost: string[]): void {
 function showPeers (): void {
   const { hops } = client.status()
   element('chat-peers').replaceChildren(...hops.map(({ peer, start, end, connection }) => {
-    const line = document.createElement('li')
-    line.textContent = CHAT.hop(peer, start, end, connection?.kind, connection?.rtt_ms)
+    const line = made('li', CHAT.hop(peer, start, end, connection?.kind, connection?.rtt_ms))
     line.title = peer
     return line
   }))
@@ -99,6 +120,21 @@ function note (text: string): void {
   showLog(line)
 }
 
+/** Says about once a second how fast the answer comes. */
+class Pace {
+  #pieces = 0
+  #first = 0
+  #told = 0
+
+  piece (): void {
+    const now = performance.now()
+    if (this.#pieces++ === 0) this.#first = this.#told = now
+    if (now - this.#told < 1000) return
+    this.#told = now
+    say(CHAT.pace((this.#pieces - 1) * 1000 / (now - this.#first)))
+  }
+}
+
 async function answer (text: string): Promise<void> {
   const control = underWay = new AbortController()
   conversation.push({ role: 'user', content: text })
@@ -115,15 +151,19 @@ async function answer (text: string): Promise<void> {
       max_tokens: Number(query.get('max_tokens') ?? MAX_TOKENS),
       signal: control.signal
     })
-    for await (const { choices: [{ delta }] } of chunks) reply.textContent = content += delta.content ?? ''
-    const rate = client.status().tokens_per_second
-    say(CHAT.done(rate))
+    const pace = new Pace()
+    for await (const { choices: [{ delta }] } of chunks) {
+      reply.textContent = content += delta.content ?? ''
+      pace.piece()
+    }
+    say(CHAT.done(client.status().tokens_per_second))
   } catch (error) {
     if (control.signal.aborted) say(CHAT.stopped)
     else problem(error instanceof Error ? error.message : String(error))
   }
   article.removeAttribute('aria-busy')
   underWay = null
+  if (!article.isConnected) return // another conversation has begun
   if (content !== '') conversation.push({ role: 'assistant', content })
   else { // nothing came: as if nothing had been said
     conversation.pop()
@@ -136,8 +176,8 @@ async function answer (text: string): Promise<void> {
 /** Which buttons make sense while an answer is under way, and while none is. */
 function enable (answering: boolean): void {
   send.disabled = answering
-  stop.disabled = !answering
-  fresh.disabled = answering || conversation.length === 0
+  stop.disabled = stop.hidden = !answering
+  fresh.disabled = fresh.hidden = answering || conversation.length === 0
 }
 
 form.addEventListener('submit', event => {
@@ -152,13 +192,16 @@ form.addEventListener('submit', event => {
     input.focus()
   })
 })
-fresh.addEventListener('click', () => {
+function startAnew (): void {
   conversation.length = 0
   element('chat-log').replaceChildren()
   element('chat-log').hidden = true
   problem('')
   say('')
   enable(false)
+}
+fresh.addEventListener('click', () => {
+  startAnew()
   input.focus()
 })
 stop.addEventListener('click', () => { underWay?.abort() })

@@ -8,52 +8,82 @@ type Backend = 'wasm' | 'webgpu'
 const LITTLE_ROOM = 200e6 // bytes; the weights of a small model
 const RELAY_PATIENCE = 5000 // ms
 
-/** What the relay offers, of /kwaainet.json. */
-export interface Offered { model: string, blocks: number, bytes: number, relays: string[] }
+/** A model that the relay offers; `bytes` are those of all blocks, `chats` whether it can be talked to. */
+export interface Offered { model: string, blocks: number, bytes: number, chats: boolean }
 
-export async function askOffer (): Promise<Offered | null> {
+/** What the relay offers, of /kwaainet.json, the model for who chooses none first. */
+export interface Offer { models: Offered[], relays: string[] }
+
+export async function askOffer (): Promise<Offer> {
   const response = await fetch('/kwaainet.json').catch(() => null)
-  const { model, relay } = (await response?.json().catch(() => null) ?? {}) as Record<string, any>
-  if (typeof model?.prefix !== 'string' || typeof model.num_blocks !== 'number') return null
-  return { model: model.prefix, blocks: model.num_blocks, bytes: Number(model.bytes ?? 0), relays: Array.isArray(relay) ? relay.map(String) : [] }
+  const { models, relay } = (await response?.json().catch(() => null) ?? {}) as Record<string, any>
+  const found = (Array.isArray(models) ? models : []).filter(model => typeof model?.prefix === 'string' && typeof model.num_blocks === 'number')
+  return {
+    models: found.map(({ prefix, num_blocks: blocks, bytes, text }) => ({ model: prefix, blocks, bytes: Number(bytes) || 0, chats: text !== undefined })),
+    relays: Array.isArray(relay) ? relay.map(String) : []
+  }
 }
 
-export async function showOffer (offered: Offered, threads: number): Promise<void> {
+export async function showOffer ({ model, blocks, bytes }: Offered, threads: number): Promise<void> {
   const { usage = 0 } = await estimate()
-  const { deviceMemory = 4 } = navigator as { deviceMemory?: number }
   const lines: Array<[string, string]> = [
-    [OFFER.runs[0], OFFER.runs[1](offered.model, offered.blocks)],
-    [OFFER.loads[0], OFFER.loads[1](offered.bytes, usage)],
-    [OFFER.uses[0], OFFER.uses[1](threads, deviceMemory * 2 ** 29)],
+    [OFFER.runs[0], OFFER.runs[1](model, blocks)],
+    [OFFER.loads[0], OFFER.loads[1](bytes, usage)],
+    [OFFER.uses[0], OFFER.uses[1](threads, halfTheMemory() ?? 2 * 2 ** 30)],
     [OFFER.seen[0], OFFER.seen[1]()]
   ]
   element('offer').replaceChildren(...lines.flatMap(([term, text]) => [made('dt', term), made('dd', text)]))
+}
+
+/** What a node takes at most unless told otherwise; null where the browser does not say how much there is. */
+function halfTheMemory (): number | null {
+  const { deviceMemory } = navigator as { deviceMemory?: number } // GiB
+  return deviceMemory === undefined ? null : deviceMemory * 2 ** 29
 }
 
 async function estimate (): Promise<StorageEstimate> {
   return await navigator.storage?.estimate?.().catch(() => null) ?? {}
 }
 
-export async function showChecks (wanted: Backend | undefined, relays: string[]): Promise<void> {
+/** Look and tell; whether this browser can contribute. */
+export async function showChecks (wanted: Backend | undefined, bytes: number, relays: string[]): Promise<boolean> {
   const found = await preflight(wanted)
-  const checks = [...found.checks, ...await more(relays)]
-  element('checks').replaceChildren(...checks.map(({ name, ok, message }) => made('li', checkOf(name, ok, ok && !['WebGPU', 'threads'].includes(name) ? '' : message))))
+  const checks = [...found.checks.map(toCheck), ...await more(bytes, relays)]
+  element('checks').replaceChildren(...checks.map(({ name, ok, message }) => {
+    const line = made('li', checkOf(name, ok, message))
+    line.dataset.ok = String(ok)
+    return line
+  }))
   const { message = '' } = found.checks.find(({ name }) => name === 'WebGPU') ?? {}
   const failed = checks.filter(({ ok }) => !ok).length
   element('preflight-summary').textContent = found.ok ? preflightOf(found.backend, wanted === 'wasm' ? '' : message, failed) : CANNOT
+  element<HTMLButtonElement>('contribute').disabled = !found.ok
   if (!found.ok) element<HTMLDetailsElement>('preflight').open = true
+  return found.ok
+}
+
+/** One of the SDK's checks in the page's words, with its fix. */
+function toCheck ({ name, ok, required, message }: Check): Check {
+  const words = CHECKS[name]
+  if (words === undefined) return { name, ok, required, message }
+  if (name === 'threads') return { name: words[0], ok: crossOriginIsolated, required, message: crossOriginIsolated ? message : words[1] }
+  return { name: words[0], ok, required, message: ok ? name === 'WebGPU' ? message : '' : name === 'WebGPU' ? `${message}. ${words[1]}` : words[1] }
 }
 
 /** What the page can say beside the SDK. */
-async function more (relays: string[]): Promise<Check[]> {
+async function more (bytes: number, relays: string[]): Promise<Check[]> {
   const { quota = 0 } = await estimate()
-  const checks: Array<[keyof typeof CHECKS, boolean]> = [
-    ['memory', 'deviceMemory' in navigator],
-    ['quota', quota > LITTLE_ROOM],
+  const memory = halfTheMemory()
+  const checks: Array<[string, boolean]> = [
+    ['memory', memory === null || bytes <= memory],
+    ['quota', quota > Math.max(LITTLE_ROOM, bytes)],
     ['relay', await isReachable(relays)],
     ['jspi', 'Suspending' in WebAssembly]
   ]
-  return checks.map(([name, ok]) => ({ name: CHECKS[name][0], ok, required: false, message: CHECKS[name][1] }))
+  return checks.map(([name, ok]) => {
+    const [label, fix] = CHECKS[name] as readonly [string, string]
+    return { name: label, ok, required: false, message: ok ? '' : fix }
+  })
 }
 
 /** Whether a WebSocket to one of the relay's addresses opens. */
@@ -82,4 +112,5 @@ export function webSocketUrl (address: string): string | null {
 
 export function showNoOffer (): void {
   element('preflight-summary').textContent = WORDS.noOffer ?? ''
+  element<HTMLButtonElement>('contribute').disabled = true
 }

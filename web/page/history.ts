@@ -46,7 +46,6 @@ export class History {
       this.show()
       element('history-title').focus()
     })
-    element('history-title').tabIndex = -1
     this.show()
   }
 

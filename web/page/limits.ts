@@ -9,15 +9,15 @@ const LEAST_DUTY = 10 // %
 const MEGA = 1e6
 
 /** What the form holds, as it is kept. */
-export interface Choice extends Required<Pick<Limits, 'duty' | 'onBattery' | 'onMetered' | 'whenHidden'>>, Pick<Limits, 'memoryBytes' | 'hours'> { awake: boolean }
+export interface Choice extends Required<Pick<Limits, 'duty' | 'onBattery' | 'onMetered' | 'whenHidden'>>, Pick<Limits, 'memoryBytes' | 'hours'> { awake: boolean, unfrozen: boolean, model?: string }
 
-export const DEFAULTS: Choice = { duty: 1, onBattery: 'pause', onMetered: 'pause', whenHidden: 'continue', awake: false }
+export const DEFAULTS: Choice = { duty: 1, onBattery: 'pause', onMetered: 'pause', whenHidden: 'continue', awake: false, unfrozen: false }
 
 /** A kept choice, those parts of it that make sense. */
 export function readChoice (text: string | null): Choice {
   let found: Record<string, unknown> = {}
   try { found = (JSON.parse(text ?? '{}') ?? {}) as typeof found } catch { return { ...DEFAULTS } }
-  const { duty, memoryBytes, hours, awake } = found
+  const { duty, memoryBytes, hours, awake, unfrozen, model } = found
   const pauses = Object.fromEntries((['onBattery', 'onMetered', 'whenHidden'] as const).filter(name => found[name] === 'pause' || found[name] === 'continue').map(name => [name, found[name]]))
   const [first] = Array.isArray(hours) ? hours as Array<Record<string, unknown> | null> : []
   return {
@@ -26,7 +26,9 @@ export function readChoice (text: string | null): Choice {
     ...(typeof duty === 'number' && duty >= LEAST_DUTY / 100 && duty <= 1 ? { duty } : {}),
     ...(Number.isSafeInteger(memoryBytes) && (memoryBytes as number) > 0 ? { memoryBytes: memoryBytes as number } : {}),
     ...(isTime(first?.from) && isTime(first.to) ? { hours: [{ from: first.from, to: first.to }] } : {}),
-    awake: awake === true
+    ...(typeof model === 'string' ? { model } : {}),
+    awake: awake === true,
+    unfrozen: unfrozen === true
   }
 }
 
@@ -47,12 +49,18 @@ export class LimitsForm {
     this.#kept = stored !== null
     this.#choice = readChoice(stored)
     element('limits-form').append(this.#duty(), this.#memory(), this.#hours(),
-      this.#pauses('onBattery'), this.#pauses('onMetered'), this.#pauses('whenHidden'), this.#awake())
+      this.#pauses('onBattery'), this.#pauses('onMetered'), this.#pauses('whenHidden'),
+      this.#wish('unfrozen', typeof RTCPeerConnection === 'function'), this.#wish('awake', 'wakeLock' in navigator))
     element('limits-form').addEventListener('submit', event => { event.preventDefault() })
   }
 
   get choice (): Choice {
     return this.#choice
+  }
+
+  /** The model to serve from now on. */
+  set model (model: string) {
+    this.#set({ model })
   }
 
   /** From now on this browser keeps it: its owner has consented. */
@@ -81,7 +89,9 @@ export class LimitsForm {
       shown.textContent = say(input.valueAsNumber)
       this.#set({ duty: input.valueAsNumber / 100 })
     })
-    return field(text, input, hint, shown)
+    const row = made('div', '', input, shown)
+    row.className = 'row'
+    return field(text, input, hint, row)
   }
 
   #memory (): HTMLElement {
@@ -123,12 +133,13 @@ export class LimitsForm {
     return choice(box, text, hint)
   }
 
-  #awake (): HTMLElement {
-    const [text, hint] = LIMITS.awake
-    const box = check('awake', this.#choice.awake)
-    box.addEventListener('change', () => { this.#set({ awake: box.checked }) })
+  /** A wish that this browser may know nothing of. */
+  #wish (name: 'awake' | 'unfrozen', known: boolean): HTMLElement {
+    const [text, hint] = LIMITS[name]
+    const box = check(name, this.#choice[name])
+    box.addEventListener('change', () => { this.#set({ [name]: box.checked }) })
     const whole = choice(box, text, hint)
-    whole.hidden = !('wakeLock' in navigator)
+    whole.hidden = !known
     return whole
   }
 }
@@ -138,8 +149,9 @@ export function limitsOf ({ duty, memoryBytes, hours, onBattery, onMetered, when
   return { duty, hours: hours ?? [], onBattery, onMetered, whenHidden, ...(memoryBytes === undefined ? {} : { memoryBytes }) }
 }
 
-function field (text: string, input: HTMLInputElement, hint: string, ...more: Node[]): HTMLElement {
-  const whole = made('div', '', labelled(input, text), input, ...more, Object.assign(made('p', hint), { className: 'hint', id: `${input.id}-hint` }))
+/** `row`: what holds the input, if it does not stand alone. */
+function field (text: string, input: HTMLInputElement, hint: string, row: Node = input): HTMLElement {
+  const whole = made('div', '', labelled(input, text), row, Object.assign(made('p', hint), { className: 'hint', id: `${input.id}-hint` }))
   input.setAttribute('aria-describedby', `${input.id}-hint`)
   whole.className = 'field'
   return whole

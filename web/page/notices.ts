@@ -1,9 +1,10 @@
 // What happened and was mended without a click: said for a while, the newest last.
 
+import type { NodeStatus } from '../sdk/index.ts'
 import { clock, element, made, NOTICES } from './words.ts'
 
 const MOST = 4
-const ASLEEP = 30_000 // ms between two beats of a page's timer, hidden ones included, which browsers slow to a minute at most
+const ASLEEP = 30_000 // ms between two beats of a page's timer, beyond what browsers slow that of a page that is seen to
 const BEAT = 5000
 
 export function notice (text: string): void {
@@ -13,12 +14,14 @@ export function notice (text: string): void {
   list.hidden = false
 }
 
-/** Tell of sleep, of the network, of hidden times and of the relay, while `serves` says so. */
+/** Tell of sleep, of the network, of hidden times, of the relay and of the engine, while `serves` says so. */
 export class Watch {
   #beat = Date.now()
   #hiddenSince: number | null = null
   #lostSince: number | null = null
   #ahead: number | undefined
+  #served: string | null = null // its blocks, since they were served without a pause
+  #broken = false // ... and are loaded again
 
   constructor (serves: () => boolean) {
     setInterval(() => {
@@ -38,7 +41,20 @@ export class Watch {
     })
   }
 
-  relay (state: string | undefined): void {
+  /** Every state of the node. */
+  state ({ state, step, relay, blocks, clockAhead }: NodeStatus): void {
+    this.#relay(relay)
+    this.#clock(clockAhead)
+    if (state === 'loading') this.#broken ||= this.#served !== null && step !== 'reserving' && this.#lostSince === null
+    else if (state === 'serving') {
+      const now = blocks?.join(':') ?? ''
+      if (this.#broken) notice(now === this.#served ? NOTICES.rebuilt : NOTICES.moved(now))
+      this.#served = now
+      this.#broken = false
+    } else this.forget()
+  }
+
+  #relay (state: string | undefined): void {
     if (state === 'lost' && this.#lostSince === null) {
       this.#lostSince = performance.now()
       notice(NOTICES.lost)
@@ -49,13 +65,20 @@ export class Watch {
   }
 
   /** Said once a start. */
-  clock (ahead: number | undefined): void {
+  #clock (ahead: number | undefined): void {
     if (ahead !== undefined && ahead !== this.#ahead) notice(NOTICES.clock(ahead))
     this.#ahead = ahead
   }
 
-  /** A node that ended waits for no relay. */
+  /** Nothing that was served is missed. */
   forget (): void {
+    this.#served = null
+    this.#broken = false
+  }
+
+  /** A node that ended waits for no relay. */
+  ended (): void {
+    this.forget()
     this.#lostSince = null
   }
 }

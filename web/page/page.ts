@@ -1,15 +1,19 @@
 // The contributor's page: what the SDK's node says, in words and figures, and its owner's wishes.
 // Rule of the file: it puts the other files together; it starts nothing that nobody clicked.
 
-import { createNode, type NodeEvent, planThreads } from '../sdk/index.ts'
-import './chat.ts'
-import { askOffer, type Offered, showChecks, showNoOffer, showOffer } from './consent.ts'
-import { readStatus, showCoverage } from './coverage.ts'
+import { createNode, type KwaaiNode, type NodeEvent, planThreads } from '../sdk/index.ts'
+import { Awake } from './awake.ts'
+import { offerChat } from './chat.ts'
+import { askOffer, showChecks, showNoOffer, showOffer } from './consent.ts'
+import { readSwarm, showSwarm } from './coverage.ts'
 import { History } from './history.ts'
+import { removeKept, showKept } from './kept.ts'
 import { LimitsForm, limitsOf } from './limits.ts'
+import { ModelChoice } from './models.ts'
 import { notice, Watch } from './notices.ts'
+import { Restart } from './restart.ts'
 import { Figures, isOver, showPeers, showProgress, showState } from './serving.ts'
-import { element, label, NOTICES } from './words.ts'
+import { element, NOTICES } from './words.ts'
 
 const BEAT = 2000 // ms between two points of the chart
 const KEEP_EVERY = 10_000 // ms between two entries into the history
@@ -22,44 +26,71 @@ const within = Number(query.get('drain') ?? 90) // seconds that finishing may ta
 const webrtc = query.get('webrtc') // off or forwarded, for who wants to compare
 const threads = query.has('threads') ? Number(query.get('threads')) : planThreads().count
 
-label()
-let offered: Offered | null = null
 let figures: Figures | null = null
-let awake: WakeLockSentinel | null = null
+let serving = '' // the model of `node`
+let answering: ReadonlySet<string> = new Set() // who answers the chat
+let waits = false // for a node that broke to start anew
+const awake = new Awake()
 const history = new History(() => { notice(NOTICES.storage) })
 const form = new LimitsForm(choice => {
   node.setLimits(limitsOf(choice))
   void keepAwake()
 })
-
-const node = createNode({
-  relay: location.origin,
-  blocks: query.get('blocks') ?? '',
-  publicName: query.get('name') ?? '',
-  limits: limitsOf(form.choice),
-  ...(query.has('weights') ? { weights: query.get('weights') as string } : {}),
-  ...(query.has('threads') ? { threads } : {}),
-  ...(backend === undefined ? {} : { backend }),
-  ...(webrtc === 'off' || webrtc === 'forwarded' ? { webrtc } : {}),
-  onEvent: (event: NodeEvent) => { dispatchEvent(new CustomEvent('kwaainet', { detail: event })) }
+const restart = new Restart(() => {
+  waits = false
+  begin()
 })
+let choice = new ModelChoice([], undefined, () => {})
+let node = open('')
 const watch = new Watch(() => !isOver(node.status()))
 
-node.addEventListener('state', ({ detail }) => {
-  showState(detail)
-  watch.relay(detail.relay)
-  watch.clock(detail.clockAhead)
-  if (detail.state === 'serving' || detail.state === 'paused') figures ??= new Figures(threads)
-  if (isOver(detail)) ended()
-})
-node.addEventListener('progress', ({ detail }) => { if (node.status().state === 'loading') showProgress(detail) })
-node.addEventListener('peer', ({ detail }) => {
-  showPeers(detail.peers)
-  figures?.traffic.update(detail.peers)
-})
+/** A node of `model`, empty: the relay's first; the one before has ended. */
+function open (model: string): KwaaiNode {
+  serving = model
+  const opened = createNode({
+    relay: location.origin,
+    model,
+    blocks: query.get('blocks') ?? '',
+    publicName: query.get('name') ?? '',
+    limits: limitsOf(form.choice),
+    ...(query.has('weights') ? { weights: query.get('weights') as string } : {}),
+    ...(query.has('threads') ? { threads } : {}),
+    ...(backend === undefined ? {} : { backend }),
+    ...(webrtc === 'off' || webrtc === 'forwarded' ? { webrtc } : {}),
+    onEvent: (event: NodeEvent) => { dispatchEvent(new CustomEvent('kwaainet', { detail: event })) }
+  })
+  opened.addEventListener('state', ({ detail }) => {
+    watch.state(detail)
+    if (detail.state === 'serving' || detail.state === 'paused') figures ??= new Figures(threads)
+    if (detail.state === 'serving') {
+      restart.served()
+      void showKept()
+    }
+    if (detail.state === 'failed') broke(detail.message ?? '')
+    showState(detail, waits)
+    choice.show(isOver(detail) ? null : serving)
+    if (isOver(detail)) ended()
+  })
+  opened.addEventListener('progress', ({ detail }) => { if (opened.status().state === 'loading') showProgress(detail) })
+  opened.addEventListener('peer', ({ detail }) => {
+    showPeers(detail.peers)
+    figures?.traffic.update(detail.peers)
+  })
+  return opened
+}
 
-function beat (): void {
-  if (figures !== null) figures.beat(node.status())
+/** Start the chosen model's node, as a click asked for it. */
+function begin (): void {
+  const model = choice.chosen?.model ?? ''
+  if (model !== serving) node = open(model)
+  node.start().catch(() => {}) // an event tells why, too
+  void keepAwake()
+}
+
+function broke (message: string): void {
+  const wait = restart.failed()
+  waits = wait !== null
+  if (wait !== null) notice(NOTICES.broke(message, wait))
 }
 
 function keep (): void {
@@ -69,34 +100,32 @@ function keep (): void {
 function ended (): void {
   keep()
   figures = null
-  watch.forget()
+  watch.ended()
   showPeers([])
   void keepAwake()
+  void showKept()
 }
 
-/** As its owner wants it: the screen stays on while this tab contributes and is seen. */
 async function keepAwake (): Promise<void> {
-  const wish = form.choice.awake && !isOver(node.status()) && !document.hidden && 'wakeLock' in navigator
-  if (wish && (awake === null || awake.released)) awake = await navigator.wakeLock.request('screen').catch(() => null)
-  else if (!wish) {
-    await awake?.release()
-    awake = null
-  }
+  const wishes = form.choice
+  const on = !isOver(node.status())
+  await awake.hold({ screen: on && wishes.awake, unfrozen: on && wishes.unfrozen })
 }
 
 async function look (): Promise<void> {
   if (document.hidden) return
-  const response = await fetch('/status.json', { cache: 'no-store' }).catch(() => null)
-  const health = response?.ok === true ? readStatus(await response.json().catch(() => null)) : null
-  const { peerId, blocks, state } = node.status()
-  const ours = offered !== null && blocks !== undefined && state === 'serving' ? { peer: peerId ?? '', model: offered.model, start: blocks[0], end: blocks[1] } : null
-  showCoverage(health, new Map(offered === null ? [] : [[offered.model, offered.blocks]]), ours)
+  const asked = performance.now()
+  const response = await fetch('/swarm.json', { cache: 'no-store' }).catch(() => null)
+  const took = performance.now() - asked
+  const swarm = response?.ok === true ? readSwarm(await response.json().catch(() => null)) : null
+  showSwarm(swarm, took, isOver(node.status()) ? '' : node.status().peerId ?? '', answering)
 }
 
 element('contribute').addEventListener('click', () => {
+  restart.forget()
+  waits = false
   form.keep()
-  node.start().catch(() => {}) // an event tells why, too
-  void keepAwake()
+  begin()
   element('pause').focus()
 })
 element('pause').addEventListener('click', () => {
@@ -106,17 +135,44 @@ element('pause').addEventListener('click', () => {
 })
 element('finish').addEventListener('click', () => { void node.finish({ within }) })
 element('stop').addEventListener('click', () => {
-  void node.stop().then(() => { element('contribute').focus() })
+  restart.forget()
+  waits = false
+  void node.stop().then(() => {
+    showState(node.status(), waits)
+    element('contribute').focus()
+  })
+})
+element('switch').addEventListener('click', () => {
+  restart.forget()
+  void node.finish({ within: 0 }).then(begin)
+})
+element('kept-delete').addEventListener('click', () => { void removeKept({}) })
+addEventListener('kwaainet-chat', event => {
+  const { detail } = event as CustomEvent<{ event: string, hops?: Array<{ peer: string }> }>
+  if (detail.event !== 'chain') return
+  answering = new Set(detail.hops?.map(({ peer }) => peer))
+  void look()
 })
 document.addEventListener('visibilitychange', () => {
   void keepAwake()
   void look()
 })
 addEventListener('pagehide', keep)
-setInterval(beat, BEAT)
+setInterval(() => { if (figures !== null) figures.beat(node.status()) }, BEAT)
 setInterval(keep, KEEP_EVERY)
 setInterval(() => { void look() }, LOOK_EVERY)
 
-offered = await askOffer()
-if (offered === null) showNoOffer()
-else await Promise.all([showOffer(offered, threads), showChecks(backend, offered.relays), look()])
+void showKept()
+const { models, relays } = await askOffer()
+choice = new ModelChoice(models, query.get('model') ?? form.choice.model, () => {
+  const { chosen } = choice
+  if (chosen === undefined) return
+  form.model = chosen.model
+  choice.show(isOver(node.status()) ? null : serving)
+  void showOffer(chosen, threads)
+  void showChecks(backend, chosen.bytes, relays)
+})
+offerChat(models.filter(({ chats }) => chats).map(({ model }) => model))
+const { chosen } = choice
+if (chosen === undefined) showNoOffer()
+else await Promise.all([showOffer(chosen, threads), showChecks(backend, chosen.bytes, relays), look()])

@@ -15,14 +15,16 @@ export function isOver (status: NodeStatus): boolean {
   return OVER.includes(status.state)
 }
 
-/** Which buttons make sense, and what the state is in words. */
-export function showState (status: NodeStatus): void {
+/** Which buttons make sense, and what the state is in words; `waiting`: one that broke starts anew soon. */
+export function showState (status: NodeStatus, waiting: boolean): void {
   const over = isOver(status)
   const { state, progress, leavingIn, elsewhere: other } = status
   element<HTMLButtonElement>('contribute').hidden = !over
   for (const id of ['pause', 'finish', 'stop']) element(id).hidden = over
   element('pause').hidden ||= state === 'draining' || state === 'elsewhere'
   element('finish').hidden ||= state !== 'serving'
+  element('stop').hidden &&= !waiting
+  element('buttons-note').hidden = element('finish').hidden
   element('pause').textContent = WORDS[state === 'paused' && status.reasons?.includes('asked') === true ? 'resume' : 'pause'] ?? ''
   element('before').hidden = !over
   element('while').hidden = over || state === 'elsewhere'
@@ -119,8 +121,9 @@ export class Figures {
       sessions: [String(work.sessions)],
       uptime: [duration(now - this.#started / 1000)],
       traffic: [`${size(this.traffic.received)} / ${size(this.traffic.sent)}`],
-      energy: [energy(wattHours(busy, power)), energyOf(wattHours(busy, power), busy, power).replace(/:[^:]*$/, '')]
+      energy: [energy(wattHours(busy, power))]
     }
+    element('energy-note').textContent = energyOf(busy, power, backend === 'webgpu')
     element('tiles').replaceChildren(...(Object.keys(texts) as Array<keyof typeof TILES>).map(name => {
       const [text, more = ''] = texts[name]
       return made('div', '', made('dt', TILES[name]), made('dd', text, ...(more === '' ? [] : [made('small', more)])))

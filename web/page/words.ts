@@ -1,11 +1,22 @@
-// Every word the page says, for translation, and how it writes numbers.
-// Rule of the file: no element is touched but to put words in; other files have no sentences of their own.
+// Every word the page says, for translation, and how it writes numbers. WORDS are put into index.html when it is built, so
+// that they are read before any script has come.
+// Rule of the file: other files of the page have no sentences of their own.
 
 import type { PauseReason } from '../sdk/index.ts'
 
 export const LANGUAGE = 'en'
 
 export const WORDS: Record<string, string> = {
+  language: LANGUAGE,
+  sections: 'Sections',
+  swarmShort: 'Swarm',
+  keptShort: 'Kept',
+  whichModel: 'Which model',
+  model: 'Model',
+  swarmAsking: 'Asking the relay…',
+  buttonsNote: 'Pause stops computing and keeps what is loaded. Finish serves on until nobody needs this tab. Stop ends it now; others take over.',
+  kept: 'Kept in this browser',
+  keptDelete: 'Delete all of it',
   title: 'Lend this tab to a language model',
   lead: 'Many machines run one model together, each a few of its layers. Yours can be one of them, for as long as you like.',
   contribute: 'Contribute',
@@ -37,14 +48,12 @@ export const WORDS: Record<string, string> = {
   preflightAsking: 'Looking at what this browser can do…'
 }
 
-export const NAVIGATION: Array<[string, string]> = [['#contribution', 'Contribute'], ['#limits', 'Limits'], ['#swarm', 'Swarm'], ['#chat', 'Chat'], ['#history', 'History']]
-
 /** Before the click. */
 export const OFFER = {
   runs: ['What runs', (model: string, blocks: number) => `A Python program in this tab computes some of the ${blocks} blocks of ${model} for people who generate text. It is kept apart from your files and other tabs by the browser.`],
   loads: ['What it loads', (bytes: number, kept: number) => `At most ${size(bytes)} of the model's weights, and about 10 MB of Python. ${kept > 1e6 ? `${size(kept)} are kept here from before.` : 'They stay in this browser, so the next start is short.'}`],
   uses: ['What it uses', (threads: number, memory: number) => `Your graphics card, or ${count(threads, 'core')} of your processor; at most ${size(memory)} of memory; electricity, and your network. The limits below set less.`],
-  seen: ['What others see', () => "Your network address, and the numbers that you compute. Numbers that pass through this tab are other people's prompts and answers in another form: activations can be inverted, so treat what you might read in them as theirs."]
+  seen: ['What others see', () => 'The relay and the peers you connect to see your network address. The numbers that pass through this tab are other people\'s prompts and answers in another form: activations can be inverted, which means that whoever serves blocks could work out words from them. That holds for you, and for what you write in the chat.']
 } as const
 
 export const STATES: Record<string, string> = {
@@ -90,15 +99,39 @@ export const LIMITS = {
   hours: ['Only between', 'from', 'to', 'By the clock of this machine.'],
   onBattery: ['Pause on battery'],
   onMetered: ['Pause on a metered connection', 'As far as this browser tells.'],
-  whenHidden: ['Pause while this tab is hidden', 'A hidden page is slowed by browsers, its workers hardly: it serves on, and this page shows figures late.'],
+  whenHidden: ['Pause while this tab is hidden', 'Otherwise it serves on: browsers slow the timers of a hidden page, not the workers that compute. The figures here come late then.'],
+  unfrozen: ['Do not let a hidden tab be frozen', 'Chrome and Edge may freeze a busy tab after five hidden minutes while they save energy. They leave one alone that has an open WebRTC channel; this opens one from the tab to itself. Other browsers, and phones, may still stop it: then it goes on when you look at it again.'],
   awake: ['Keep the screen awake while contributing', 'Works while this tab is visible. Without it the machine may sleep, and what it serves goes on elsewhere.']
 } as const
 
-export const CHECKS = {
-  memory: ['memory', 'this browser does not say how much memory there is; set a limit below if it is short'],
-  quota: ['room to keep weights', 'the browser gives this page little room; free some, or leave a private window. It works without, and loads again each time'],
-  relay: ['relay', 'its WebSocket cannot be reached; a proxy or filter may be in the way, try another network'],
-  jspi: ['JSPI', 'this browser does not suspend WebAssembly; everything works without']
+/** By the name of a check: what it is called, and how to mend it. */
+export const CHECKS: Record<string, readonly [string, string]> = {
+  'secure context': ['secure page', 'Open this page by https, or on this machine as localhost: browsers give others neither storage nor locks nor graphics.'],
+  'WebAssembly SIMD': ['fast arithmetic (WebAssembly SIMD)', 'Use a current browser: this one cannot compute fast enough.'],
+  'private file system': ['private files', 'Use an ordinary window, not a private one, or a current browser: weights are kept in its private file system.'],
+  locks: ['locks between tabs', 'Use a current browser: without Web Locks two tabs would fight.'],
+  WebRTC: ['direct connections (WebRTC)', 'Allow WebRTC in the settings or the extension that blocks it. Without it everything goes through the relay, which is slower.'],
+  'WebRTC in workers': ['direct connections beside the page', 'Nothing to do: this page forwards them, a little slower. Chrome and Edge need not.'],
+  WebGPU: ['graphics card (WebGPU)', 'To use the graphics card, switch on hardware acceleration in the settings, update browser and driver, or try Chrome or Edge.'],
+  threads: ['several threads', 'The page is not isolated, so one thread computes. Open the relay\'s own address directly, not in a frame; a proxy between must pass the headers Cross-Origin-Opener-Policy and Cross-Origin-Embedder-Policy.'],
+  memory: ['memory for all blocks', 'The weights are larger than half of this machine\'s memory. Close other programs, choose a smaller model, or serve a part: add ?blocks=auto:8 to the address.'],
+  quota: ['room to keep weights', 'The browser gives this page little room: free space on the disk, leave a private window, or delete what is kept below. It works without, and loads again each time.'],
+  relay: ['relay', 'Its WebSocket cannot be reached. Try another network, or switch off the proxy, VPN or filter that stops WebSockets; if others cannot reach it either, tell its operator.'],
+  jspi: ['suspending WebAssembly (JSPI)', 'Nothing must be done: it works without. A current Chrome or Edge has it.']
+}
+
+export const MODELS = {
+  size: (blocks: number, bytes: number) => `${count(blocks, 'block')}, at most ${size(bytes)} to load`,
+  change: (model: string) => `Serve ${model} instead`
+} as const
+
+export const KEPT = {
+  empty: 'Nothing. Weights that this tab loads are kept here for its next start.',
+  note: 'Weights that this tab has loaded, so that the next start is short. A tab that serves goes on when they are deleted.',
+  model: (model: string, blocks: number, bytes: number, used: Date) => `${model === '' ? 'a model nobody knows any more' : model}: ${count(blocks, 'block')}, ${size(bytes)}, last used ${used.toLocaleDateString(LANGUAGE)}`,
+  remove: 'Delete',
+  removeOf: (model: string) => `Delete what is kept of ${model}`,
+  freed: (bytes: number) => `${size(bytes)} deleted.`
 } as const
 
 export const NOTICES = {
@@ -110,21 +143,28 @@ export const NOTICES = {
   online: 'The network is back.',
   hidden: (seconds: number) => `This tab was hidden for ${duration(seconds)} and went on serving.`,
   rebuilt: 'The engine was lost and built anew; sessions went on elsewhere.',
-  storage: 'The history cannot be kept: this browser refuses storage.',
-  again: (seconds: number) => `It will be tried again in ${seconds} s.`
+  moved: (blocks: string) => `Moved to blocks ${blocks}, where the swarm needs them more.`,
+  broke: (message: string, seconds: number) => `This tab's node broke (${message}). It starts anew in ${seconds} s; sessions went on elsewhere.`,
+  storage: 'The history cannot be kept: this browser refuses storage.'
 }
 
 export const SWARM = {
-  legend: 'The large number is how many servers hold the block below it.',
+  ours: 'this tab',
+  oursShort: 'you',
   unreachable: 'The relay does not answer. Asking again.',
-  health: (peers: number, circuits: number, bytes: number) => `The relay answers: ${count(peers, 'peer')} connected, ${count(circuits, 'circuit')}, ${size(bytes)} carried.`,
-  nobody: 'Nobody serves a model yet. Yours would be the first machine.',
+  draining: 'The relay is about to stop and takes nobody new.',
+  problem: (text: string) => `It cannot read the swarm now: ${text}`,
+  health: (took: number, peers: number, circuits: number, bytes: number) => `The relay answers in ${Math.round(took)} ms. It has ${count(peers, 'peer')} and ${count(circuits, 'circuit')}, and has carried ${size(bytes)}.`,
+  nobody: 'Nobody serves this model yet. Yours would be the first machine.',
   block: (block: number, servers: number) => `block ${block}: ${count(servers, 'server')}`,
-  model: (name: string, servers: number, gaps: number) => `${name}: ${count(servers, 'server')}${gaps > 0 ? `, ${count(gaps, 'block')} without any` : ', every block is served'}`,
-  route: (hops: string[]) => `A request goes ${hops.join(', then ')}.`,
-  hop: (peer: string, start: number, end: number) => `to ${peer} for blocks ${start}:${end}`,
-  gap: (block: number) => `nowhere beyond block ${block - 1}: nobody serves block ${block}`
-}
+  model: (name: string, servers: number, blocks: number, gaps: string) => `${name}: ${count(servers, 'server')}, ${gaps === '' ? `all ${blocks} blocks are served` : `nobody serves block ${gaps}`}`,
+  server: (name: string, start: number, end: number, joining: boolean, gateway: boolean) => `${name}: blocks ${start} to ${end - 1}${joining ? ', loading' : ''}${gateway ? ', a gateway: it passes requests on' : ''}`,
+  hidden: (servers: number) => `and ${count(servers, 'more server')}`,
+  route: (hops: string[]) => `A request could go ${hops.join(', then ')}.`,
+  hop: (peer: string, start: number, end: number) => `to ${peer} for blocks ${start} to ${end - 1}`,
+  gap: (gaps: string) => `A request goes nowhere now: block ${gaps} has no server.`,
+  legend: { ours: 'this tab', answering: 'answers your chat', joining: 'still loading', gateway: 'a gateway, which holds no blocks' }
+} as const
 
 export const CHAT = {
   you: 'You',
@@ -132,6 +172,7 @@ export const CHAT = {
   loading: 'Loading…',
   lost: 'The relay is lost, trying again…',
   stopped: 'Stopped.',
+  pace: (rate: number) => `About ${rate.toFixed(1)} tokens a second…`,
   done: (rate: number | undefined) => rate === undefined ? 'Done.' : `Done, ${rate.toFixed(1)} tokens a second.`,
   progress: (stage: string, done: number, total: number) => `Loading ${stage === 'weights' ? 'the first and last layer' : STAGES[stage] ?? stage}${total > 1e5 ? ` ${size(done)} of ${size(total)}` : ''}…`,
   moved: (lost: string[], now: string[]) => `${lost.map(shortName).join(', ')} left; continued on ${now.map(shortName).join(', ')}.`,
@@ -167,15 +208,20 @@ export function preflightOf (backend: string, why: string, failed: number): stri
 export const CANNOT = 'This browser cannot contribute.'
 
 export function checkOf (name: string, ok: boolean, message: string): string {
-  return ok ? `${name}: yes${message === '' ? '' : ` (${message})`}` : `${name}: no. ${message}`
+  return ok ? `${name}: yes${message === '' ? '' : ` (${message})`}` : `${name}: no. ${sentence(message)}`
 }
 
 export function chartOf (now: number, most: number, mean: number): string {
   return `Tokens a second over the last two minutes: now ${now.toFixed(1)}, most ${most.toFixed(1)}, on average ${mean.toFixed(1)}.`
 }
 
-export function energyOf (hours: number, seconds: number, watts: number): string {
-  return `${duration(seconds)} of computing at an assumed ${watts} W, not measured: ${energy(hours)}`
+/** What the figure of energy assumes. */
+export function energyOf (seconds: number, watts: number, graphics: boolean): string {
+  return `Energy is not measured: it is ${duration(seconds)} of computing at an assumed ${watts} W, ${graphics ? 'a guess between integrated and discrete graphics' : 'what a busy core adds to an idle machine (mean of server processors, Cloud Carbon Footprint)'}.`
+}
+
+function sentence (text: string): string {
+  return text.slice(0, 1).toUpperCase() + text.slice(1)
 }
 
 /** The end of a peer id, by which people tell peers apart. */
@@ -219,15 +265,4 @@ export function made<Tag extends keyof HTMLElementTagNameMap> (tag: Tag, text = 
   if (text !== '') one.textContent = text
   one.append(...children)
   return one
-}
-
-/** Put the words where index.html names them. */
-export function label (): void {
-  document.documentElement.lang = LANGUAGE
-  for (const one of document.querySelectorAll<HTMLElement>('[data-word]')) one.textContent = WORDS[one.dataset.word ?? ''] ?? ''
-  document.querySelector('[data-words=nav]')?.append(...NAVIGATION.map(([href, text]) => Object.assign(made('a', text), { href })))
-  element('progress').ariaLabel = WORDS.loading ?? ''
-  element('chat-progress').ariaLabel = WORDS.loadingChat ?? ''
-  element('chat-log').ariaLabel = WORDS.conversation ?? ''
-  element('chat-peers').ariaLabel = WORDS.whoAnswers ?? ''
 }

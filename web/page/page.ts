@@ -19,6 +19,8 @@ const BEAT = 2000 // ms between two points of the chart
 const KEEP_EVERY = 10_000 // ms between two entries into the history
 const LOOK_EVERY = 10_000 // ms between two looks at the swarm, while the page is seen
 
+const GOODBYE = 400 // ms at most: this page is ours to hold, and a browser waits half a second for one that goes
+
 const query = new URLSearchParams(location.search)
 const wanted = query.get('backend')
 const backend = wanted === 'wasm' || wanted === 'webgpu' ? wanted : undefined
@@ -53,6 +55,7 @@ function open (model: string): KwaaiNode {
     blocks: query.get('blocks') ?? '',
     publicName: query.get('name') ?? '',
     limits: limitsOf(form.choice),
+    goodbye: GOODBYE,
     ...(query.has('weights') ? { weights: query.get('weights') as string } : {}),
     ...(query.has('threads') ? { threads } : {}),
     ...(backend === undefined ? {} : { backend }),

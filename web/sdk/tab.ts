@@ -14,7 +14,7 @@ const STOP_PATIENCE = 10_000 // ms for an orderly leave, beside its draining, be
 const DRAIN = 90 // s
 const BYE_TIME = 80 // ms the page stays busy when it goes: a message posted alone loses the race 3 of 11 times
 const BYE_LEAST = 30 // ... after the network worker has said its goodbyes, where it can be seen that it has
-const BYE_MOST = 400 // ... in any case: a browser waits half a second for a page that goes
+const BYE_MOST = 40 // ... in any case, unless the page gives more: it is not ours
 
 /** What a tab says, as logs keep it. */
 export interface NodeEvent {
@@ -83,6 +83,9 @@ export interface TabOptions {
   webrtc?: 'auto' | 'forwarded' | 'off'
   /** 'kept': the identity and the weights stay in this browser for the next time; 'none': nothing does. */
   storage?: 'kept' | 'none'
+  /** Milliseconds that the page may be held when it is closed, so that clients hear why from this tab (absent: 40) rather than
+   * from its relay, a moment later. */
+  goodbye?: number
   /** Everything a node says, as plain JSON: for logs. */
   onEvent?: (event: NodeEvent) => void
 }
@@ -94,14 +97,14 @@ interface Running {
 }
 
 /** Hold the page until the network worker has had its time: a page that goes takes its workers along. */
-function stayBusy (said: Int32Array | null): void {
+function stayBusy (said: Int32Array | null, most: number): void {
   const start = performance.now()
   if (said === null) {
-    while (performance.now() < start + BYE_TIME);
+    while (performance.now() < start + Math.min(BYE_TIME, most));
     return
   }
-  while (Atomics.load(said, 0) === 0 && performance.now() < start + BYE_MOST);
-  const end = performance.now() + BYE_LEAST
+  while (Atomics.load(said, 0) === 0 && performance.now() < start + most);
+  const end = Math.min(performance.now() + BYE_LEAST, start + most)
   while (performance.now() < end);
 }
 
@@ -195,7 +198,7 @@ export class Tab {
     const reason = 'server unavailable: the tab that served this was closed'
     const said = crossOriginIsolated ? new SharedArrayBuffer(4) : null
     this.#running.network.post({ type: 'bye', reason, ...(said === null ? {} : { said }) })
-    stayBusy(said === null ? null : new Int32Array(said))
+    stayBusy(said === null ? null : new Int32Array(said), this.#options.goodbye ?? BYE_MOST)
   }
 
   /** Something the node is to heed while it runs, now or as soon as it can. */

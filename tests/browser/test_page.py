@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +48,8 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
 
 async def faults(tab: Tab) -> list[str]:
     """What axe has against the page as it is."""
-    await tab.page.evaluate(f"void (() => {{ {AXE} }})()")
+    if await tab.page.evaluate("globalThis.axe === undefined"):
+        await tab.page.evaluate(f"void (() => {{ {AXE} }})()")
     found: list[str] = await tab.page.evaluate(VIOLATIONS % json.dumps(RULES))
     return found
 
@@ -62,7 +62,7 @@ def test_every_state_can_be_read_by_everybody(origin: dict[str, Any]) -> None:
             await populate(peer)
             for state in STATES:
                 await state(seen)
-                for width, scheme in itertools.product((DESK, PHONE), ("light", "dark")):
+                for width, scheme in ((DESK, "light"), (PHONE, "dark")):
                     await show(seen.tab, width, scheme)
                     assert await faults(seen.tab) == [], (state.__name__, width, scheme)
                     assert await seen.tab.page.evaluate(TOO_WIDE) <= 0, (state.__name__, width)

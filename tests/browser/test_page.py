@@ -35,7 +35,6 @@ axe.run({ runOnly: %s }).then(({ violations }) => violations.map(({ id, nodes })
   id + ': ' + nodes.map(({ target, failureSummary }) => target + ' ' + failureSummary).join(' | ')))
 """
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-RELOADS = 3
 
 
 @pytest.fixture(scope="module")
@@ -264,25 +263,6 @@ def test_sleep_and_a_network_that_went_are_shown(origin: dict[str, Any]) -> None
             await tab.page.evaluate("void (now => { Date.now = () => now() + 600_000 })(Date.now)")
             await tab.reads("notices", "This machine slept for 10 min. Going on.")
             await tab.reads("state", "Online")
-
-    asyncio.run(main())
-
-
-def test_reloads_leave_no_ghost(origin: dict[str, Any]) -> None:
-    async def main() -> None:
-        async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
-            tab = await open_page(browser, origin["http"])
-            servers = set()
-            for _ in range(RELOADS):
-                servers.add((await tab.contribute())["peer_id"])
-                await tab.page.reload()
-
-            async def all_gone() -> bool:
-                found = [await peer.states(PREFIX, len(ALL), server) for server in servers]
-                return all(ServerState.ONLINE not in states for states in found)
-
-            await eventually(all_gone)
-            assert len(servers) == 1, "the identity is kept"
 
     asyncio.run(main())
 

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser.fixed_relay import FixedRelay
 from browser.peers import ALL, PREFIX, expected, hidden_states, joined
 from browser.tabs import eventually, open_tab
-from interop.running import KWAAINET, Running, free_port, relay, started
+from interop.running import free_port, relay
 
 from kwaainet.native.chromium import Browser
 from kwaainet.types import BlockRange, ServerState
-
-
-class FixedRelay:
-    """A relay that can be ended and started again with the same identity and ports."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self._folder, self._starts = folder, 0
-        http, tcp, ws = (free_port() for _ in range(3))
-        self.url = f"http://127.0.0.1:{http}/"
-        self._command = [KWAAINET, "relay", "-v", "--http", f"127.0.0.1:{http}"]
-        self._command += ["--listen", f"/ip4/127.0.0.1/tcp/{tcp}", "--listen", f"/ip4/127.0.0.1/tcp/{ws}/ws"]
-        self._command += ["--identity-path", folder / "relay.key", "--model", model, "--prefix", PREFIX]
-
-    def started(self) -> AbstractContextManager[Running]:
-        self._starts += 1
-        return started(self._command, self._folder, f"relay-{self._starts}")
 
 
 @pytest.fixture

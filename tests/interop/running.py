@@ -86,7 +86,11 @@ class Running:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str | Path], folder: Path, name: str, env: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    folder: Path,
+    name: str,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Running]:
     """Run ``command`` in a process group of its own; stopped at the end."""
     out, err = folder / f"{name}.out", folder / f"{name}.err"
@@ -99,6 +103,7 @@ def started(
             cwd=folder,
             env={**os.environ, **(env or {})},
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     running = Running(process, out, err)
     try:

@@ -1,4 +1,4 @@
-"""Tabs' stand-ins that come and go: ``guests.py RELAY COUNT SEED MEAN_LIFE`` hosts COUNT of them.
+"""Tabs' stand-ins that come and go: ``guests.py RELAY COUNT SEED MEAN_LIFE [ASK_EVERY]`` hosts COUNT.
 
 Each is a libp2p peer of its own connections: it takes a slot through a WebSocket, announces blocks, answers
 echoes through circuits, asks one of the others every few seconds, and after a while leaves in order, says
@@ -30,14 +30,14 @@ PREFIX, BLOCKS = "soak", 12
 ASK_EVERY = 30.0  # seconds between two calls of one guest, about
 PATIENCE = 30.0
 TTL = 120.0
-REPORT_EVERY = 5.0
+REPORT_EVERY = 1.0
 
 
 class Party:
     """The guests of this process and what became of their calls."""
 
-    def __init__(self, relay: str, seed: int, mean_life: float) -> None:
-        self.relay, self.mean_life = relay, mean_life
+    def __init__(self, relay: str, seed: int, mean_life: float, ask_every: float) -> None:
+        self.relay, self.mean_life, self.ask_every = relay, mean_life, ask_every
         self.random = random.Random(seed)
         self.present: dict[PeerId, None] = {}
         self.seen: Counter[str] = Counter()
@@ -73,7 +73,7 @@ class Party:
             await announcer.announce(said)
             self.present[host.peer_id] = None
             self.seen["came"] += 1
-            await self._serve(host, relay, self.random.expovariate(1 / self.mean_life))
+            await self._serve(host, announcer, said, self.random.expovariate(1 / self.mean_life))
             if not quietly:
                 await announcer.announce(said.with_state(ServerState.OFFLINE))
         finally:
@@ -82,16 +82,22 @@ class Party:
                 _vanish(host)
             await host.close()
 
-    async def _serve(self, host: NativeHost, relay: PeerId, life: float) -> None:
+    async def _serve(
+        self, host: NativeHost, announcer: RelayAnnouncer, said: Announcement, life: float
+    ) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + life
-        read = directory_reader(host, relay)
+        read = directory_reader(host, next(iter(host.connected_peers)))
+        announced = loop.time()
         while loop.time() < end:
-            await asyncio.sleep(self.random.uniform(0.5, 1.5) * ASK_EVERY)
+            await asyncio.sleep(self.random.uniform(0.5, 1.5) * self.ask_every)
             if self.random.random() < 0.1:
                 await read(PREFIX, BLOCKS)
                 self.seen["read"] += 1
             await self._ask(host)
+            if loop.time() > announced + TTL / 2:
+                announced = loop.time()
+                await announcer.announce(said)
 
     async def _ask(self, host: NativeHost) -> None:
         others = [peer for peer in self.present if peer != host.peer_id]
@@ -119,8 +125,8 @@ def _vanish(host: NativeHost) -> None:
         link._wire.close()
 
 
-async def main(relay: str, count: int, seed: int, mean_life: float) -> None:
-    party = Party(relay, seed, mean_life)
+async def main(relay: str, count: int, seed: int, mean_life: float, ask_every: float = ASK_EVERY) -> None:
+    party = Party(relay, seed, mean_life, ask_every)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: os._exit(0))
     guests = [asyncio.ensure_future(party.guest(place * 0.05)) for place in range(count)]
     while True:
@@ -132,4 +138,4 @@ async def main(relay: str, count: int, seed: int, mean_life: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:])))

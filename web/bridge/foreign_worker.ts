@@ -4,10 +4,10 @@
 
 const BOOTSTRAP_TIME = 10_000 // ms a browser may take to read the one line
 
-/** `address` is absolute. */
-export function makeWorker (address: string): Worker {
-  if (new URL(address).origin === globalThis.location?.origin) return new Worker(address, { type: 'module' })
+/** `address` is absolute; `name` is what the worker finds as its own. */
+export function makeWorker (address: string, name = ''): Worker {
+  if (new URL(address).origin === globalThis.location?.origin) return new Worker(address, { type: 'module', name })
   const bootstrap = URL.createObjectURL(new Blob([`import ${JSON.stringify(address)}`], { type: 'text/javascript' }))
   setTimeout(() => { URL.revokeObjectURL(bootstrap) }, BOOTSTRAP_TIME)
-  return new Worker(bootstrap, { type: 'module' })
+  return new Worker(bootstrap, { type: 'module', name })
 }

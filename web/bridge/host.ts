@@ -28,7 +28,9 @@ import { echo, Traffic } from './traffic.ts'
 const DIAL_TIMEOUT = 30_000 // ms; WebRTC dials on a loaded machine need more than libp2p's 6 s
 const RESERVE_TIMEOUT = 15_000
 const RETRY_FIRST = 500 // ms before the second attempt to come back; doubles
-const RETRY_MOST = 30_000
+const RETRY_SOON = 2000 // ... to at most this while the relay may be starting anew: its tabs are back within 5 s
+const RETRY_SOON_FOR = 600_000
+const RETRY_MOST = 30_000 // ... and to this later
 const TICK = 2000 // ms between looks at who is connected and how well
 const ECHO_EVERY = 10_000 // ms between pings of a peer
 const ECHO_TIMEOUT = 30_000 // ms a ping may take: a busy tab is slow, not dead
@@ -338,7 +340,8 @@ export class RelayedHost implements NetworkHost {
   }
 
   async #comeBack (): Promise<void> {
-    for (let pause = RETRY_FIRST; !this.#closed; pause = Math.min(2 * pause, RETRY_MOST)) {
+    const patient = performance.now() + RETRY_SOON_FOR
+    for (let pause = RETRY_FIRST; !this.#closed; pause = Math.min(2 * pause, performance.now() < patient ? RETRY_SOON : RETRY_MOST)) {
       await new Promise(resolve => setTimeout(resolve, pause * (0.5 + Math.random())))
       if (this.#closed || (await this.#tryRelays()).length === 0) return
     }

@@ -4,6 +4,7 @@
 import type { PyProxy } from 'pyodide/ffi'
 import { bootPython } from './boot.ts'
 import type { ClientConfig, ClientToPage, PageToClient, StartClient } from './chat_messages.ts'
+import { showLife } from '../bridge/life.ts'
 import { RemoteBlobs } from './blobs.ts'
 import { LoadMeter } from './loading.ts'
 import { blobsOf } from './manifest.ts'
@@ -43,6 +44,7 @@ async function expectHead (url: string, blobs: RemoteBlobs): Promise<string> {
 }
 
 async function start ({ config, network }: StartClient): Promise<void> {
+  await showLife()
   const { origin, model } = config
   if (model.text === undefined) throw new Error('this model has no tokenizer that is known here, so it cannot be talked to')
   report({ type: 'client-state', state: 'starting' })

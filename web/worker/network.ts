@@ -5,6 +5,7 @@ import { setClock } from '../bridge/clock.ts'
 import { asFault, describe, FaultError } from '../bridge/faults.ts'
 import { RelayedHost } from '../bridge/host.ts'
 import { newSeed, takeIdentity } from '../bridge/identity.ts'
+import { showLife } from '../bridge/life.ts'
 import { attachRtc } from '../bridge/rtc_shim.ts'
 import { Switchboard } from '../bridge/rpc.ts'
 import { flushed, gatherSockets } from '../bridge/sockets.ts'
@@ -18,6 +19,7 @@ function report (message: NetworkToPage): void {
 }
 
 async function start ({ identity, relays, node, rtc, direct, ice_servers: iceServers, ahead }: StartNetwork): Promise<void> {
+  await showLife()
   setClock(ahead)
   attachRtc(rtc)
   gatherSockets()

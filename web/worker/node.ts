@@ -5,6 +5,7 @@ import type { PyProxy } from 'pyodide/ffi'
 import type { JsEngine } from '../bridge/engine.ts'
 import { makeWorker } from '../bridge/foreign_worker.ts'
 import type { JsGradients } from '../bridge/gradients.ts'
+import { showLife } from '../bridge/life.ts'
 import { RemoteBlobs } from './blobs.ts'
 import { bootPython } from './boot.ts'
 import { LoadMeter } from './loading.ts'
@@ -101,6 +102,7 @@ function ortUrl ({ origin }: NodeConfig): string {
 }
 
 async function start ({ config, network }: StartNode): Promise<void> {
+  await showLife()
   report({ type: 'state', state: 'starting', blocks: [], backend: config.backend, weights: '', message: '' })
   const blobs = RemoteBlobs.start(config.origin, config.cache)
   const [python, manifest, engine] = await Promise.all([

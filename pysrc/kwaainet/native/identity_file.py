@@ -24,16 +24,37 @@ def load_or_create_identity(path: Path, crypto: Crypto) -> PrivateKey:
     Raises ``ConfigError`` for a file that cannot be read or written, or that others can read, and
     ``InputError`` for one that holds no Ed25519 key.
     """
+    if path.exists():
+        return _load(path, crypto)
+    key = PrivateKey(secrets.token_bytes(32))
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+        _write(part, key.encode(crypto))
+        _put(part, path)  # whole or not there: half a key would let no later run start
     except FileExistsError:
         return _load(path, crypto)
     except OSError as error:
         raise ConfigError(f"the identity cannot be kept in {path}: {error.strerror}") from error
-    key = PrivateKey(secrets.token_bytes(32))
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key.encode(crypto))
+    finally:
+        part.unlink(missing_ok=True)
     return key
+
+
+def _put(part: Path, path: Path) -> None:
+    try:
+        os.link(part, path)  # says if there is one by now
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.rename(part, path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A new file that is on the disk when this returns."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _load(path: Path, crypto: Crypto) -> PrivateKey:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -62,3 +63,5 @@ class StateDir:
             part.replace(self.path / PEERS)
         except OSError as error:
             log.warning("whom we know cannot be kept in %s: %s", self.path, error.strerror)
+            with suppress(OSError):  # what is half written only takes room
+                part.unlink(missing_ok=True)

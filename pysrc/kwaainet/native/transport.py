@@ -251,7 +251,7 @@ async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
                 logger_name=_ws_logger,
             )
             wire = cast(WsWire, listener)
-    except (OSError, picows.WSError) as error:
+    except (OSError, UnicodeError, picows.WSError) as error:  # a peer's name may be one that no host can have
         raise Unreachable(f"{address}: {error}") from error
     if wire.link is None:
         raise Unreachable(f"{address}: too many connections are open")

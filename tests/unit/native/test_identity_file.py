@@ -1,7 +1,9 @@
 """The identity file: made once, kept private, never overwritten."""
 
+import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +64,36 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         load_or_create_identity(tmp_path / "missing" / "identity", CRYPTO)
     with pytest.raises(ConfigError, match=str(tmp_path)):
         load_or_create_identity(tmp_path, CRYPTO)
+
+
+def test_a_disk_that_is_full_leaves_no_half_a_key(tmp_path, monkeypatch):
+    path = tmp_path / "identity"
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ConfigError, match="No space left"):
+            load_or_create_identity(path, CRYPTO)
+    assert list(tmp_path.iterdir()) == []
+    load_or_create_identity(path, CRYPTO)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_that_was_made_meanwhile_is_taken(tmp_path, monkeypatch):
+    path = tmp_path / "identity"
+    theirs = load_or_create_identity(path, CRYPTO)
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    assert load_or_create_identity(path, CRYPTO) == theirs
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
+    def refused(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    key = load_or_create_identity(tmp_path / "identity", CRYPTO)
+    assert load_or_create_identity(tmp_path / "identity", CRYPTO) == key
+    assert list(tmp_path.iterdir()) == [tmp_path / "identity"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,20 @@ def test_a_folder_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     (state.path / f"{PEERS}.part").mkdir()
     state.keep_peers(["a"])
     assert "cannot be kept" in caplog.text
+
+
+def test_a_full_disk_keeps_what_was_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = StateDir(tmp_path)
+    state.keep_peers(["one"])
+
+    def full(self: Path, text: str) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    state.keep_peers(["two"])
+    assert "No space left" in caplog.text
+    assert state.known_peers() == ["one"]
+    assert [path.name for path in tmp_path.iterdir()] == ["peers.json"]

@@ -125,6 +125,16 @@ def test_a_refused_connection_ends_at_once(kind):
     run(main())
 
 
+@pytest.mark.parametrize("suffix", ["", "/ws"])
+@pytest.mark.parametrize("name", ["a" * 64 + ".example", "two..dots", "no-such-host.invalid"])
+def test_a_name_that_no_host_has_is_out_of_reach(name, suffix):
+    async def main():
+        with pytest.raises(Unreachable):
+            await transport.dial(Multiaddr.parse(f"/dns4/{name}/tcp/1{suffix}"), lambda wire, address: None)
+
+    asyncio.run(main())
+
+
 def test_a_dialer_that_is_full_says_so():
     async def main():
         listener = await transport.listen(Multiaddr.parse(ANY["tcp"]), network().accept)

@@ -1,0 +1,77 @@
+"""A tab whose parts are lost while it serves, workers or what it keeps: said or mended without a reload."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from browser.peers import ALL, PREFIX, hidden_states, joined
+from browser.tabs import SOON, Tab, eventually, open_tab
+
+from kwaainet.errors import KwaaiNetError
+from kwaainet.native.chromium import Browser
+from kwaainet.types import ServerState
+
+ENDS = {  # in the worker: it is gone without a word; something in it was not caught
+    "gone": ("close()", "it is gone; the browser may have run out of memory"),
+    "thrown": ("void setTimeout(() => { throw new Error('it crashed') })", "it crashed"),
+}
+
+
+def worker_of(tab: Tab, name: str) -> str:
+    """The DevTools session of one of the tab's workers."""
+    return next(session for session, url in tab.page.workers.items() if f"/{name}.js" in url)
+
+
+@pytest.mark.parametrize(("name", "how"), [("node", "gone"), ("node", "thrown"), ("network", "gone")])
+def test_a_worker_that_ends_is_said_and_started_again(origin: dict[str, Any], name: str, how: str) -> None:
+    async def main() -> None:
+        async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
+            tab = await open_tab(browser, origin["http"], backend="wasm", webrtc="off")
+            server = (await tab.contribute())["peer_id"]
+            session = await peer.session(server)
+            await session.step(hidden_states(1, 3))
+            end, reason = ENDS[how]
+            await tab.page.worker_command(worker_of(tab, name), "Runtime.evaluate", {"expression": end})
+            await tab.reads("problem", f"the {name} worker broke: ")
+            assert reason in await tab.text("problem")
+            with pytest.raises(KwaaiNetError):
+                await asyncio.wait_for(session.step(hidden_states(1, 1)), SOON)
+
+            async def gone() -> bool:
+                return await peer.states(PREFIX, len(ALL), server) == [ServerState.OFFLINE] * len(ALL)
+
+            await eventually(gone)
+            assert (await tab.contribute())["peer_id"] == server
+            await (await peer.session(server)).step(hidden_states(1, 3))
+            assert await tab.text("problem") == ""
+
+    asyncio.run(main())
+
+
+def test_storage_cleared_while_serving(origin: dict[str, Any]) -> None:
+    """All the browser kept for the site: the tab serves on, and the next visit begins like the first."""
+
+    async def main() -> None:
+        async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
+            tab = await open_tab(browser, origin["http"], backend="wasm", webrtc="off")
+            first = (await tab.contribute())["peer_id"]
+            session = await peer.session(first)
+            await session.step(hidden_states(1, 3))
+            site = {"origin": origin["http"].rstrip("/"), "storageTypes": "all"}
+            await tab.page.command("Storage.clearDataForOrigin", site)
+            await session.step(hidden_states(1, 1))
+            assert await peer.states(PREFIX, len(ALL), first) == [ServerState.ONLINE] * len(ALL)
+            await tab.page.reload()
+            second = (await tab.contribute())["peer_id"]
+            assert second != first, "the identity was among it"
+            await (await peer.session(second)).step(hidden_states(1, 3))
+
+            async def no_ghost() -> bool:
+                return ServerState.ONLINE not in await peer.states(PREFIX, len(ALL), first)
+
+            await eventually(no_ghost)
+            assert await tab.text("problem") == ""
+
+    asyncio.run(main())

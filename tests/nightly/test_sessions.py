@@ -1,0 +1,56 @@
+"""A tab takes no more memory after a thousand sessions than after the first hundred."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from browser.memory import CATCH, Memory, measure
+from browser.peers import Peer, hidden_states, joined
+from browser.tabs import open_tab
+from nightly.sizes import size, whole
+from nightly.slopes import slope
+
+from kwaainet.native.chromium import Browser
+
+SESSIONS = size(40, 1000)
+WARM_UP = size(10, 250)
+SAMPLES = 15  # after the warm-up
+SLACK = 1.02  # what the last sample of the short form may have over the first
+AT_ONCE = 4
+
+
+async def talk(peer: Peer, server: str, number: int) -> None:
+    session = await peer.session(server)
+    session.session_id = f"session-{number}"
+    await session.step(hidden_states(1, 1 + number % 7))
+    await session.step(hidden_states(1, 1))
+    if number % 3 == 0:  # it goes without its answer
+        await session.stream.send(session.request(hidden_states(1, 1)))
+    await session.stream.close()
+
+
+def test_memory_is_flat(origin: dict[str, Any]) -> None:
+    async def main() -> list[Memory]:
+        samples: list[Memory] = []
+        async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
+            tab = await open_tab(browser, origin["http"], backend="wasm", webrtc="off")
+            tab.page.run_first_in_workers(CATCH)
+            server = (await tab.contribute())["peer_id"]
+            every = (SESSIONS - WARM_UP) // SAMPLES
+            for first in range(0, SESSIONS, AT_ONCE):
+                await asyncio.gather(*(talk(peer, server, first + one) for one in range(AT_ONCE)))
+                if first >= WARM_UP and first // every > (first - AT_ONCE) // every:
+                    samples.append(await measure(tab.page, first + AT_ONCE))
+        return samples
+
+    samples = asyncio.run(main())
+    for sample in samples:
+        print(sample)
+    for name in ("page", "network", "node", "wasm", "python"):
+        values = [float(getattr(sample, name)) for sample in samples]
+        assert values[-1] <= values[0] * SLACK + 100_000 * (name != "python"), (name, values)
+        if whole():  # per 3600 sessions
+            found = slope([sample.sessions for sample in samples], values, stretches=SAMPLES - 1)
+            print(name, found)
+            assert found.is_zero or found.low < 0.01 * found.level, (name, str(found))

@@ -12,7 +12,7 @@ import type { Connection, Libp2p, PrivateKey, Stream, StreamHandlerOptions } fro
 import { noise } from '@libp2p/noise'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
-import { webRTC } from '@libp2p/webrtc'
+import { webRTC, webRTCDirect } from '@libp2p/webrtc'
 import { webSockets } from '@libp2p/websockets'
 import { yamux } from '@libp2p/yamux'
 import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
@@ -78,6 +78,7 @@ async function build (privateKey: PrivateKey, { direct, iceServers }: HostOption
     privateKey,
     transports: [
       webSockets(),
+      webRTCDirect(), // relays without a certificate of an authority
       components => {
         const { transportManager } = components
         listen = async address => { await transportManager.listen([address]) }

@@ -77,6 +77,7 @@ export function checkBlocks (blocks: string, numBlocks: number): void {
 }
 
 function isDialable (address: string, secure: boolean): boolean {
+  if (/\/udp\/\d+\/webrtc-direct\/certhash\/[\w-]+\/p2p\/\w+$/.test(address)) return true
   return (secure ? /\/(wss|tls\/ws)\/p2p\/\w+$/ : /\/(ws|wss)\/p2p\/\w+$/).test(address)
 }
 

@@ -125,12 +125,12 @@ class Receiver:
 class _Symmetric:
     """Noise's SymmetricState."""
 
-    def __init__(self, crypto: Crypto) -> None:
+    def __init__(self, crypto: Crypto, prologue: bytes) -> None:
         self._crypto = crypto
         self._hash = self._chaining_key = _NAME  # exactly 32 bytes, so it is its own hash
         self._key: bytes | None = None
         self._nonce = 0
-        self.mix_hash(b"")  # the empty prologue
+        self.mix_hash(prologue)
 
     def mix_hash(self, data: bytes) -> None:
         self._hash = hashlib.sha256(self._hash + data).digest()
@@ -175,14 +175,20 @@ class Handshake:
     """One side of the three messages of XX; ``ephemeral`` is 32 fresh random bytes."""
 
     def __init__(
-        self, crypto: Crypto, credentials: Credentials, ephemeral: bytes, *, initiator: bool
+        self,
+        crypto: Crypto,
+        credentials: Credentials,
+        ephemeral: bytes,
+        *,
+        initiator: bool,
+        prologue: bytes = b"",
     ) -> None:
         self._crypto = crypto
         self._credentials = credentials
         self._ephemeral = ephemeral
         self._ephemeral_public = crypto.x25519_public(ephemeral)
         self._initiator = initiator
-        self._state = _Symmetric(crypto)
+        self._state = _Symmetric(crypto, prologue)
         self._remote_ephemeral = b""
         self._in = bytearray()
         self._out = bytearray()

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import TypeAlias, cast
 
 from ..errors import ConfigError
@@ -49,6 +50,7 @@ class Doors:
     site: MakeProtocol | None = None
     trusted: Sequence[Subnet] = ()
     url: str = ""  # of the site, once it is served
+    webrtc_key: Path | None = None  # where the certificate of WebRTC-Direct is kept
 
     def client(self, peer: str, forwarded: str) -> str:
         """The address a connection is from: ``peer``, or what trusted proxies say in ``X-Forwarded-For``."""

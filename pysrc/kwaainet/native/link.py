@@ -65,6 +65,7 @@ class Link:
         *,
         initiator: bool,
         expected_peer: PeerId | None = None,
+        machine: Connection | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._owner = owner
@@ -72,7 +73,7 @@ class Link:
         self._loop = loop
         self.address = address
         self.initiator = initiator
-        self.machine = Connection(
+        self.machine = machine or Connection(
             crypto=owner.crypto,
             credentials=owner.credentials,
             ephemeral=secrets.token_bytes(32),

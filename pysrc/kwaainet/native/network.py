@@ -12,11 +12,12 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from ..errors import CapacityError, KwaaiNetError
+from ..errors import CapacityError, ConfigError, KwaaiNetError
 from ..identity.keys import PrivateKey, peer_id
 from ..libp2p import noise
+from ..libp2p.connection import Connection
 from ..libp2p.multiaddr import Multiaddr
 from ..ports import Crypto
 from ..types import PeerId
@@ -33,6 +34,9 @@ MAX_HANDSHAKES = 256  # connections that have not proved an identity yet
 MAX_SERVED = 8192  # streams being served
 MAX_SERVED_PER_PEER = 1024  # of them to one peer, so that it takes more than one to take them all
 MAX_PER_PEER = 16  # a peer with more is leaking them: the newest is closed
+
+if TYPE_CHECKING:
+    from .webrtc_direct import DirectListener
 
 _T = TypeVar("_T")
 RawHandler: TypeAlias = Callable[[RawStream], Awaitable[None]]
@@ -52,7 +56,7 @@ class Network:
         self._announce = tuple(address.without_peer() for address in announce)
         self._circuits: dict[Multiaddr, None] = {}  # addresses through relays that hold a slot for us
         self._handlers: dict[str, RawHandler] = {}
-        self._listeners: list[transport.Listener] = []
+        self._listeners: list[transport.Listener | DirectListener] = []
         self._bound: list[Multiaddr] = []
         self._links: dict[PeerId, list[Link]] = {}
         self._shaking: dict[Link, None] = {}
@@ -87,7 +91,16 @@ class Network:
 
     async def listen(self, address: Multiaddr) -> None:
         """Bind one address. Raises ``InputError`` or ``Unreachable``."""
-        listener = await transport.listen(address, self.accept, self.doors)
+        listener: transport.Listener | DirectListener
+        if "webrtc-direct" in address.names:
+            listener = await _listen_directly(self, address)
+            hashed = listener.address.parts[2:]
+            self._announce = tuple(
+                Multiaddr((*one.parts[:2], *hashed)) if one.names[-1] == "webrtc-direct" else one
+                for one in self._announce
+            )
+        else:
+            listener = await transport.listen(address, self.accept, self.doors)
         self._listeners.append(listener)
         bound = await asyncio.to_thread(_expand, listener.address)  # may ask a name server
         self._bound += bound if self.doors.tls is None else self.doors.tls.named(bound)
@@ -157,9 +170,15 @@ class Network:
             return None
 
     def connect(
-        self, wire: Wire, address: Multiaddr, *, initiator: bool, expected_peer: PeerId | None = None
+        self,
+        wire: Wire,
+        address: Multiaddr,
+        *,
+        initiator: bool,
+        expected_peer: PeerId | None = None,
+        machine: Connection | None = None,
     ) -> Link:
-        """A link over a wire. Raises ``CapacityError``."""
+        """A link over a wire; ``machine`` where another than yamux is spoken. Raises ``CapacityError``."""
         if self._closed:
             raise CapacityError("this host is closed")
         open_links = sum(map(len, self._links.values()))
@@ -167,7 +186,7 @@ class Network:
             self._give_up_a_handshake()
         if open_links >= MAX_CONNECTIONS or len(self._shaking) >= MAX_HANDSHAKES:
             raise CapacityError(f"{open_links} connections are open and {len(self._shaking)} are opening")
-        link = Link(self, wire, address, initiator=initiator, expected_peer=expected_peer)
+        link = Link(self, wire, address, initiator=initiator, expected_peer=expected_peer, machine=machine)
         self._shaking[link] = None
         return link
 
@@ -256,6 +275,14 @@ class Network:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task failed", exc_info=error)
+
+
+async def _listen_directly(network: Network, address: Multiaddr) -> DirectListener:
+    try:
+        from .webrtc_direct import DirectListener, load_certificate
+    except ImportError as error:
+        raise ConfigError(f'{address} needs {error.name}: pip install "kwaainet[webrtc]"') from None
+    return await DirectListener.open(network, address, load_certificate(network.doors.webrtc_key))
 
 
 def _tell(callbacks: Iterable[Callable[[_T], None]], what: _T) -> None:

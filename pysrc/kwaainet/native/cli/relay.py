@@ -146,7 +146,8 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
 
 
 def _for_browsers(address: str) -> bool:
-    return Multiaddr.parse(address).transport in ("ws", "wss")
+    parsed = Multiaddr.parse(address)
+    return parsed.transport in ("ws", "wss") or "webrtc-direct" in parsed.names
 
 
 async def _join(

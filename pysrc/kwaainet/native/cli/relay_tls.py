@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHALLENGES = ("http-01", "tls-alpn-01")
+WEBRTC = "webrtc.pem"  # in --state-dir
 STATE = "acme"  # folder in --state-dir
 _NAME = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]")
 
@@ -121,6 +123,8 @@ def check_tls(options: TlsOptions, announce: Sequence[str], listen: Sequence[str
     """Raises ``ConfigError`` for what cannot work; returns what an operator should know."""
     for subnet in options.trusted_proxies:
         parse_subnet(subnet)
+    if any("/webrtc-direct" in text for text in listen) and find_spec("aiortc") is None:
+        raise ConfigError('listening on /webrtc-direct needs aiortc: pip install "kwaainet[webrtc]"')
     if (options.cert is None) != (options.key is None):
         raise ConfigError("--tls-cert and --tls-key go together; give both, or neither")
     addresses = [Multiaddr.parse(text) for text in announce]
@@ -181,6 +185,7 @@ async def opened_doors(options: TlsOptions, http: str, listen: Sequence[str]) ->
     doors = Doors(
         shared=shared_ports(parse_http_address(http)[1], map(_transport_and_port, listen)),
         trusted=[parse_subnet(text) for text in options.trusted_proxies],
+        webrtc_key=options.state_dir / WEBRTC if options.state_dir is not None else None,
     )
     async with AsyncExitStack() as stack:
         redirect = Redirect(lambda: doors.url)

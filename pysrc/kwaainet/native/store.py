@@ -1,16 +1,18 @@
 """``BlobStore`` and ``RangeSource`` over files.
 
 Rule of the file: bytes that come back are the bytes that were meant; blobs are hashed on every
-read, and a source reads only the files it was made for.
+read, what was not used for longest goes first, and a source reads only the files it was made for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +21,8 @@ from ..errors import IntegrityError, ModelFileError
 
 log = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+BUDGET = 64 << 30  # bytes of blobs in a folder, unless said otherwise
+_PART = ".part"  # behind the digest of a blob that is not whole yet
 
 
 class NoStore:
@@ -40,10 +44,16 @@ class NoStore:
 
 
 class FileStore:
-    """``ports.BlobStore``: one file a blob, named by its hash, in a folder of its own."""
+    """``ports.BlobStore``: one file a blob, named by its hash, in a folder of its own.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    The files take at most ``budget`` bytes. For a new one those go that were used longest ago, which a
+    file's date of change says, but none that this store has read or written itself.
+    """
+
+    def __init__(self, folder: Path, budget: int = BUDGET) -> None:
+        self._folder, self._budget = folder, budget
+        self._used: set[str] = set()  # digests
+        self._writing = threading.Lock()  # room is made for one at a time
 
     async def get(self, digest: str) -> bytes | None:
         """The bytes, or ``None`` if absent or no longer matching their hash (then dropped)."""
@@ -73,6 +83,9 @@ class FileStore:
             log.warning("cannot read %s: %s", path, error)
             return None
         if sha256(data).hexdigest() == digest:
+            self._used.add(digest)
+            with contextlib.suppress(OSError):  # a folder that cannot be written to
+                os.utime(path)
             return data
         log.warning("%s is damaged and is dropped", path)
         try:
@@ -86,14 +99,38 @@ class FileStore:
             raise IntegrityError(f"{len(data)} bytes do not have the sha256 {digest!r:.80}")
         path = self._folder / digest
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, data)
-            self._part(digest).unlink(missing_ok=True)
+            with self._writing:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._part(digest).unlink(missing_ok=True)
+                if self._has_room(digest, len(data)):
+                    _write_atomically(path, data)
         except OSError as error:
             log.warning("cannot keep %s: %s", path, error)
 
     def _part(self, digest: str) -> Path:
-        return self._folder / f"{digest}.part"
+        return self._folder / f"{digest}{_PART}"
+
+    def _has_room(self, digest: str, more: int) -> bool:
+        """Make room for ``more`` bytes of a blob; whether there is."""
+        self._used.add(digest)
+        found = [(path, path.stat()) for path in self._folder.iterdir() if _is_ours(path.name)]
+        excess = sum(stat.st_size for _, stat in found) + more - self._budget
+        for path, stat in sorted(found, key=lambda one: one[1].st_mtime_ns):
+            if excess <= 0:
+                break
+            if path.name.removesuffix(_PART) not in self._used:
+                path.unlink(missing_ok=True)
+                excess -= stat.st_size
+        if excess > 0:
+            log.warning(
+                "%s is full: %d bytes of what is in use and the budget of %d leave no room for %s; "
+                "it will be fetched again",
+                self._folder,
+                excess + self._budget - more,
+                self._budget,
+                digest,
+            )
+        return excess <= 0
 
     def _get_part(self, digest: str) -> bytes:
         try:
@@ -106,16 +143,20 @@ class FileStore:
             return
         path = self._part(digest)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if not data and offset == 0:
-                path.unlink(missing_ok=True)
-            elif offset == 0:
-                path.write_bytes(data)
-            elif path.is_file() and path.stat().st_size == offset:
-                with path.open("ab") as file:
-                    file.write(data)
+            with self._writing:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                if offset == 0:
+                    path.unlink(missing_ok=True)
+                held = path.stat().st_size if path.is_file() else 0
+                if data and held == offset and self._has_room(digest, len(data)):
+                    with path.open("ab") as file:
+                        file.write(data)
         except OSError as error:
             log.warning("cannot keep a part of %s: %s", path, error)
+
+
+def _is_ours(name: str) -> bool:
+    return _DIGEST.fullmatch(name.removesuffix(_PART)) is not None
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

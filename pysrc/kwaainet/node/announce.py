@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from ..errors import CapacityError, KwaaiNetError, LimitExceeded, RequestError
 from ..ports import Clock, Host
 from ..swarm.announcement import PROTOCOL, Announcement
 from ..types import PeerId, ServerState
+from .rate_limit import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class AnnounceHandler:
         self._peers: dict[PeerId, _Announced] = {}
         self._sweep_at = _FEW  # peers
         self._tasks: set[asyncio.Future[None]] = set()
+        self._rate = RateLimit("announcements", MAX_PER_MINUTE, MAX_PEERS)
         host.handle_unary(PROTOCOL, self.rpc_announce)
 
     @property
@@ -114,7 +115,7 @@ class AnnounceHandler:
             raise RequestError(f"{peer} holds no reservation here; reserve a slot before announcing")
         now = self._now()
         announced = self._remember(peer, now)
-        announced.check_rate(now)
+        self._rate.count(peer, now)
         storing = self._begin(self._store(announced, announced.add(peer, announcement, now)))
         await asyncio.shield(storing)  # a farewell is stored though its sender is gone by then
         return b""
@@ -207,15 +208,6 @@ class _Announced:
     def __init__(self) -> None:
         self._by_prefix: dict[str, tuple[Announcement, float]] = {}
         self._unstored: set[str] = set()
-        self._times: deque[float] = deque()
-
-    def check_rate(self, now: float) -> None:
-        """``LimitExceeded`` for more than ``MAX_PER_MINUTE``."""
-        while self._times and not now - 60 < self._times[0] <= now:  # to come: the clock was set back
-            self._times.popleft()
-        if len(self._times) >= MAX_PER_MINUTE:
-            raise LimitExceeded(f"more than {MAX_PER_MINUTE} announcements within a minute; slow down")
-        self._times.append(now)
 
     def add(self, peer: PeerId, announcement: Announcement, now: float) -> _Words:
         """Note it as the last word of its prefix; returns what to store.

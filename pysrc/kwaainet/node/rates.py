@@ -13,7 +13,7 @@ import numpy as np
 from ..ports import Clock, Engine
 from ..types import SpanShape
 
-BUDGET = 0.2  # seconds for either figure, about: nobody is served meanwhile, and serving corrects them
+BUDGET = 0.05  # seconds for either figure, about: somebody waits to be online, and serving corrects them
 MEASURED_STEPS = 8  # single tokens timed for inference_rps at most, after one to warm up
 MEASURED_TOKENS = 64  # tokens of the one run timed for forward_rps at most,
 LEAST_TOKENS = 16  # and at least: of shorter runs most is overhead

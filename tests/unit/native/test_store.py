@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
@@ -62,6 +63,52 @@ def test_a_folder_that_cannot_be_used_is_only_logged(
 def test_digests_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(DATA)
     assert asyncio.run(FileStore(tmp_path / "blobs").get("../secret")) is None
+
+
+def kept(folder: Path) -> set[bytes]:
+    return {path.read_bytes() for path in folder.iterdir()}
+
+
+def put(store: FileStore, data: bytes) -> None:
+    asyncio.run(store.put(sha256(data).hexdigest(), data))
+
+
+def aged(folder: Path, data: bytes, seconds: int) -> None:
+    """As if it had been used last that long after the beginning of time."""
+    os.utime(folder / sha256(data).hexdigest(), (seconds, seconds))
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+    old, older, oldest, new = (letter * 100 for letter in (b"a", b"b", b"c", b"d"))
+    before = FileStore(tmp_path, budget=300)
+    for seconds, data in ((3, old), (2, older), (1, oldest)):
+        put(before, data)
+        aged(tmp_path, data, seconds)
+    store = FileStore(tmp_path, budget=300)
+    assert asyncio.run(store.get(sha256(oldest).hexdigest())) == oldest, "it is in use from now on"
+    put(store, new)
+    assert kept(tmp_path) == {old, oldest, new}
+
+
+def test_what_is_in_use_stays_and_what_has_no_room_is_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FileStore(tmp_path, budget=250)
+    for data in (b"a" * 100, b"b" * 100, b"c" * 100):
+        put(store, data)
+    assert kept(tmp_path) == {b"a" * 100, b"b" * 100}
+    assert "budget of 250" in caplog.text
+    asyncio.run(store.put_part(DIGEST, 0, b"x" * 51))
+    assert asyncio.run(store.get_part(DIGEST)) == b""
+    asyncio.run(store.put_part(DIGEST, 0, b"x" * 50))
+    assert asyncio.run(store.get_part(DIGEST)) == b"x" * 50, "parts count, and may have what is left"
+
+
+def test_a_part_goes_as_a_whole_blob_does_and_what_is_not_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / "README").write_bytes(b"somebody's")
+    asyncio.run(FileStore(tmp_path, budget=100).put_part(DIGEST, 0, b"x" * 60))
+    put(FileStore(tmp_path, budget=100), b"y" * 100)
+    assert kept(tmp_path) == {b"somebody's", b"y" * 100}
 
 
 @pytest.mark.parametrize(

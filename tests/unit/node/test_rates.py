@@ -18,7 +18,7 @@ MANIFEST, FILES = random_model()
 
 
 @pytest.mark.parametrize(
-    ("seconds", "tokens", "runs"), [(0.5, 16, 3), (0.06, 16, 6), (0.01, 20, 10), (0.001, 64, 10)]
+    ("seconds", "tokens", "runs"), [(0.5, 16, 3), (0.02, 16, 5), (0.0011, 45, 10), (0.0005, 64, 10)]
 )
 def test_rates_are_measured_on_the_engine_and_soon(seconds: float, tokens: int, runs: int) -> None:
     async def main() -> None:

@@ -1,9 +1,9 @@
 """The Engine port in a tab, behind ``web/bridge/engine.ts``: our kernels on wasm, onnxruntime-web on webgpu.
 
-Rule of the file: the books of the caches, and whose rows of which slab they are, are kept here, their
-tensors there; what crosses is plain data and flat typed arrays, each copied once and owned by its
-receiver. (A view of the Python heap would be free, but is cut off whenever that heap grows; a step's
-hidden states are a few KiB.)
+Rule of the file: the books of the caches, and whose rows of which slab they are, are kept in Python
+(``node.slab_engine``), their tensors there; what crosses is plain data and flat typed arrays, each copied
+once and owned by its receiver. (A view of the Python heap would be free, but is cut off whenever that heap
+grows; a step's hidden states are a few KiB.)
 
 Where the KV caches live, and why, is told at the top of ``engine_simd.ts`` and ``engine_webgpu.ts``:
 neither copies them per step.
@@ -11,8 +11,6 @@ neither copies them per step.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -22,15 +20,15 @@ from js import Object
 from numpy.typing import NDArray
 from pyodide.ffi import to_js
 
-from ..errors import CapacityError, DeviceLost, EngineError, LocalError
+from ..errors import LocalError
 from ..formats.config import ModelConfig
-from ..inference.batching import check_steps, step_runs
-from ..inference.cache import Cache, CacheTable
+from ..inference.cache import Cache
 from ..inference.graph import OnnxWriter
 from ..inference.matrices import Form
 from ..inference.selftest import sample, self_test
-from ..inference.slabs import Change, Slab, Slabs
-from ..ports import Floats, StepResult
+from ..inference.slabs import Change, Slab
+from ..node.slab_engine import SlabEngine
+from ..ports import Floats
 from ..types import BlockRange, SpanShape
 from .crossing import crossed, crossing
 
@@ -44,16 +42,15 @@ _BRIDGES = {"wasm": 1, "webgpu": None}
 _PROBE_FORMS = {"0.qkv": Form.Q4, "0.o": Form.Q8, "0.gate_up": Form.Q4_WITH_ZEROS}
 
 
-class BrowserEngine:
-    """Wraps the object that ``createEngine`` of ``web/bridge/engine.ts`` made."""
+class BrowserEngine(SlabEngine[int]):
+    """Wraps the object that ``createEngine`` of ``web/bridge/engine.ts`` made; slabs are its handles."""
 
     def __init__(self, engine: Any) -> None:
+        super().__init__()
         self._engine = engine
         self._backend = str(engine.backend)
+        self.bridge = _BRIDGES[self._backend]
         self._tensors: dict[str, Any] = {}
-        self._caches: CacheTable[Slab[int]] | None = None  # slabs by JavaScript's handles
-        self._slabs: Slabs[int] = Slabs(0)
-        self._turn = asyncio.Lock()  # rows move only between runs
 
     @property
     def backend(self) -> str:
@@ -82,123 +79,40 @@ class BrowserEngine:
                 await self._verify_device(shape, any(name.endswith(".quants") for name in tensors))
             await self._add(tensors)
             await crossing(self._engine.build(to_js(graph), _js_shape(shape)))
-            self._caches, self._slabs = CacheTable(shape), Slabs(shape.max_positions)
+            self._open_books(shape)
             await self_test(self, shape)
         except LocalError:
             await self.close()
             raise
 
-    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
-        """See ``ports.Engine``; ``CapacityError`` where memory or the model's positions end."""
-        caches = self._built()
-        blocks = caches.check(batch, max_length, blocks)
-        async with self._turn:
-            change = self._slabs.room(batch, max_length)
-            if change is not None:
-                await self._rearrange(change)
-            slab = self._slabs.find(batch, max_length)
-            handle = caches.add(batch, max_length, blocks, slab)
-            slab.enter(caches[handle])
-        return handle
-
-    async def run(self, cache: int, hidden: Floats) -> Floats:
-        """See ``ports.Engine``; ``CapacityError`` if the cache has no room for the positions.
-
-        Cancelling leaves the cache as it was; a piece under way is computed to its end.
-        """
-        caches = self._built()
-        async with self._turn:
-            entry = caches[cache]
-            result = np.empty(hidden.shape, np.float32)
-            for piece in caches.plan(entry, hidden):
-                rows, positions = slice(piece.first_row, piece.end_row), slice(piece.first, piece.end)
-                x = np.ascontiguousarray(hidden[rows, positions])
-                lengths = [entry.length + piece.first] * len(x)
-                first_row = entry.first_row + piece.first_row
-                result[rows, positions] = await self._compute(
-                    entry.storage, first_row, lengths, entry.blocks, x
-                )
-            entry.length += hidden.shape[1]
-        return result
-
-    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
-        """See ``ports.Engine``; on webgpu a run is for whole slabs, elsewhere for the rows that step."""
-        async with self._turn:
-            results, sound = check_steps(self._built(), steps)
-            done: list[Cache[Slab[int]]] = []
-            for run in step_runs(sound, _BRIDGES[self._backend]):
-                x = run.gather([hidden for _, hidden in steps])
-                try:
-                    y = await self._compute(run.slab, run.first_row, run.lengths, run.blocks, x)
-                except DeviceLost:
-                    raise
-                except LocalError as error:
-                    for index, _ in run.steps:
-                        results[index] = error
-                    continue
-                run.scatter(y, results)
-                done += [cache for _, cache in run.steps]
-            for cache in done:
-                cache.length += 1
-        return results
-
-    async def truncate(self, cache: int, length: int) -> None:
-        """See ``ports.Engine``; ``EngineError`` if the cache is shorter."""
-        async with self._turn:
-            self._built()[cache].truncate(length)
-
-    async def reorder(self, cache: int, rows: Sequence[int]) -> None:
-        """See ``ports.Engine``."""
-        async with self._turn:
-            entry = self._built()[cache]
-            entry.check_rows(rows)
-            slab = entry.storage.memory
-            moving = self._engine.reorder(slab, entry.first_row, to_js(list(rows)), entry.length)
-            await crossing(moving)
-
-    async def close_cache(self, cache: int) -> None:
-        """See ``ports.Engine``; memory is released after a run under way."""
-        async with self._turn:
-            entry = self._caches.remove(cache) if self._caches is not None else None
-            change = self._slabs.leave(entry) if entry is not None else None
-            if change is not None and change.rows:
-                with contextlib.suppress(CapacityError):  # then it stays where it is
-                    await self._rearrange(change)
-            elif change is not None and change.slab is not None:
-                await crossing(self._engine.closeSlab(change.slab.memory))
-
     async def close(self) -> None:
         """See ``ports.Engine``."""
-        self._tensors, self._caches, self._slabs = {}, None, Slabs(0)
+        self._tensors = {}
+        self._close_books()
         await crossing(self._engine.close())
-
-    def _built(self) -> CacheTable[Slab[int]]:
-        if self._caches is None:
-            raise EngineError("the engine has no graph; build() it first")
-        return self._caches
 
     async def _add(self, tensors: dict[str, Any]) -> None:
         while tensors:
             name, data = tensors.popitem()
             await crossing(self._engine.addTensor(name, data))
 
-    async def _rearrange(self, change: Change[int]) -> None:
-        memory = int(await crossing(self._engine.openSlab(change.rows, change.capacity)))
-        unwanted = memory
-        try:
-            if change.slab is not None:
-                old, moves = change.slab.memory, _plain([asdict(move) for move in change.moves])
-                await crossing(self._engine.copyRows(old, memory, moves))
-                unwanted = old
-            self._slabs.commit(change, memory)
-        finally:
-            if change.slab is not None:
-                self._engine.closeSlab(unwanted)  # in its turn, whether or not anybody waits
+    async def _allocate(self, rows: int, capacity: int) -> int:
+        return int(await crossing(self._engine.openSlab(rows, capacity)))
+
+    async def _copy(self, change: Change[int], old: int, new: int) -> None:
+        moves = _plain([asdict(move) for move in change.moves])
+        await crossing(self._engine.copyRows(old, new, moves))
+
+    async def _free(self, memory: int) -> None:
+        await crossing(self._engine.closeSlab(memory))
+
+    async def _permute(self, cache: Cache[Slab[int]], rows: list[int]) -> None:
+        slab = cache.storage.memory
+        await crossing(self._engine.reorder(slab, cache.first_row, to_js(rows), cache.length))
 
     async def _compute(
         self, slab: Slab[int], first_row: int, lengths: Sequence[int], blocks: BlockRange, x: Floats
     ) -> Floats:
-        """One run on the rows of ``slab`` from ``first_row`` on; x [rows, n, hidden] -> the same shape."""
         data, tokens = to_js(x.reshape(-1)), x.shape[1]
         place = first_row, to_js(list(lengths)), blocks.start, blocks.end
         answer = crossed(self._engine.runNow, slab.memory, *place, tokens, data)

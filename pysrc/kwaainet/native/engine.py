@@ -13,7 +13,6 @@ to any adjacent ones: a prefill to those of its cache, decode steps to those of 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,18 +23,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..errors import CapacityError, EngineError
-from ..inference.batching import StepRun, check_steps, step_runs
-from ..inference.cache import Cache, CacheTable, Piece
+from ..inference.cache import Cache
 from ..inference.selftest import self_test
-from ..inference.slabs import Change, Slab, Slabs
-from ..ports import Floats, StepResult
+from ..inference.slabs import Change, Slab
+from ..node.slab_engine import SlabEngine
+from ..ports import Floats
 from ..types import BlockRange, SpanShape
 
 T = TypeVar("T")
 Arrays: TypeAlias = dict[str, Floats]  # by graph name, such as k.0
-
-# A run of one row of SmolLM2-135M takes 44 ms and each further row 2 (one core): a run is worth many rows.
-BRIDGE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +44,21 @@ class _Run:
     x: Floats
 
 
-class NativeEngine:
+class NativeEngine(SlabEngine[Arrays]):
     """Runs spans on the CPU; ``threads`` of onnxruntime work on each operator (0: all cores)."""
 
     backend = "cpu"
     half = True
     graphs = "onnx"
+    # A run of one row of SmolLM2-135M takes 44 ms and each further row 2 (one core): one is worth many rows.
+    bridge = 16
 
     def __init__(self, threads: int = 0) -> None:
+        super().__init__()
         self._threads = threads
         self._tensors: dict[str, Any] = {}
         self._switches: Arrays = {}
         self._session: Any = None
-        self._caches: CacheTable[Slab[Arrays]] | None = None
-        self._slabs: Slabs[Arrays] = Slabs(0)
-        self._turn = asyncio.Lock()  # rows move only between runs
         self._worker = ThreadPoolExecutor(1, "engine")
 
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
@@ -74,115 +70,38 @@ class NativeEngine:
         tensors, self._tensors = self._tensors, {}
         self._switches = _take_switches(tensors, shape)
         self._session = await self._in_worker(_create_session, graph, tensors, self._threads)
-        self._caches, self._slabs = CacheTable(shape), Slabs(shape.max_positions)
+        self._open_books(shape)
         try:
             await self_test(self, shape)
         except EngineError:
             await self.close()
             raise
 
-    async def open_cache(self, batch: int, max_length: int, blocks: BlockRange | None = None) -> int:
-        """See ``ports.Engine``; ``CapacityError`` where memory or the model's positions end."""
-        caches = self._built()
-        blocks = caches.check(batch, max_length, blocks)
-        async with self._turn:
-            change = self._slabs.room(batch, max_length)
-            if change is not None:
-                await self._rearrange(change)
-            slab = self._slabs.find(batch, max_length)
-            handle = caches.add(batch, max_length, blocks, slab)
-            slab.enter(caches[handle])
-        return handle
-
-    async def run(self, cache: int, hidden: Floats) -> Floats:
-        """See ``ports.Engine``; ``CapacityError`` if the cache has no room for the positions.
-
-        Cancelling stops the computation soon and leaves the cache as it was.
-        """
-        caches = self._built()
-        async with self._turn:
-            entry = caches[cache]
-            result = np.empty(hidden.shape, np.float32)
-            for piece in caches.plan(entry, hidden):
-                rows, positions = slice(piece.first_row, piece.end_row), slice(piece.first, piece.end)
-                x = np.ascontiguousarray(hidden[rows, positions])
-                result[rows, positions] = await self._compute(self._piece_run(entry, piece, x))
-            entry.length += hidden.shape[1]
-        return result
-
-    async def run_many(self, steps: Sequence[tuple[int, Floats]]) -> list[StepResult]:
-        """See ``ports.Engine``."""
-        async with self._turn:
-            results, sound = check_steps(self._built(), steps)
-            done: list[Cache[Slab[Arrays]]] = []
-            for run in step_runs(sound, BRIDGE):
-                try:
-                    y = await self._compute(self._step_run(run, [hidden for _, hidden in steps]))
-                except EngineError as error:
-                    for index, _ in run.steps:
-                        results[index] = error
-                    continue
-                run.scatter(y, results)
-                done += [cache for _, cache in run.steps]
-            for cache in done:
-                cache.length += 1
-        return results
-
-    async def truncate(self, cache: int, length: int) -> None:
-        """See ``ports.Engine``; ``EngineError`` if the cache is shorter."""
-        async with self._turn:
-            self._built()[cache].truncate(length)
-
-    async def reorder(self, cache: int, rows: Sequence[int]) -> None:
-        """See ``ports.Engine``."""
-        async with self._turn:
-            entry = self._built()[cache]
-            entry.check_rows(rows)
-            await self._in_worker(_reorder, entry, list(rows))
-
-    async def close_cache(self, cache: int) -> None:
-        """See ``ports.Engine``; memory is released after a run under way."""
-        async with self._turn:
-            entry = self._caches.remove(cache) if self._caches is not None else None
-            change = self._slabs.leave(entry) if entry is not None else None
-            if change is not None and change.rows:
-                with contextlib.suppress(CapacityError):  # then it stays where it is
-                    await self._rearrange(change)
-
     async def close(self) -> None:
         """See ``ports.Engine``."""
-        self._tensors, self._switches, self._session, self._caches = {}, {}, None, None
-        self._slabs = Slabs(0)
+        self._tensors, self._switches, self._session = {}, {}, None
+        self._close_books()
         self._worker.shutdown(wait=False)
         self._worker = ThreadPoolExecutor(1, "engine")
 
-    def _built(self) -> CacheTable[Slab[Arrays]]:
-        if self._caches is None:
-            raise EngineError("the engine has no graph; build() it first")
-        return self._caches
-
-    async def _rearrange(self, change: Change[Arrays]) -> None:
-        assert self._caches is not None
-        shape = self._caches.shape
-        dims = (change.rows, shape.kv_heads, change.capacity, shape.head_dim)
+    async def _allocate(self, rows: int, capacity: int) -> Arrays:
+        shape = self._built().shape
+        dims = (rows, shape.kv_heads, capacity, shape.head_dim)
         names = [f"{letter}.{index}" for index in range(shape.blocks) for letter in "kv"]
         try:
             real = np.float16 if shape.half else np.float32
-            arrays = {name: np.zeros(dims, real) for name in names}
+            return {name: np.zeros(dims, real) for name in names}
         except MemoryError as error:
-            raise CapacityError(f"no memory for caches of {change.rows} rows of {change.capacity}") from error
-        if change.slab is not None:
-            await self._in_worker(_move, change, change.slab.memory, arrays)
-        self._slabs.commit(change, arrays)
+            raise CapacityError(f"no memory for caches of {rows} rows of {capacity}") from error
 
-    def _piece_run(self, cache: Cache[Slab[Arrays]], piece: Piece, x: Floats) -> _Run:
-        first, end = cache.first_row + piece.first_row, cache.first_row + piece.end_row
-        arrays = {name: array[first:end] for name, array in cache.storage.memory.items()}
-        return _Run(arrays, self._switches_for(cache.blocks), [cache.length + piece.first] * len(x), x)
+    async def _copy(self, change: Change[Arrays], old: Arrays, new: Arrays) -> None:
+        await self._in_worker(_move, change, old, new)
 
-    def _step_run(self, run: StepRun[Arrays], hidden: Sequence[Floats]) -> _Run:
-        arrays = {name: array[run.first_row : run.end_row] for name, array in run.slab.memory.items()}
-        return _Run(arrays, self._switches_for(run.blocks), run.lengths, run.gather(hidden))
+    async def _free(self, memory: Arrays) -> None:
+        """It goes with its last user."""
+
+    async def _permute(self, cache: Cache[Slab[Arrays]], rows: list[int]) -> None:
+        await self._in_worker(_reorder, cache, rows)
 
     def _switches_for(self, blocks: BlockRange) -> Arrays:
         """The switches for runs through ``blocks``: zeros for those of blocks that these skip."""
@@ -193,7 +112,12 @@ class NativeEngine:
             for name in shape.switches_of(index)
         }
 
-    async def _compute(self, run: _Run) -> Floats:
+    async def _compute(
+        self, slab: Slab[Arrays], first_row: int, lengths: Sequence[int], blocks: BlockRange, x: Floats
+    ) -> Floats:
+        """Cancelling stops the computation soon."""
+        arrays = {name: array[first_row : first_row + len(x)] for name, array in slab.memory.items()}
+        run = _Run(arrays, self._switches_for(blocks), lengths, x)
         options = ort.RunOptions()
         try:
             return await self._in_worker(_run, self._session, options, run)

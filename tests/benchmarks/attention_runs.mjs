@@ -20,15 +20,13 @@ let attending = 0 // milliseconds of the step under way
 const open = Heap.open
 Heap.open = async () => {
   const heap = await open.call(Heap)
-  const { attention } = heap.kernels
-  heap.kernels = {
-    ...heap.kernels,
-    attention: (...given) => {
-      const start = now()
-      attention(...given)
-      attending += now() - start
-    }
+  const timed = kernel => (...given) => {
+    const start = now()
+    kernel(...given)
+    attending += now() - start
   }
+  const { append, attend } = heap.kernels
+  heap.kernels = { ...heap.kernels, append: timed(append), attend: timed(attend) }
   return heap
 }
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 HERE = Path(__file__).resolve().parent
 NODE = HERE.parents[1] / ".venv" / "bin" / "node"
-SCRATCH = np.zeros(1 << 17, np.uint8)
 
 Array = NDArray[Any]
 Call = Callable[..., list[Array]]
@@ -108,18 +107,37 @@ def matmuls(calls: Calls) -> None:
             data, weights = stored(name, outputs, columns)
             for rows in (1, 2, 5, 17):
                 x, y = floats(rows, columns), floats(rows, outputs)
-                expected = y + x.astype(np.float64) @ weights.T.astype(np.float64)
-                args = [number, data, outputs, columns, x, rows, y, SCRATCH, 0, outputs]
-                calls.add(f"{name} {outputs}x{columns} by {rows}", "matmul", args, close(expected), 6)
+                expected = x.astype(np.float64) @ weights.T.astype(np.float64)
+                args = [number, data, columns, x, rows, y, outputs, 0, outputs]
+                calls.add(f"{name} {outputs}x{columns} by {rows}", "matmul", args, close(expected), 5)
     data, weights = stored("Q4_0", 8, 64)
-    x, y = floats(1, 64), np.zeros((1, 8), np.float32)
-    part = np.where(np.arange(8) // 3 == 1, x @ weights.T, 0)
-    calls.add("some outputs", "matmul", [2, data, 8, 64, x, 1, y, SCRATCH, 3, 6], close(part), 6)
-    x = np.repeat(np.float32([1e-30, 3e30]), 32)[None]
-    expected = x.astype(np.float64) @ weights.T.astype(np.float64)
-    calls.add("large and small", "matmul", [2, data, 8, 64, x, 1, y, SCRATCH, 0, 8], close(expected), 6)
-    x = np.full((1, 64), np.nan, np.float32)
-    calls.add("not a number", "matmul", [2, data, 8, 64, x, 1, y, SCRATCH, 0, 8], _all_nan, 6)
+    for rows in (1, 3):
+        x, y = floats(rows, 64), floats(rows, 8)
+        part = np.where(np.arange(8) // 3 == 1, x @ weights.T, y)
+        calls.add("some outputs", "matmul", [2, data, 64, x, rows, y, 8, 3, 6], close(part), 5)
+        x = np.repeat(np.float32([1e-30, 3e30]), 32)[None].repeat(rows, 0)
+        expected = x.astype(np.float64) @ weights.T.astype(np.float64)
+        calls.add("large and small", "matmul", [2, data, 64, x, rows, y, 8, 0, 8], close(expected), 5)
+        x = np.full((rows, 64), np.nan, np.float32)
+        calls.add("not a number", "matmul", [2, data, 64, x, rows, y, 8, 0, 8], _all_nan, 5)
+    for name in ("Q4_0", "Q3_K", "Q6_K"):
+        extremes(calls, name)
+
+
+def extremes(calls: Calls, name: str) -> None:
+    """Largest weights times largest activations, of one sign: what sums of whole numbers must have room for."""
+    number, block = FORMATS[name]
+    data, _ = stored(name, 8, 2 * block)
+    quants = {"Q4_0": slice(2, 18), "Q3_K": slice(0, 96), "Q6_K": slice(0, 192)}[name]
+    for fill in (0, 255):
+        raw = data.reshape(-1, gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]][1]).copy()
+        raw[:, quants] = fill
+        kind = gguf.GGMLQuantizationType[name]
+        weights = gguf.quants.dequantize(raw.reshape(8, -1), kind).reshape(8, -1)
+        x = np.full((3, 2 * block), 1.7, np.float32)
+        expected = x.astype(np.float64) @ weights.T.astype(np.float64)
+        args = [number, raw.reshape(8, -1), 2 * block, x, 3, np.zeros((3, 8), np.float32), 8, 0, 8]
+        calls.add(f"{name} of {fill}", "matmul", args, close(expected), 5)
 
 
 def _all_nan(found: Array) -> None:
@@ -143,8 +161,8 @@ def attentions(calls: Calls) -> None:
         expected, after = attend(q, k, v, caches, lengths, window, softcap)
         scratch = np.zeros(16 * (capacity + 8), np.float32)
         args = [
-            q, k, v, np.empty_like(q), *caches, np.array(lengths, np.int32), tokens, heads, kv_heads,
-            head_dim, capacity, head_dim**-0.5, window, softcap, scratch, 0, rows * kv_heads,
+            q, k, v, np.empty_like(q), *caches, np.array(lengths, np.int32), rows, tokens, heads, kv_heads,
+            head_dim, capacity, head_dim**-0.5, window, softcap, scratch,
         ]  # fmt: skip
 
         def check(

@@ -6,20 +6,17 @@
 // them. Key and value caches grow in place; the blocks outside a run's part are not touched.
 
 import { EngineError, type Move, type Place, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
+import { fuse, type FusedStep, type Part } from './fused.ts'
+import { aligned, type Job } from './jobs.ts'
 import { Heap, type Kernels } from './kernel.ts'
-import { type Expert, type Experts, type Program, readProgram, type Step, type Weight } from './program.ts'
-import { ALONE, HelperLost, type Job, MAX_THREADS, type ThreadOptions, Threads } from './threads.ts'
+import { type Expert, type Experts, type Program, readProgram, type Weight } from './program.ts'
+import { ALONE, MAX_THREADS, type ThreadOptions, Threads } from './threads.ts'
 
 const BYTES = Float32Array.BYTES_PER_ELEMENT
 // The rest of the 4 GiB is for caches and activations.
 const MAX_WEIGHT_BYTES = 3 * 2 ** 30
 const MAX_SCRATCH_ROWS = 4096 // rows x tokens of one run
-const QUERIES = 16 // of web/kernels/attention.c
-const MATMUL_SCRATCH = 131072 // of web/kernels/matmul.c, and BYTES_A_COLUMN of the widest weight
-const BYTES_A_COLUMN = 5
-const OUTPUTS = 16 // of a product that one thread computes together: whole vectors, whole tiles of web/kernels
-const NUMBERS = 64 // of a gate
-const PRODUCTS = 16 // that take as long as one number of a gate or norm
+const TOGETHER = 128 // rows x tokens of one job
 
 /** Where the caches of `rows` rows lie: for each block its keys, then its values, [rows, kv heads, capacity, head dim]. */
 export interface SimdSlab { rows: number, capacity: number, address: number }
@@ -61,26 +58,26 @@ export class SimdRuntime implements Runtime<SimdSlab> {
       if (!(error instanceof RangeError)) throw error
       tell(1, 'the processor is used with one thread: this browser has no memory that threads can share')
       heap = await Heap.open()
-      return [heap, new Threads(heap.kernels, this.#options)]
+      return [heap, new Threads(heap, this.#options)]
     }
-    const together = new Threads(heap.kernels, this.#options)
-    if (wanted > 1) await together.start(heap, wanted)
+    const together = new Threads(heap, this.#options)
+    if (wanted > 1) await together.start(wanted)
     else tell(1, '')
     return [heap, together]
   }
 }
 
+type Attention = Extract<FusedStep, { op: 'attention' }>
+
 /** What one run works on: addresses of its buffers, and of what its steps have in common. */
 interface Run {
-  rows: number
+  rows: number[] // how long each is
   tokens: number
   count: number // rows x tokens
   buffers: Map<string, number>
   positions: number
   lengths: number
-  longest: number // of the rows, with the new tokens
-  scratch: number
-  stride: number // bytes of scratch for each thread
+  scratch: number // for one number
   capacity: number
   /** Addresses of the block's caches, from the run's first row on. */
   keys: number
@@ -94,6 +91,7 @@ export class SimdSpan implements Span<SimdSlab> {
   readonly #program: Program
   readonly #addresses: Map<string, number>
   readonly #shape: Shape
+  readonly #blocks: FusedStep[][]
 
   constructor (heap: Heap, threads: Threads, program: Program, addresses: Map<string, number>, shape: Shape) {
     this.#heap = heap
@@ -102,6 +100,7 @@ export class SimdSpan implements Span<SimdSlab> {
     this.#program = program
     this.#addresses = addresses
     this.#shape = shape
+    this.#blocks = program.blocks.map(steps => fuse(steps, heap.kernels))
   }
 
   openSlab (rows: number, capacity: number): SimdSlab {
@@ -115,18 +114,8 @@ export class SimdSpan implements Span<SimdSlab> {
 
   runNow (slab: SimdSlab, place: Place, tokens: number, hidden: Float32Array): Float32Array {
     this.#check(slab, place, tokens, hidden)
-    try {
-      return this.#compute(slab, place, tokens, hidden)
-    } catch (error) {
-      if (!(error instanceof HelperLost)) throw error
-      return this.#compute(slab, place, tokens, hidden) // alone; caches get the same numbers in the same places
-    }
-  }
-
-  #compute (slab: SimdSlab, place: Place, tokens: number, hidden: Float32Array): Float32Array {
     const count = place.lengths.length * tokens
-    const address = this.#heap.allocate(this.#workspace(count, place.lengths.length, slab.capacity))
-    let lost = false
+    const address = this.#heap.allocate(this.#workspace(count, place.lengths.length))
     try {
       const run = this.#lay(address, slab, place, tokens)
       const x = run.buffers.get('x') as number
@@ -134,14 +123,11 @@ export class SimdSpan implements Span<SimdSlab> {
       for (let block = place.first; block < place.end; block++) {
         run.keys = this.#cache(slab, 2 * block) + place.firstRow * this.#rowSize(slab.capacity)
         run.values = this.#cache(slab, 2 * block + 1) + place.firstRow * this.#rowSize(slab.capacity)
-        for (const step of this.#program.blocks[block] as Step[]) this.#step(step, run)
+        for (const step of this.#blocks[block] as FusedStep[]) this.#step(step, run)
       }
       return this.#heap.floats(x, hidden.length).slice()
-    } catch (error) {
-      lost = error instanceof HelperLost
-      throw error
     } finally {
-      if (!lost) this.#heap.release(address) // a helper that was given up may yet write there
+      this.#heap.release(address) // helpers that are late read there, and write to nothing that is not theirs
     }
   }
 
@@ -201,15 +187,10 @@ export class SimdSpan implements Span<SimdSlab> {
     return slab.address + index * slab.rows * this.#rowSize(slab.capacity)
   }
 
-  /** Bytes that a run needs beside the caches. */
-  #workspace (count: number, rows: number, capacity: number): number {
+  /** Bytes that a run needs beside the caches and what threads have. */
+  #workspace (count: number, rows: number): number {
     const widths = [...this.#program.buffers.values()].reduce((sum, width) => sum + aligned(width * count * BYTES), 0)
-    return widths + aligned(count * BYTES) + aligned(rows * BYTES) + this.#threads.places * this.#scratchSize(capacity)
-  }
-
-  #scratchSize (capacity: number): number {
-    const widest = Math.max(0, ...[...this.#program.weights.values()].map(({ columns }) => columns))
-    return aligned(Math.max(MATMUL_SCRATCH, BYTES_A_COLUMN * widest, QUERIES * (capacity + 8) * BYTES))
+    return widths + aligned(count * BYTES) + aligned(rows * BYTES) + aligned(BYTES)
   }
 
   /** Share out the workspace at an address. */
@@ -225,46 +206,35 @@ export class SimdSpan implements Span<SimdSlab> {
     const own = positions + aligned(count * BYTES)
     this.#heap.integers(own, lengths.length).set(lengths)
     const scratch = own + aligned(lengths.length * BYTES)
-    const stride = this.#scratchSize(slab.capacity)
-    return { rows: lengths.length, tokens, count, buffers, positions, lengths: own, longest: Math.max(...lengths) + tokens, scratch, stride, capacity: slab.capacity, keys: 0, values: 0 }
+    return { rows: lengths, tokens, count, buffers, positions, lengths: own, scratch, capacity: slab.capacity, keys: 0, values: 0 }
   }
 
-  #step (step: Step, run: Run): void {
+  #step (step: FusedStep, run: Run): void {
     const at = (name: string): number => run.buffers.get(name) as number
     const wide = (name: string): number => this.#program.buffers.get(name) as number
     const of = ({ name }: Weight): number => this.#addresses.get(name) as number
+    const { headDim } = this.#shape
     const { count } = run
     switch (step.op) {
       case 'rms_norm': {
         const { columns } = step.weight
-        const numbers = [at(step.x), of(step.weight), at(step.y), columns, step.epsilon]
-        this.#share({ name: 'rms_norm', units: count * wide(step.x) / columns, grain: 1, size: count * wide(step.x), numbers }, run)
+        this.#kernels.rms_norm(at(step.x), of(step.weight), at(step.y), count * wide(step.x) / columns, columns, step.epsilon)
         break
       }
-      case 'matmul': {
-        this.#matmul(step.weight, at(step.x), count, at(step.y), step.add, run)
+      case 'products':
+        this.#multiply(step.parts, at(step.x), count, at, step.activation)
         break
-      }
       case 'bias':
         this.#kernels.add_bias(at(step.y), of(step.bias), count, wide(step.y))
         break
-      case 'rope': {
-        const { headDim } = this.#shape
-        const numbers = [at(step.x), of(step.cos), of(step.sin), run.positions, wide(step.x) / headDim, headDim, 2 * step.cos.columns]
-        this.#share({ name: 'rope', units: count, grain: 1, size: count * wide(step.x), numbers }, run)
+      case 'rope':
+        this.#kernels.rope(at(step.x), of(step.cos), of(step.sin), run.positions, count, wide(step.x) / headDim, headDim, 2 * step.cos.columns)
         break
-      }
-      case 'attention': {
-        const { kvHeads, headDim } = this.#shape
-        const numbers = [
-          at(step.q), at(step.k), at(step.v), at(step.y), run.keys, run.values, run.lengths, run.tokens, wide(step.q) / headDim,
-          kvHeads, headDim, run.capacity, step.scale, step.window, step.softcap]
-        const size = count * wide(step.q) * run.longest / PRODUCTS
-        this.#share({ name: 'attention', units: run.rows * kvHeads, grain: 1, size, numbers }, run)
+      case 'attention':
+        this.#attend(step, at, wide(step.q) / headDim, run)
         break
-      }
       case 'gated':
-        this.#gated(at(step.gate), at(step.up), count * wide(step.gate), step.activation, run)
+        this.#kernels.gated(at(step.gate), at(step.up), count * wide(step.gate), step.activation)
         break
       case 'add':
         this.#kernels.add(at(step.x), at(step.y), count * wide(step.x))
@@ -274,18 +244,52 @@ export class SimdSpan implements Span<SimdSlab> {
     }
   }
 
-  #matmul (weight: Weight, x: number, count: number, y: number, add: boolean, run: Run): void {
-    const { name, type, rows, columns } = weight
-    const numbers = [type, this.#addresses.get(name) as number, rows, columns, x, count, y, add ? 1 : 0]
-    this.#share({ name: 'matmul', units: rows, grain: OUTPUTS, size: rows * columns * count / PRODUCTS, numbers }, run)
+  /** Products of the same `count` rows at x. */
+  #multiply (parts: Part[], x: number, count: number, at: (name: string) => number, activation: number): void {
+    const columns = parts[0]!.weight.columns
+    for (let row = 0; row < count; row += TOGETHER) {
+      const rows = Math.min(TOGETHER, count - row)
+      const products = parts.map(({ weight: { name, type, rows: outputs }, y, add }) =>
+        ({ type, weights: this.#addresses.get(name) as number, outputs, y: at(y) + row * outputs * BYTES, add }))
+      this.#threads.run({ kind: 'products', x: x + row * columns * BYTES, rows, columns, activation, products })
+    }
   }
 
-  #gated (gate: number, up: number, units: number, activation: number, run: Run): void {
-    this.#share({ name: 'gated', units, grain: NUMBERS, size: units, numbers: [gate, up, activation] }, run)
+  /** The first part's y becomes activation(first) * second. */
+  #gate (parts: Part[], x: number, count: number, at: (name: string) => number, activation: number): void {
+    const [first, second] = parts as [Part, Part]
+    const alike = [1, 2].every(rows => this.#kernels.prepared_alike(first.weight.type, second.weight.type, rows) !== 0)
+    if (alike) this.#multiply(parts, x, count, at, activation)
+    else {
+      for (const part of parts) this.#multiply([part], x, count, at, -1)
+      this.#kernels.gated(at(first.y), at(second.y), count * first.weight.rows, activation)
+    }
   }
 
-  #share (job: Job, { scratch, stride }: Run): void {
-    this.#threads.run(job, scratch, stride)
+  #attend (step: Attention, at: (name: string) => number, heads: number, run: Run): void {
+    const { kvHeads, headDim } = this.#shape
+    const { tokens, capacity } = run
+    const [keys, cache] = [tokens * kvHeads * headDim * BYTES, this.#rowSize(capacity)]
+    run.rows.forEach((past, row) => {
+      const [k, v] = [at(step.k) + row * keys, at(step.v) + row * keys]
+      this.#kernels.append(k, v, run.keys + row * cache, run.values + row * cache, past, tokens, kvHeads, headDim, capacity)
+    })
+    const together = Math.max(1, Math.floor(TOGETHER / tokens))
+    const { scale, window, softcap } = step
+    for (let row = 0; row < run.rows.length; row += together) {
+      const rows = run.rows.slice(row, row + together)
+      const before = row * tokens * heads * headDim * BYTES
+      const place = { q: at(step.q) + before, y: at(step.y) + before, keys: run.keys + row * cache, values: run.values + row * cache }
+      const lengths = run.lengths + row * BYTES
+      for (let from = 0; from < tokens; from += TOGETHER) {
+        const end = Math.min(tokens, from + TOGETHER)
+        const job: Job = {
+          kind: 'attention', ...place, lengths, rows: rows.length, tokens, from, end, longest: Math.max(...rows) + end,
+          heads, kvHeads, headDim, capacity, scale, window, softcap
+        }
+        this.#threads.run(job)
+      }
+    }
   }
 
   /** Each expert computes the tokens that ask it, together. */
@@ -297,10 +301,9 @@ export class SimdSpan implements Span<SimdSlab> {
       if (tokens.length === 0) return
       const { gate, up, down } = step.experts[index] as Expert
       tokens.forEach(({ token }, place) => { this.#heap.move(at(step.x) + token * size, at(step.own) + place * size, size) })
-      this.#matmul(gate, at(step.own), tokens.length, at(step.gate), false, run)
-      this.#matmul(up, at(step.own), tokens.length, at(step.up), false, run)
-      this.#gated(at(step.gate), at(step.up), tokens.length * gate.rows, step.activation, run)
-      this.#matmul(down, at(step.gate), tokens.length, at(step.said), false, run)
+      const inner = [{ weight: gate, y: step.gate, add: false }, { weight: up, y: step.up, add: false }]
+      this.#gate(inner, at(step.own), tokens.length, at, step.activation)
+      this.#multiply([{ weight: down, y: step.said, add: false }], at(step.gate), tokens.length, at, -1)
       tokens.forEach(({ token, weight }, place) => {
         this.#heap.floats(run.scratch, 1)[0] = weight
         this.#kernels.add_weighted(at(step.y) + token * size, at(step.said) + place * size, run.scratch, 1, hiddenSize)
@@ -320,8 +323,4 @@ function route (logits: Float32Array, { experts, top }: Experts): Array<Array<{ 
     best.forEach((expert, place) => asked[expert]?.push({ token, weight: (shares[place] as number) / total }))
   }
   return asked
-}
-
-function aligned (size: number): number {
-  return Math.ceil(size / 64) * 64
 }

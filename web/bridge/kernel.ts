@@ -18,21 +18,27 @@ const SHARED = 2
 
 /** What web/kernels exports; every argument that is no count or number is an address. */
 export interface Kernels {
-  zero: (x: number, count: number) => void
   add: (x: number, y: number, count: number) => void
   add_bias: (y: number, bias: number, rows: number, width: number) => void
   add_weighted: (x: number, y: number, weights: number, rows: number, width: number) => void
   rms_norm: (x: number, weight: number, y: number, rows: number, width: number, epsilon: number) => void
   gated: (gate: number, up: number, count: number, kind: number) => void
   rope: (x: number, cos: number, sin: number, positions: number, rows: number, heads: number, headDim: number, turned: number) => void
+  prepared_bytes: (type: number, rows: number, columns: number) => number
+  prepared_alike: (type: number, other: number, rows: number) => number
+  prepare: (type: number, x: number, rows: number, columns: number, prepared: number) => void
+  matmul_scratch: () => number
   matmul: (
-    type: number, weights: number, outputs: number, columns: number, x: number, rows: number, y: number,
+    type: number, weights: number, columns: number, x: number, prepared: number, rows: number, y: number, stride: number,
     scratch: number, first: number, last: number
   ) => void
-  attention: (
-    q: number, k: number, v: number, y: number, keys: number, values: number, lengths: number, tokens: number,
-    heads: number, kvHeads: number, headDim: number, capacity: number, scale: number, window: number, softcap: number,
-    scratch: number, first: number, last: number
+  place: (y: number, stride: number, x: number, rows: number, width: number, added: number) => void
+  append: (
+    k: number, v: number, keys: number, values: number, past: number, tokens: number, kvHeads: number, headDim: number, capacity: number
+  ) => void
+  attend: (
+    q: number, stride: number, y: number, keys: number, values: number, past: number, first: number, last: number, group: number,
+    headDim: number, capacity: number, scale: number, window: number, softcap: number, scratch: number
   ) => void
   read_all: (bytes: number, count: number) => number
 }

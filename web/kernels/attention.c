@@ -104,38 +104,37 @@ static void weigh(const Tile *tile, const float *values, int head_dim) {
   }
 }
 
-// q and y [rows, tokens, heads, head_dim]; k and v [rows, tokens, kv_heads, head_dim], appended to the caches
-// [rows, kv_heads, capacity, head_dim], of whose rows the first lengths[row] positions are valid. A query sees its own
-// position and those before it, the last `window` of them if that is not 0. Works on the pairs row * kv_heads + head
-// from `first` to before `last`. scratch: 16 * (capacity + 8) floats.
-EXPORT void attention(const float *q, const float *k, const float *v, float *y, float *keys, float *values, const int *lengths,
-                      int tokens, int heads, int kv_heads, int head_dim, int capacity, float scale, int window, float softcap,
-                      float *scratch, int first, int last) {
-  int group = heads / kv_heads;
+// One row's new keys and values [tokens, kv_heads, head_dim] into its caches [kv_heads, capacity, head_dim] behind `past`.
+EXPORT void append(const float *k, const float *v, float *keys, float *values, int past, int tokens, int kv_heads, int head_dim, int capacity) {
+  for (int t = 0; t < tokens; t++)
+    for (int head = 0; head < kv_heads; head++, k += head_dim, v += head_dim) {
+      int to = (head * capacity + past + t) * head_dim;
+      __builtin_memcpy(keys + to, k, head_dim * 4);
+      __builtin_memcpy(values + to, v, head_dim * 4);
+    }
+}
+
+// What the queries of one key-value head find, for the row's tokens from `first` to before `last`, that stand behind
+// `past` positions: q [., group, head_dim] and y [last - first, group, head_dim], tokens of q so many floats apart; keys
+// and values [capacity, head_dim]. A query sees its own position and those before it, the last `window` of them if that
+// is not 0. scratch: 16 * (capacity + 8) floats.
+EXPORT void attend(const float *q, int stride, float *y, const float *keys, const float *values, int past, int first, int last,
+                   int group, int head_dim, int capacity, float scale, int window, float softcap, float *scratch) {
   Tile tile;
   for (int i = 0; i < QUERIES; i++) tile.scores[i] = scratch + i * (capacity + 2 * TILE);
-  for (int pair = first; pair < last; pair++) {
-    int row = pair / kv_heads, head = pair % kv_heads, past = lengths[row];
-    float *own_keys = keys + pair * capacity * head_dim, *own_values = values + pair * capacity * head_dim;
-    for (int t = 0; t < tokens; t++) {
-      int from = ((row * tokens + t) * kv_heads + head) * head_dim;
-      __builtin_memcpy(own_keys + (past + t) * head_dim, k + from, head_dim * 4);
-      __builtin_memcpy(own_values + (past + t) * head_dim, v + from, head_dim * 4);
+  for (int next = 0; next < group * (last - first); next += tile.count) {
+    tile.count = group * (last - first) - next < QUERIES ? group * (last - first) - next : QUERIES;
+    for (int i = 0; i < tile.count; i++) {
+      int t = first + (next + i) / group;
+      tile.query[i] = q + t * stride + (next + i) % group * head_dim;
+      tile.out[i] = y + (next + i) * head_dim;
+      tile.to[i] = past + t + 1;
+      tile.from[i] = window > 0 && tile.to[i] > window ? tile.to[i] - window : 0;
     }
-    for (int next = 0; next < group * tokens; next += tile.count) {
-      tile.count = group * tokens - next < QUERIES ? group * tokens - next : QUERIES;
-      for (int i = 0; i < tile.count; i++) {
-        int t = (next + i) / group, from = ((row * tokens + t) * heads + head * group + (next + i) % group) * head_dim;
-        tile.query[i] = q + from;
-        tile.out[i] = y + from;
-        tile.to[i] = past + t + 1;
-        tile.from[i] = window > 0 && tile.to[i] > window ? tile.to[i] - window : 0;
-      }
-      tile.start = tile.from[0], tile.end = tile.to[tile.count - 1];
-      score(&tile, own_keys, head_dim);
-      for (int i = 0; i < tile.count; i++)
-        soften(tile.scores[i], tile.from[i] - tile.start, tile.to[i] - tile.start, tile.end - tile.start, scale, softcap);
-      weigh(&tile, own_values, head_dim);
-    }
+    tile.start = tile.from[0], tile.end = tile.to[tile.count - 1];
+    score(&tile, keys, head_dim);
+    for (int i = 0; i < tile.count; i++)
+      soften(tile.scores[i], tile.from[i] - tile.start, tile.to[i] - tile.start, tile.end - tile.start, scale, softcap);
+    weigh(&tile, values, head_dim);
   }
 }

@@ -37,12 +37,11 @@ INLINE float row_dot(int type, const uint8_t *w, const Digits *x, const float *s
   return sum(result);
 }
 
-INLINE void rows_dot(int type, const uint8_t *weights, int columns, const float *x, float *y, uint8_t *scratch, int first, int last) {
+INLINE void rows_dot(int type, const uint8_t *weights, int columns, const uint8_t *prepared, float *y, int first, int last) {
   int blocks = columns / 32, size = blocks * block_bytes(type);
-  Digits *own = (Digits *)scratch;
-  float *scales = (float *)(own + blocks), *totals = scales + blocks;
-  digits(x, own, scales, totals, columns, type == Q8_0);
-  for (int n = first; n < last; n++) y[n] += row_dot(type, weights + n * size, own, scales, totals, blocks);
+  const Digits *x = (const Digits *)prepared;
+  const float *scales = (const float *)(x + blocks), *totals = scales + blocks;
+  for (int n = first; n < last; n++) y[n - first] = row_dot(type, weights + n * size, x, scales, totals, blocks);
 }
 
 // y[., n .. n + 4] += x[., k .. k + length] times four rows of weights
@@ -67,28 +66,62 @@ static void columns4(const float *const w[TILE], const float *x, int rows, int c
   }
 }
 
-// y[rows, outputs] += x[rows, columns] times weights[outputs, columns] transposed, for the outputs from `first` to before
-// `last`. scratch, at 16 bytes: the larger of 128 KiB and 5 bytes a column.
-EXPORT void matmul(int type, const uint8_t *weights, int outputs, int columns, const float *x, int rows, float *y, uint8_t *scratch, int first, int last) {
-  if (rows == 1) switch (type) {
-    case Q4_0: rows_dot(Q4_0, weights, columns, x, y, scratch, first, last); return;
-    case Q4_1: rows_dot(Q4_1, weights, columns, x, y, scratch, first, last); return;
-    case Q8_0: rows_dot(Q8_0, weights, columns, x, y, scratch, first, last); return;
-    default: break;
-    }
+INLINE int is_single(int type, int rows) { return rows == 1 && (type == Q4_0 || type == Q4_1 || type == Q8_0); }
+
+#ifdef __wasm_relaxed_simd__
+#define HAS_PANELS 1
+#define EACH_PANEL(DO) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q8_0) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
+// Functions of their own: in one large one V8 finds worse places for what loops need.
+#define PANELS_OF(TYPE) \
+  static __attribute__((noinline)) void panels_##TYPE(const uint8_t *w, int columns, const Pair *x, int rows, float *y, int stride, Panel *own, int first, int last) { \
+    panels_dot(TYPE, w, columns, x, rows, y, stride, own, first, last); \
+  }
+EACH_PANEL(PANELS_OF)
+#else
+#define HAS_PANELS 0
+typedef struct { int8_t none; } Panel, Pair;
+#endif
+
+INLINE int is_panel(int type) { return HAS_PANELS && type != F32 && type != F16 && type != BF16; }
+
+// Bytes that `prepare` writes.
+EXPORT int prepared_bytes(int type, int rows, int columns) {
+  if (is_single(type, rows)) return columns / 32 * (sizeof(Digits) + 8);
+  return is_panel(type) ? (rows + 1) / 2 * (columns / 32) * sizeof(Pair) : 0;
+}
+
+// Whether what is prepared for one type is good for another.
+EXPORT int prepared_alike(int type, int other, int rows) {
+  if (is_single(type, rows) && is_single(other, rows)) return (type == Q8_0) == (other == Q8_0);
+  if (is_single(type, rows) || is_single(other, rows) || !is_panel(type) || !is_panel(other)) return is_panel(type) == is_panel(other);
+#ifdef __wasm_relaxed_simd__
+  return (type == Q8_0) == (other == Q8_0) && halves_of(type) == halves_of(other) && offset_of(type) == offset_of(other);
+#else
+  return 1;
+#endif
+}
+
+// x [rows, columns] as products with weights of a type need it, which is done once for all of them.
+EXPORT void prepare(int type, const float *x, int rows, int columns, uint8_t *prepared) {
+  if (is_single(type, rows)) {
+    Digits *own = (Digits *)prepared;
+    float *scales = (float *)(own + columns / 32);
+    if (type == Q8_0) digits(x, own, scales, scales + columns / 32, columns, 1);
+    else digits(x, own, scales, scales + columns / 32, columns, 0);
+    return;
+  }
 #ifdef __wasm_relaxed_simd__
   switch (type) {
-  case Q4_0: panels_dot(Q4_0, weights, outputs, columns, x, rows, y, scratch, first, last); return;
-  case Q4_1: panels_dot(Q4_1, weights, outputs, columns, x, rows, y, scratch, first, last); return;
-  case Q5_0: panels_dot(Q5_0, weights, outputs, columns, x, rows, y, scratch, first, last); return;
-  case Q5_1: panels_dot(Q5_1, weights, outputs, columns, x, rows, y, scratch, first, last); return;
-  case Q8_0: panels_dot(Q8_0, weights, outputs, columns, x, rows, y, scratch, first, last); return;
-  case Q4_K: panels_dot(Q4_K, weights, outputs, columns, x, rows, y, scratch, first, last); return;
-  case Q5_K: panels_dot(Q5_K, weights, outputs, columns, x, rows, y, scratch, first, last); return;
+#define PREPARE(TYPE) case TYPE: pairs(TYPE, x, rows, columns, (Pair *)prepared); return;
+    EACH_PANEL(PREPARE)
   default: break;
   }
 #endif
+}
+
+static void expanded_dot(int type, const uint8_t *weights, int columns, const float *x, int rows, float *y, int stride, float *scratch, int first, int last) {
   int size = row_bytes(type, columns), chunk = type == F32 && rows <= 16 ? columns : CHUNK;
+  for (int row = 0; row < rows; row++) __builtin_memset(y + row * stride, 0, (last - first) * 4);
   for (int k = 0; k < columns; k += chunk) {
     int length = columns - k < chunk ? columns - k : chunk;
     for (int n = first; n < last; n += TILE) {
@@ -96,11 +129,45 @@ EXPORT void matmul(int type, const uint8_t *weights, int outputs, int columns, c
       const float *w[TILE];
       for (int i = 0; i < TILE; i++) {
         const uint8_t *at = weights + (n + (i < wanted ? i : 0)) * size + row_bytes(type, k);
-        float *own = (float *)scratch + i * CHUNK;
+        float *own = scratch + i * CHUNK;
         w[i] = type == F32 ? (const float *)at : own;
         if (type != F32 && i < wanted) expand(type, at, own, length);
       }
-      columns4(w, x, rows, columns, k, length, y, outputs, n, wanted);
+      columns4(w, x, rows, columns, k, length, y, stride, n - first, wanted);
     }
+  }
+}
+
+// Bytes of scratch that `matmul` needs, at an address that 16 divides.
+EXPORT int matmul_scratch(void) {
+  int expanded = TILE * CHUNK * 4, unpacked = CHUNK / 32 * sizeof(Panel);
+  return expanded > unpacked ? expanded : unpacked;
+}
+
+// y[row * stride + n - first] = x[row, columns] times row n of weights[., columns], for n from `first` to before `last`;
+// `prepared` is what `prepare` made of x.
+EXPORT void matmul(int type, const uint8_t *weights, int columns, const float *x, const uint8_t *prepared, int rows, float *y, int stride, uint8_t *scratch, int first, int last) {
+  if (rows == 1) switch (type) {
+    case Q4_0: rows_dot(Q4_0, weights, columns, prepared, y, first, last); return;
+    case Q4_1: rows_dot(Q4_1, weights, columns, prepared, y, first, last); return;
+    case Q8_0: rows_dot(Q8_0, weights, columns, prepared, y, first, last); return;
+    default: break;
+    }
+#ifdef __wasm_relaxed_simd__
+  for (int row = 0; is_panel(type) && row < rows; row++) __builtin_memset(y + row * stride, 0, (last - first) * 4);
+  switch (type) {
+#define PANELS(TYPE) case TYPE: panels_##TYPE(weights, columns, (const Pair *)prepared, rows, y, stride, (Panel *)scratch, first, last); return;
+    EACH_PANEL(PANELS)
+  default: break;
+  }
+#endif
+  expanded_dot(type, weights, columns, x, rows, y, stride, (float *)scratch, first, last);
+}
+
+// y[row * stride + i] = x[row * width + i], or has it added.
+EXPORT void place(float *y, int stride, const float *x, int rows, int width, int added) {
+  for (int row = 0; row < rows; row++, y += stride, x += width) {
+    if (!added) __builtin_memcpy(y, x, width * 4);
+    else for (int i = 0; i < width; i++) y[i] += x[i];
   }
 }

@@ -1,6 +1,9 @@
 // Products of several rows of activations with 8 rows of weights at a time, in digits (see digits.h).
-// Rule of the file: weights are unpacked once for 32 rows of activations, into lanes that belong to one output each, so
+// Rule of the file: weights are unpacked once for all rows of activations, into lanes that belong to one output each, so
 // that a block costs each row one multiplication with its scales and no sums over lanes.
+//
+// Two rows at a time: with 8 outputs and three digits these are twelve sums. An instruction waits five cycles for the sum
+// of the one before, and two can begin in each, so that fewer sums would wait; more would not fit into the registers.
 
 #pragma once
 #include "digits.h"
@@ -8,46 +11,76 @@
 #ifdef __wasm_relaxed_simd__
 
 #define OUTPUTS 8 // of a panel
-#define ROWS 32   // of activations for which a panel is unpacked once
 
-// 8 rows of weights by 32 columns: [columns / 4][outputs / 4] times 4 columns of 4 outputs. `base` is the minimum, or
-// of weights of 8 bits 64 times their sum, as whole numbers.
+// 8 rows of weights by 32 columns: [columns / 4][outputs / 4] times 4 columns of 4 outputs; for each half of the columns
+// (or for all in the first) a scale, and what is added for each number that is multiplied. Of weights of 8 bits `base`
+// is 64 times their sum, as whole numbers.
 typedef struct {
-  v4 weights[8][2], scale[2], base[2];
+  v4 weights[8][2], scale[2][2], base[2][2];
 } Panel;
 
-// Four rows of activations by 32 columns, as Digits has them, [columns / 4][rows] times 4. `offset` is the sum of the
-// first digits times what is taken from the weights, and that of the other two.
+// Two rows of activations by 32 columns, as Digits has them, [columns / 4][row][place] times 4. `start` is what is taken
+// from the weights times each digit's sum, [half][place][row].
 typedef struct {
-  int8_t digit[4][8][4][4];
-  int32_t offset[2][4];
-  float scale[4], total[4];
-} Quad;
+  int8_t digit[8][2][4][4];
+  int32_t start[2][3][2];
+  float scale[2], total[2][2];
+} Pair;
 
-INLINE int offset_of(int type) { return type == Q4_0 ? 8 : type == Q5_0 ? 16 : 0; }
+// What is taken from weights so that they lie around zero; sums of products are then half as large.
+INLINE int offset_of(int type) {
+  switch (type) {
+  case Q8_0: case Q2_K: return 0;
+  case Q3_K: return 4;
+  case Q5_0: case Q5_1: case Q5_K: return 16;
+  case Q6_K: return 32;
+  default: return 8;
+  }
+}
+
+INLINE int has_minimum(int type) { return type == Q4_1 || type == Q5_1 || type == Q4_K || type == Q5_K || type == Q2_K; }
+// How many scales 32 columns have.
+INLINE int halves_of(int type) { return type == Q6_K || type == Q3_K || type == Q2_K ? 2 : 1; }
+// Whether a sum over a scale's columns may need more than 32 bits: more than 258 times a number of 127 * 2^16.
+INLINE int is_wide(int type) { return offset_of(type) * 32 / halves_of(type) > 258; }
+
+INLINE v4 bits_at(v4 bytes, int place, int mask) { return wasm_v128_and(wasm_u16x8_shr(bytes, place), wasm_i8x16_splat(mask)); }
+
+INLINE void unpack_k(int type, const uint8_t *block, int part, v4 *out) {
+  const uint8_t *q = block + (type == Q2_K ? 16u : type == Q3_K ? 32u : type == Q6_K ? 0u : type == Q5_K ? 48u : 16u);
+  for (unsigned i = 0; i < 2; i++, q += 16) {
+    if (type == Q2_K || type == Q3_K) {
+      out[i] = bits_at(load(q + part / 4 * 32u), part % 4 * 2, 3);
+      v4 bit = wasm_i8x16_splat(1 << part);
+      if (type == Q3_K) out[i] = wasm_v128_or(out[i], wasm_v128_and(wasm_i8x16_eq(wasm_v128_and(load(block + 16 * i), bit), bit), wasm_i8x16_splat(4)));
+    } else if (type == Q6_K) {
+      v4 bytes = load(q + part / 4 * 64u + part % 2 * 32u), two = load(block + 128u + part / 4 * 32u + 16 * i);
+      out[i] = wasm_v128_or(bits_at(bytes, part % 4 / 2 * 4, 15), wasm_i16x8_shl(bits_at(two, part % 4 * 2, 3), 4));
+    } else {
+      out[i] = bits_at(load(q + part / 2 * 32u), part % 2 * 4, 15);
+      v4 bit = wasm_i8x16_splat(1 << part);
+      if (type == Q5_K) out[i] = wasm_v128_or(out[i], wasm_v128_and(wasm_i8x16_eq(wasm_v128_and(load(block + 16u + 16 * i), bit), bit), wasm_i8x16_splat(16)));
+    }
+  }
+}
 
 // 32 weights as bytes: those of `block`, or of its part if it has eight.
-INLINE void unpack(int type, const uint8_t *block, int part, v4 *first, v4 *second) {
-  if (type == Q8_0) {
-    *first = load(block + 2u), *second = load(block + 18u);
+INLINE void unpack(int type, const uint8_t *block, int part, v4 *out) {
+  if (block_length(type) == 256) {
+    unpack_k(type, block, part, out);
     return;
   }
-  int five = type == Q5_0 || type == Q5_1;
+  if (type == Q8_0) {
+    out[0] = load(block + 2u), out[1] = load(block + 18u);
+    return;
+  }
   const uint8_t *at = block + (type == Q4_0 ? 2u : type == Q4_1 ? 4u : type == Q5_0 ? 6u : 8u);
-  if (type == Q4_K || type == Q5_K) at = block + (type == Q5_K ? 48u : 16u) + part / 2 * 32u;
-  v4 q = load(at), r = type == Q4_K || type == Q5_K ? load(at + 16u) : q;
-  if (type == Q4_K || type == Q5_K) {
-    *first = part % 2 ? high_nibbles(q) : low_nibbles(q), *second = part % 2 ? high_nibbles(r) : low_nibbles(r);
-  } else *first = low_nibbles(q), *second = high_nibbles(r);
-  if (five) {
+  v4 q = load(at);
+  out[0] = low_nibbles(q), out[1] = high_nibbles(q);
+  if (type == Q5_0 || type == Q5_1) {
     uint32_t bits;
     __builtin_memcpy(&bits, at - 4, 4);
-    *first = wasm_v128_or(*first, fifth_bits(bits, 0)), *second = wasm_v128_or(*second, fifth_bits(bits, 16));
-  }
-  if (type == Q5_K) {
-    v4 bit = wasm_i8x16_splat(1 << part), sixteen = wasm_i8x16_splat(16), a = load(block + 16u), b = load(block + 32u);
-    *first = wasm_v128_or(*first, wasm_v128_and(wasm_i8x16_eq(wasm_v128_and(a, bit), bit), sixteen));
-    *second = wasm_v128_or(*second, wasm_v128_and(wasm_i8x16_eq(wasm_v128_and(b, bit), bit), sixteen));
+    out[0] = wasm_v128_or(out[0], fifth_bits(bits, 0)), out[1] = wasm_v128_or(out[1], fifth_bits(bits, 16));
   }
 }
 
@@ -65,22 +98,44 @@ INLINE v4 halves(const uint8_t *const w[4], unsigned at) {
   return widen(wasm_v128_load16_lane(w[3] + at, four, 6));
 }
 
+// The scale and the minimum of part `part`, half `half`, of a K block, without those of the whole block.
+INLINE void part_scale(int type, const uint8_t *block, int part, int half, float *scale, float *minimum) {
+  int i = 2 * part + half;
+  *minimum = 0;
+  if (type == Q4_K || type == Q5_K) scale_min(block + 4, part, scale, minimum);
+  else if (type == Q6_K) *scale = ((const int8_t *)block)[192 + i];
+  else if (type == Q2_K) *scale = block[i] & 15, *minimum = block[i] >> 4;
+  else *scale = q3_scale(block + 96, i);
+}
+
+// The scales of four outputs of a panel, and what is added for each number: the minimum, and what the offset took away.
+INLINE void fill_scales(int type, const uint8_t *const w[4], int part, Panel *panel, int side) {
+  v4 offset = splat(offset_of(type));
+  if (block_length(type) != 256) {
+    v4 scale = panel->scale[0][side] = halves(w, 0);
+    if (type == Q4_1 || type == Q5_1) panel->base[0][side] = madd(offset, scale, halves(w, 2));
+    return;
+  }
+  v4 whole = halves(w, type == Q6_K ? 208 : type == Q3_K ? 108 : type == Q2_K ? 80 : 0);
+  v4 smallest = has_minimum(type) ? wasm_f32x4_neg(halves(w, type == Q2_K ? 82 : 2)) : splat(0);
+  for (int half = 0; half < halves_of(type); half++) {
+    float s[4], m[4];
+    for (int i = 0; i < 4; i++) part_scale(type, w[i], part, half, &s[i], &m[i]);
+    v4 scale = panel->scale[half][side] = wasm_f32x4_mul(whole, load(s));
+    if (has_minimum(type)) panel->base[half][side] = madd(offset, scale, wasm_f32x4_mul(smallest, load(m)));
+  }
+}
+
 // Four outputs of a panel from their blocks `w`.
 INLINE void fill(int type, const uint8_t *const w[4], int part, Panel *panel, int side) {
-  v4 first[4], second[4], scale = halves(w, 0);
-  for (int i = 0; i < 4; i++) unpack(type, w[i], part, &first[i], &second[i]);
-  turn(first[0], first[1], first[2], first[3], (v4(*)[2])&panel->weights[0][side]);
-  turn(second[0], second[1], second[2], second[3], (v4(*)[2])&panel->weights[4][side]);
+  v4 bytes[4][2];
+  for (int i = 0; i < 4; i++) unpack(type, w[i], part, bytes[i]);
+  for (int i = 0; i < 2; i++) turn(bytes[0][i], bytes[1][i], bytes[2][i], bytes[3][i], (v4(*)[2])&panel->weights[4 * i][side]);
+  fill_scales(type, w, part, panel, side);
+  if (type != Q8_0) return;
   v4 base = wasm_i32x4_splat(0);
-  if (type == Q4_1 || type == Q5_1) base = halves(w, 2);
-  if (type == Q4_K || type == Q5_K) {
-    float s[4], m[4];
-    for (int i = 0; i < 4; i++) scale_min(w[i] + 4, part, &s[i], &m[i]);
-    scale = wasm_f32x4_mul(scale, load(s)), base = wasm_f32x4_neg(wasm_f32x4_mul(halves(w, 2), load(m)));
-  }
-  if (type == Q8_0)
-    for (int k = 0; k < 8; k++) base = dot(panel->weights[k][side], wasm_i8x16_splat(64), base);
-  panel->scale[side] = scale, panel->base[side] = base;
+  for (int k = 0; k < 8; k++) base = dot(panel->weights[k][side], wasm_i8x16_splat(64), base);
+  panel->base[0][side] = base;
 }
 
 // `length` columns from k on of the outputs from n on; where there are fewer than 8, the last one takes their places.
@@ -100,125 +155,140 @@ INLINE int lanes(v4 a) {
   return wasm_i32x4_extract_lane(a, 0) + wasm_i32x4_extract_lane(a, 1) + wasm_i32x4_extract_lane(a, 2) + wasm_i32x4_extract_lane(a, 3);
 }
 
-// `count` rows of up to four, from their digits; the rows that are not there are zero.
-INLINE void quads(const float *x, int count, int columns, int length, int offset, int bytes, Quad *out) {
-  for (int b = 0; b < length / 32; b++, out++, x += 32)
-    for (int row = 0; row < 4; row++) {
-      Digits one;
-      if (row < count) digits(x + row * columns, &one, &out->scale[row], &out->total[row], 32, bytes);
-      else __builtin_memset(&one, 0, sizeof one), out->scale[row] = out->total[row] = 0;
-      for (int place = 0; place < (bytes ? 4 : 3); place++)
-        for (int i = 0; i < 8; i++) __builtin_memcpy(out->digit[place][i][row], one.digit[place] + 4 * i, 4);
-      v4 all = wasm_i8x16_splat(offset), zero = wasm_i32x4_splat(0), high = with_digit(zero, one.digit[0], all, all);
-      v4 low = with_digit(wasm_i32x4_shl(with_digit(zero, one.digit[1], all, all), 8), one.digit[2], all, all);
-      out->offset[0][row] = lanes(high), out->offset[1][row] = lanes(low);
-    }
+// One row of a pair, from its 32 numbers.
+INLINE void one_of_pair(int type, const float *x, int row, Pair *out) {
+  Digits one;
+  digits(x, &one, &out->scale[row], &out->total[0][row], 32, type == Q8_0);
+  for (int place = 0; place < (type == Q8_0 ? 4 : 3); place++)
+    for (int i = 0; i < 8; i++) __builtin_memcpy(out->digit[i][row][place], one.digit[place] + 4 * i, 4);
+  if (type == Q8_0) return;
+  v4 all = wasm_i8x16_splat(offset_of(type)), zero = wasm_i32x4_splat(0);
+  for (int place = 0; place < 3; place++) {
+    int first = lanes(dot(load(one.digit[place]), all, zero)), second = lanes(dot(load(one.digit[place] + 16), all, zero));
+    out->start[0][place][row] = -first - (halves_of(type) == 1 ? second : 0), out->start[1][place][row] = -second;
+  }
+  if (halves_of(type) == 1) return;
+  v4 sums = splat(0);
+  for (int i = 0; i < 16; i += 4) sums = wasm_f32x4_add(sums, load(x + i));
+  out->total[0][row] = sum(sums), sums = splat(0);
+  for (int i = 16; i < 32; i += 4) sums = wasm_f32x4_add(sums, load(x + i));
+  out->total[1][row] = sum(sums);
+}
+
+// Rows of activations, two and two: [columns / 768][rows / 2][32 columns]; the row that is not there is zero.
+INLINE void pairs(int type, const float *x, int rows, int columns, Pair *out) {
+  for (int k = 0; k < columns; k += CHUNK) {
+    int length = columns - k < CHUNK ? columns - k : CHUNK;
+    for (int m = 0; m < rows; m += 2)
+      for (int b = 0; b < length; b += 32, out++) {
+        if (m + 1 == rows) __builtin_memset(out, 0, sizeof *out);
+        for (int row = 0; row < 2 && m + row < rows; row++) one_of_pair(type, x + (m + row) * columns + k + b, row, out);
+      }
+  }
 }
 
 // Nothing of what comes later before this: else the compiler finishes one sum after the other, and holds all else in
 // registers that there are not.
-INLINE void in_step(v4 sum[4][2], int rows) {
-  if (rows == 4) {
-    __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]), "+r"(sum[1][0]), "+r"(sum[1][1]), "+r"(sum[2][0]), "+r"(sum[2][1]), "+r"(sum[3][0]), "+r"(sum[3][1]));
-  } else if (rows == 3) {
-    __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]), "+r"(sum[1][0]), "+r"(sum[1][1]), "+r"(sum[2][0]), "+r"(sum[2][1]));
-  } else if (rows == 2) {
-    __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]), "+r"(sum[1][0]), "+r"(sum[1][1]));
-  } else __asm__("" : "+r"(sum[0][0]), "+r"(sum[0][1]));
+INLINE void in_step(v4 *s, int rows) {
+  __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]), "+r"(s[4]), "+r"(s[5]));
+  if (rows == 2) __asm__("" : "+r"(s[6]), "+r"(s[7]), "+r"(s[8]), "+r"(s[9]), "+r"(s[10]), "+r"(s[11]));
 }
 
-// y += what the first digits gave and what the others did, with their scales.
-INLINE void add_scaled(int bytes, int minimum, const Panel *w, const Quad *x, int r, int side, v4 high, v4 low, v4 *y) {
-  if (!minimum && !bytes) {
-    high = wasm_i32x4_sub(high, wasm_v128_load32_splat(&x->offset[0][r]));
-    low = wasm_i32x4_sub(low, wasm_v128_load32_splat(&x->offset[1][r]));
-  }
-  v4 value = madd(wasm_f32x4_convert_i32x4(high), splat(bytes ? 0x1p14f : 0x1p16f), wasm_f32x4_convert_i32x4(low));
-  *y = madd(value, wasm_f32x4_mul(w->scale[side], wasm_v128_load32_splat(&x->scale[r])), *y);
-  if (minimum) *y = madd(w->base[side], wasm_v128_load32_splat(&x->total[r]), *y);
-}
-
-// y [4, 8] += panels times quads
-INLINE void multiply(int bytes, int minimum, const Panel *w, const Quad *x, int blocks, int rows, v4 y[4][2]) {
+// y [rows, 8] += panels times pairs
+INLINE void multiply(int type, const Panel *w, const Pair *x, int blocks, int rows, v4 (*y)[2]) {
+  int steps = 8 / halves_of(type);
   for (; blocks > 0; blocks--, w++, x++) {
-    v4 sum[4][2], high[4][2];
-    for (int i = 0; i < 2 * rows; i++) sum[i / 2][i % 2] = wasm_i32x4_splat(0);
 #pragma unroll
-    for (int place = 0; place < (bytes ? 4 : 3); place++) {
+    for (int half = 0; half < halves_of(type); half++) {
+      v4 sum[12]; // [row][side][place]
 #pragma unroll
-      for (unsigned k = 0; k < 8; k++) {
+      for (int i = 0; i < 6 * rows; i++) sum[i] = wasm_v128_load32_splat(&x->start[half][i % 3][i / 6]);
+#pragma unroll
+      for (int k = half * steps; k < (half + 1) * steps; k++) {
         v4 a = w->weights[k][0], b = w->weights[k][1];
 #pragma unroll
-        for (int r = 0; r < rows; r++) {
-          v4 four = wasm_v128_load32_splat(x->digit[place][k][r]);
-          sum[r][0] = bytes ? dot(a, four, sum[r][0]) : dot(four, a, sum[r][0]);
-          sum[r][1] = bytes ? dot(b, four, sum[r][1]) : dot(four, b, sum[r][1]);
+        for (int i = 0; i < 3 * rows; i++) {
+          v4 four = wasm_v128_load32_splat(x->digit[k][i / 3][i % 3]);
+          v4 *own = sum + i / 3 * 6 + i % 3;
+          own[0] = dot(four, a, own[0]), own[3] = dot(four, b, own[3]);
         }
         in_step(sum, rows);
       }
 #pragma unroll
       for (int i = 0; i < 2 * rows; i++) {
-        v4 *own = &sum[i / 2][i % 2];
-        if (bytes) *own = wasm_i32x4_sub(*own, w->base[i % 2]);
-        if (place == bytes) high[i / 2][i % 2] = *own, *own = wasm_i32x4_splat(0);
-        else if (place < 2 + bytes) *own = wasm_i32x4_shl(*own, bytes ? 7 : 8);
+        v4 *own = sum + 3 * i, value;
+        v4 high = is_wide(type) ? own[1] : wasm_i32x4_add(wasm_i32x4_shl(own[0], 8), own[1]);
+        value = wasm_f32x4_convert_i32x4(wasm_i32x4_add(wasm_i32x4_shl(high, 8), own[2]));
+        if (is_wide(type)) value = madd(wasm_f32x4_convert_i32x4(own[0]), splat(0x1p16f), value);
+        v4 *to = &y[i / 2][i % 2];
+        *to = madd(value, wasm_f32x4_mul(w->scale[half][i % 2], wasm_v128_load32_splat(&x->scale[i / 2])), *to);
+        if (has_minimum(type)) *to = madd(w->base[half][i % 2], wasm_v128_load32_splat(&x->total[half][i / 2]), *to);
       }
     }
-#pragma unroll
-    for (int i = 0; i < 2 * rows; i++) add_scaled(bytes, minimum, w, x, i / 2, i % 2, high[i / 2][i % 2], sum[i / 2][i % 2], &y[i / 2][i % 2]);
   }
 }
 
-// One row, whose digits have sums of their own, as an instruction waits for the sum of the one before.
-INLINE void multiply_one(int minimum, const Panel *w, const Quad *x, int blocks, v4 y[4][2]) {
+INLINE void in_step8(v4 *s, int rows) {
+  __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]));
+  if (rows == 2) __asm__("" : "+r"(s[4]), "+r"(s[5]), "+r"(s[6]), "+r"(s[7]));
+}
+
+// The same of weights of 8 bits, and the first two or the last two digits.
+INLINE void multiply_two(const Panel *w, const Pair *x, int rows, int places, v4 *value) {
+  v4 sum[8]; // [row][side][place]
+#pragma unroll
+  for (int i = 0; i < 4 * rows; i++) sum[i] = wasm_i32x4_neg(w->base[0][i / 2 % 2]);
+#pragma unroll
+  for (int k = 0; k < 8; k++) {
+    v4 a = w->weights[k][0], b = w->weights[k][1];
+#pragma unroll
+    for (int i = 0; i < 2 * rows; i++) {
+      v4 four = wasm_v128_load32_splat(x->digit[k][i / 2][places + i % 2]);
+      v4 *own = sum + i / 2 * 4 + i % 2;
+      own[0] = dot(a, four, own[0]), own[2] = dot(b, four, own[2]);
+    }
+    in_step8(sum, rows);
+  }
+#pragma unroll
+  for (int i = 0; i < 2 * rows; i++) value[i] = wasm_f32x4_convert_i32x4(wasm_i32x4_add(wasm_i32x4_shl(sum[2 * i], 7), sum[2 * i + 1]));
+}
+
+INLINE void multiply_bytes(const Panel *w, const Pair *x, int blocks, int rows, v4 (*y)[2]) {
   for (; blocks > 0; blocks--, w++, x++) {
-    v4 sum[4][2];
-    for (int i = 0; i < 6; i++) sum[i / 2][i % 2] = wasm_i32x4_splat(0);
+    v4 high[4], low[4];
+    multiply_two(w, x, rows, 0, high);
+    multiply_two(w, x, rows, 2, low);
 #pragma unroll
-    for (unsigned k = 0; k < 8; k++) {
-      v4 a = w->weights[k][0], b = w->weights[k][1];
-#pragma unroll
-      for (int place = 0; place < 3; place++) {
-        v4 four = wasm_v128_load32_splat(x->digit[place][k][0]);
-        sum[place][0] = dot(four, a, sum[place][0]);
-        sum[place][1] = dot(four, b, sum[place][1]);
-      }
-      in_step(sum, 3);
+    for (int i = 0; i < 2 * rows; i++) {
+      v4 scale = wasm_f32x4_mul(w->scale[0][i % 2], wasm_v128_load32_splat(&x->scale[i / 2]));
+      y[i / 2][i % 2] = madd(madd(high[i], splat(0x1p14f), low[i]), scale, y[i / 2][i % 2]);
     }
-    for (int side = 0; side < 2; side++)
-      add_scaled(0, minimum, w, x, 0, side, sum[0][side], wasm_i32x4_add(wasm_i32x4_shl(sum[1][side], 8), sum[2][side]), &y[0][side]);
   }
 }
 
-INLINE void multiply_rows(int bytes, int minimum, const Panel *w, const Quad *x, int blocks, int rows, float *y, int outputs, int wanted) {
-  v4 result[4][2];
-  for (int r = 0; r < 4; r++) result[r][0] = result[r][1] = splat(0);
-  if (rows >= 3) multiply(bytes, minimum, w, x, blocks, 4, result);
-  else if (rows == 2) multiply(bytes, minimum, w, x, blocks, 2, result);
-  else if (bytes) multiply(bytes, minimum, w, x, blocks, 1, result);
-  else multiply_one(minimum, w, x, blocks, result);
-  for (int r = 0; r < rows; r++, y += outputs)
+INLINE void multiply_rows(int type, const Panel *w, const Pair *x, int blocks, int rows, float *y, int stride, int wanted) {
+  v4 result[2][2];
+  for (int r = 0; r < 2; r++) result[r][0] = result[r][1] = splat(0);
+  if (type == Q8_0 && rows == 2) multiply_bytes(w, x, blocks, 2, result);
+  else if (type == Q8_0) multiply_bytes(w, x, blocks, 1, result);
+  else if (rows == 2) multiply(type, w, x, blocks, 2, result);
+  else multiply(type, w, x, blocks, 1, result);
+  for (int r = 0; r < rows; r++, y += stride)
     for (int i = 0; i < wanted; i++) y[i] += ((float *)result[r])[i];
 }
 
-// See matmul; needs ROWS * CHUNK / 128 quads and CHUNK / 32 panels of scratch.
-INLINE void panels_dot(int type, const uint8_t *weights, int outputs, int columns, const float *x, int rows, float *y, uint8_t *scratch, int first, int last) {
-  Panel *own = (Panel *)scratch;
-  Quad *digits = (Quad *)(own + CHUNK / 32);
-  int minimum = type == Q4_1 || type == Q5_1 || type == Q4_K || type == Q5_K, size = row_bytes(type, columns);
-  for (int m = 0; m < rows; m += ROWS) {
-    int count = rows - m < ROWS ? rows - m : ROWS;
-    for (int k = 0; k < columns; k += CHUNK) {
-      int length = columns - k < CHUNK ? columns - k : CHUNK, blocks = length / 32;
-      for (int r = 0; r < count; r += 4)
-        quads(x + (m + r) * columns + k, count - r < 4 ? count - r : 4, columns, length, offset_of(type), type == Q8_0, digits + r / 4 * blocks);
-      for (int n = first; n < last; n += OUTPUTS) {
-        int wanted = last - n < OUTPUTS ? last - n : OUTPUTS;
-        panels(type, weights, size, n, last, k, length, own);
-        for (int r = 0; r < count; r += 4)
-          multiply_rows(type == Q8_0, minimum, own, digits + r / 4 * blocks, blocks, count - r < 4 ? count - r : 4, y + (m + r) * outputs + n, outputs, wanted);
-      }
+// See matmul; needs CHUNK / 32 panels of scratch.
+INLINE void panels_dot(int type, const uint8_t *weights, int columns, const Pair *x, int rows, float *y, int stride, Panel *scratch, int first, int last) {
+  int size = row_bytes(type, columns);
+  for (int k = 0; k < columns; k += CHUNK) {
+    int length = columns - k < CHUNK ? columns - k : CHUNK, blocks = length / 32;
+    for (int n = first; n < last; n += OUTPUTS) {
+      int wanted = last - n < OUTPUTS ? last - n : OUTPUTS;
+      panels(type, weights, size, n, last, k, length, scratch);
+      for (int m = 0; m < rows; m += 2)
+        multiply_rows(type, scratch, x + m / 2 * blocks, blocks, rows - m < 2 ? 1 : 2, y + m * stride + n - first, stride, wanted);
     }
+    x += (rows + 1) / 2 * blocks;
   }
 }
 

@@ -18,8 +18,6 @@ EXPORT void rms_norm(const float *x, const float *weight, float *y, int rows, in
   }
 }
 
-EXPORT void zero(float *x, int count) { __builtin_memset(x, 0, count * 4); }
-
 EXPORT void add(float *x, const float *y, int count) {
   for (int i = 0; i < count; i++) x[i] += y[i];
 }

@@ -110,12 +110,16 @@ static void expand_q2_k(const uint8_t *block, float *out) {
   }
 }
 
+// The scale of sixteen numbers of Q3_K, the i-th of sixteen.
+INLINE int q3_scale(const uint8_t *scales, int i) {
+  int low = i < 8 ? scales[i] & 15 : scales[i - 8] >> 4;
+  return (low | (scales[8 + i % 4] >> i / 4 * 2 & 3) << 4) - 32;
+}
+
 static void expand_q3_k(const uint8_t *block, float *out) {
   float d = half(block + 108);
-  const uint8_t *scales = block + 96;
   for (int i = 0; i < 256; i += 16) {
-    int part = i / 16, low = part < 8 ? scales[part] & 15 : scales[part - 8] >> 4;
-    int scale = (low | (scales[8 + part % 4] >> part / 4 * 2 & 3) << 4) - 32;
+    int scale = q3_scale(block + 96, i / 16);
     v4 bit = wasm_i8x16_splat(1 << i / 32), clear = wasm_i8x16_eq(wasm_v128_and(load(block + i % 32), bit), wasm_i8x16_splat(0));
     v4 q = wasm_i8x16_sub(two_bits(block + 32, i), wasm_v128_and(clear, wasm_i8x16_splat(4)));
     store16(q, splat(d * scale), splat(0), out + i);

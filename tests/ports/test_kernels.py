@@ -125,7 +125,7 @@ def matmuls(calls: Calls) -> None:
 
 
 def extremes(calls: Calls, name: str) -> None:
-    """Largest weights times largest activations, of one sign: what sums of whole numbers must have room for."""
+    """Largest weights times largest activations, of one sign: what sums must have room for."""
     number, block = FORMATS[name]
     data, _ = stored(name, 8, 2 * block)
     quants = {"Q4_0": slice(2, 18), "Q3_K": slice(0, 96), "Q6_K": slice(0, 192)}[name]

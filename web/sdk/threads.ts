@@ -2,6 +2,7 @@
 // Rule of the file: what is asked for is taken or refused with words, never quietly changed; only the browser can say no.
 
 const MOST = 16 // that the engine takes
+const USUAL = 4 // unless more are asked for
 
 export interface ThreadPlan {
   count: number
@@ -10,8 +11,8 @@ export interface ThreadPlan {
 }
 
 /**
- * `wanted`: what was asked for. Absent: one, as two were measured to be slower in decoding and hardly faster in
- * prefills (make bench ARGS=kernel), and the machine's person wants some, too. Throws a RangeError for a number that makes no sense.
+ * `wanted`: what was asked for. Absent: half of what the machine has, as its person wants some, too, but at least two
+ * where there are two, and at most USUAL: beyond that memory sets the pace. Throws a RangeError for a number that makes no sense.
  */
 export function planThreads (wanted?: number): ThreadPlan {
   if (wanted !== undefined && !(Number.isInteger(wanted) && wanted >= 1 && wanted <= MOST)) {
@@ -21,7 +22,7 @@ export function planThreads (wanted?: number): ThreadPlan {
     return { count: 1, message: 'the page is not cross-origin isolated (its server, or the page that frames it, does not say COOP and COEP), so the processor is used with one thread' }
   }
   const all = navigator.hardwareConcurrency
-  const count = wanted ?? 1
+  const count = wanted ?? Math.min(all, USUAL, Math.max(2, Math.floor(all / 2)))
   if (count > 1) return { count, message: `${count} of ${all}` }
-  return { count, message: wanted === 1 ? 'one was asked for' : `one of ${all}, unless more are asked for` }
+  return { count, message: wanted === 1 ? 'one was asked for' : 'the processor has only one' }
 }

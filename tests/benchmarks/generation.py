@@ -26,7 +26,7 @@ def measure(folder: Path, rounds: int) -> Result:
     with (
         relay(folder, "--model", GGUF, "--prefix", PREFIX) as ready,
         petals_server(folder, model, STOCK_PREFIX, f"0:{BLOCKS}", ready["tcp"], free_port()),
-        tab(folder, ready["http"], "--backend", "wasm"),
+        tab(folder, ready["http"] + "?threads=1", "--backend", "wasm"),
     ):
         servers = {"tab": PREFIX, "petals": STOCK_PREFIX}
         spec = {

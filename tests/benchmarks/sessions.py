@@ -56,7 +56,7 @@ def measure(folder: Path, rounds: int) -> Result:
             str(STOCK_CACHE),
         ),
         started([*serve, "--initial-peers", ready["tcp"]], folder, "serve") as native,
-        tab(folder, ready["http"], "--backend", "wasm"),
+        tab(folder, ready["http"] + "?threads=1", "--backend", "wasm"),
     ):
         native.event("online")
         figures = asyncio.run(_in_turns(ready["tcp"], rounds))

@@ -46,7 +46,7 @@ def measure(folder: Path, rounds: int) -> Result:
     with (
         relay(folder, "--model", GGUF, "--prefix", PREFIX) as ready,
         petals_server(folder, exported(), STOCK_PREFIX, f"0:{BLOCKS}", ready["tcp"], free_port()),
-        tab(folder, ready["http"], "--backend", "wasm") as (_, online),
+        tab(folder, ready["http"] + "?threads=1", "--backend", "wasm") as (_, online),
     ):
         figures = asyncio.run(_probe(ready["tcp"], online["peer_id"], STEPS_A_ROUND * rounds))
     return Result(_rows(figures), figures)

@@ -40,7 +40,7 @@ class TabOptions:
     drain: float = DRAIN
 
     def page_url(self) -> str:
-        """The page's address with the choices in its query; ``ConfigError`` if it is no http address."""
+        """The page's address, the choices added to its query; ``ConfigError`` if it is no http address."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ConfigError(
@@ -49,7 +49,7 @@ class TabOptions:
         drain = None if self.drain == DRAIN else f"{self.drain:g}"  # the page's own default
         query = {"blocks": self.blocks, "backend": self.backend, "weights": self.weights, "drain": drain}
         text = urlencode({name: str(value) for name, value in query.items() if value is not None})
-        return parts._replace(query=text).geturl()
+        return parts._replace(query="&".join(filter(None, (parts.query, text)))).geturl()
 
 
 class Tab:

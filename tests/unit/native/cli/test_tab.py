@@ -27,6 +27,7 @@ def test_the_choices_stand_in_the_query() -> None:
     assert TabOptions("http://h/", "auto:3").page_url() == "http://h/?blocks=auto%3A3"
     assert TabOptions("http://h/", weights="q8").page_url() == "http://h/?weights=q8"
     assert TabOptions("http://h/", drain=0).page_url() == "http://h/?drain=0"
+    assert TabOptions("http://h/?threads=1", drain=0).page_url() == "http://h/?threads=1&drain=0"
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8080", "/ip4/127.0.0.1/tcp/1", "ftp://h/", "http://"])

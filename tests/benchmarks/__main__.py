@@ -1,5 +1,5 @@
 """The benchmarks of README's table: ``make bench``, or some only: ``make bench ARGS="relaying start"``.
-``make bench ARGS="steps --profile"`` profiles a tab's workers instead.
+``make bench ARGS="steps --profile"`` profiles a tab's workers instead, ``"kernel --profile"`` the kernels.
 
 Peers are measured in the same run, in turns; figures are medians. The table goes to standard output,
 what happens to standard error, every figure to .cache/benchmarks/NAME.json, what the processes said to
@@ -32,6 +32,7 @@ from . import (
     gpu,
     guard,
     kernel,
+    kernel_profile,
     kills,
     leaving,
     llama_cpp,
@@ -74,7 +75,10 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "gpu": gpu.measure,
 }
 
-PROFILES: dict[str, Callable[[Path, int], Result]] = {"steps": profiling.measure}
+PROFILES: dict[str, Callable[[Path, int], Result]] = {
+    "steps": profiling.measure,
+    "kernel": kernel_profile.measure,
+}
 
 
 def main() -> int:

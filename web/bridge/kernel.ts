@@ -41,6 +41,8 @@ export interface Kernels {
     headDim: number, capacity: number, scale: number, window: number, softcap: number, scratch: number
   ) => void
   read_all: (bytes: number, count: number) => number
+  dot_peak: (count: number) => number
+  madd_peak: (count: number) => number
 }
 
 /** Bytes from `start` to before `end`. */

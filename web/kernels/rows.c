@@ -75,15 +75,3 @@ EXPORT void rope(float *x, const float *cos, const float *sin, const int *positi
     }
   }
 }
-
-// A plain read, which the benchmark measures everything else by.
-EXPORT int read_all(const char *bytes, int count) {
-  v4 a = wasm_i32x4_splat(0), b = a, c = a, d = a;
-  for (int i = 0; i + 64 <= count; i += 64) {
-    a = wasm_v128_xor(a, load(bytes + i));
-    b = wasm_v128_xor(b, load(bytes + i + 16));
-    c = wasm_v128_xor(c, load(bytes + i + 32));
-    d = wasm_v128_xor(d, load(bytes + i + 48));
-  }
-  return wasm_i32x4_extract_lane(wasm_v128_xor(wasm_v128_xor(a, b), wasm_v128_xor(c, d)), 0);
-}

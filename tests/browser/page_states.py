@@ -82,6 +82,7 @@ class Visit:
         chat = await ChatPage.of(self.tab)
         await chat.ask("What is it?")
         await self.tab.reads("tiles", "tokens in all")
+        await self.tab.reads("receipts", " tokens in ")
         await self.tab.reads("coverage", "blocks are served")
 
     async def on_battery(self) -> None:

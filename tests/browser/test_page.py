@@ -35,6 +35,15 @@ axe.run({ runOnly: %s }).then(({ violations }) => violations.map(({ id, nodes })
   id + ': ' + nodes.map(({ target, failureSummary }) => target + ' ' + failureSummary).join(' | ')))
 """
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+CHANNELS = """
+globalThis.channels = []
+const make = RTCPeerConnection.prototype.createDataChannel
+RTCPeerConnection.prototype.createDataChannel = function (label, ...more) {
+  const channel = make.call(this, label, ...more)
+  if (label === 'awake') channels.push(channel)
+  return channel
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +255,38 @@ def test_what_is_kept_is_shown_and_deleted_and_storage_that_fails_is_no_end(orig
             await session.step(hidden_states(1, 3))
             await session.stream.close()
             assert await tab.text("problem") == ""
+
+    asyncio.run(main())
+
+
+def test_a_frozen_tab_goes_on_by_itself_and_says_so(origin: dict[str, Any]) -> None:
+    """Frozen as browsers freeze hidden tabs; with its owner's consent one channel holds that off."""
+
+    async def main() -> None:
+        async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
+            tab = await open_page(browser, origin["http"])
+            await tab.page.run_first(CHANNELS)
+            await tab.page.reload()
+            server = (await tab.contribute())["peer_id"]
+            assert await tab.page.evaluate("channels.length") == 0
+            await tab.click("unfrozen")
+
+            async def held() -> bool:
+                return await tab.page.evaluate("channels.map(one => one.readyState).join()") == "open"
+
+            await eventually(held)
+            await tab.page.command("Page.setWebLifecycleState", {"state": "frozen"})
+            await tab.page.command("Page.setWebLifecycleState", {"state": "active"})
+            await tab.reads("notices", "The browser froze this tab for")
+            session = await peer.session(server)
+            await session.step(hidden_states(1, 3))
+            await session.stream.close()
+            await tab.stop()
+
+            async def let_go() -> bool:
+                return await tab.page.evaluate("channels.map(one => one.readyState).join()") == "closed"
+
+            await eventually(let_go)
 
     asyncio.run(main())
 

@@ -29,6 +29,12 @@ export class Watch {
       this.#beat = Date.now()
       if (serves() && !document.hidden && asleep > ASLEEP && this.#hiddenSince === null) notice(NOTICES.slept(asleep / 1000))
     }, BEAT)
+    let frozenSince: number | null = null
+    document.addEventListener('freeze', () => { frozenSince = Date.now() })
+    document.addEventListener('resume', () => {
+      if (frozenSince !== null && serves()) notice(NOTICES.frozen((Date.now() - frozenSince) / 1000))
+      frozenSince = null
+    })
     addEventListener('offline', () => { if (serves()) notice(NOTICES.offline) })
     addEventListener('online', () => { if (serves()) notice(NOTICES.online) })
     document.addEventListener('visibilitychange', () => {

@@ -11,6 +11,7 @@ import { removeKept, showKept } from './kept.ts'
 import { LimitsForm, limitsOf } from './limits.ts'
 import { ModelChoice } from './models.ts'
 import { notice, Watch } from './notices.ts'
+import { showReceipt } from './receipts.ts'
 import { Restart } from './restart.ts'
 import { Figures, isOver, showPeers, showProgress, showState } from './serving.ts'
 import { element, NOTICES } from './words.ts'
@@ -79,6 +80,7 @@ function open (model: string): KwaaiNode {
     showPeers(detail.peers)
     figures?.traffic.update(detail.peers)
   })
+  opened.addEventListener('receipt', ({ detail }) => { showReceipt(detail) })
   return opened
 }
 

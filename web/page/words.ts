@@ -15,6 +15,8 @@ export const WORDS: Record<string, string> = {
   model: 'Model',
   swarmAsking: 'Asking the relay…',
   buttonsNote: 'Pause stops computing and keeps what is loaded. Finish serves on until nobody needs this tab. Stop ends it now; others take over.',
+  served: 'Served lately',
+  servedNote: 'By this tab, since the page was opened. Who asks is known by a peer id only.',
   kept: 'Kept in this browser',
   keptDelete: 'Delete all of it',
   title: 'Lend this tab to a language model',
@@ -125,6 +127,11 @@ export const MODELS = {
   change: (model: string) => `Serve ${model} instead`
 } as const
 
+export const RECEIPTS = {
+  line: (at: Date, peer: string, kind: 'session' | 'forward' | 'backward', tokens: number, seconds: number, error = '') =>
+    `${clock(at)} ${shortName(peer)}: ${kind === 'backward' ? 'training, ' : kind === 'forward' ? 'evaluating, ' : ''}${count(tokens, 'token')} in ${duration(seconds)}${error === '' ? '' : ` (${error})`}`
+} as const
+
 export const KEPT = {
   empty: 'Nothing. Weights that this tab loads are kept here for its next start.',
   note: 'Weights that this tab has loaded, so that the next start is short. A tab that serves goes on when they are deleted.',
@@ -142,6 +149,7 @@ export const NOTICES = {
   offline: 'This machine has no network. Going on when it is back.',
   online: 'The network is back.',
   hidden: (seconds: number) => `This tab was hidden for ${duration(seconds)} and went on serving.`,
+  frozen: (seconds: number) => `The browser froze this tab for ${duration(seconds)}. Going on. A limit below can prevent that.`,
   rebuilt: 'The engine was lost and built anew; sessions went on elsewhere.',
   moved: (blocks: string) => `Moved to blocks ${blocks}, where the swarm needs them more.`,
   broke: (message: string, seconds: number) => `This tab's node broke (${message}). It starts anew in ${seconds} s; sessions went on elsewhere.`,

@@ -1,8 +1,8 @@
 """How long a phone on 4G looks at nothing: until the first contentful paint, and until the checks are done.
 
-Each round is a new browser with an empty profile, on the profiles of ``browser.painting``. It paints six bytes
-of plain text from the same relay first: no page can be sooner on that machine, and the browser is up then,
-as a visitor's is.
+Each round is a new browser with an empty profile, on the profiles of ``browser.painting``. It paints six
+bytes of plain text from the same relay first: no page can be sooner on that machine, and the browser is up
+then, as a visitor's is.
 """
 
 from __future__ import annotations

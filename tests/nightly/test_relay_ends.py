@@ -8,12 +8,13 @@ import random
 import signal
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 from browser.fixed_relay import FixedRelay
 from browser.peers import ALL, PREFIX, Peer, hidden_states, joined
 from browser.tabs import eventually, open_tab
-from interop.running import KWAAINET, free_port, started
+from interop.running import KWAAINET, Running, free_port, started
 from nightly.rooms import HERE, room
 from nightly.sizes import size, whole
 from nightly.soak import GUESTS
@@ -137,6 +138,12 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert set(running.event("kept")["found"].split()) <= {"identity.key", "peers.json"}
 
 
+def announced(relay: Running) -> int:
+    """Peers that the relay says stand in the DHT through it."""
+    with urllib.request.urlopen(relay.event("ready")["http"] + "status.json", timeout=30) as answer:
+        return len(json.load(answer)["announced"])
+
+
 def test_a_clock_that_jumps(tmp_path: Path) -> None:
     """An hour ahead, an hour back, a day ahead: those connected stay, those who come are served."""
     clock = tmp_path / "clock"
@@ -166,6 +173,7 @@ def test_a_clock_that_jumps(tmp_path: Path) -> None:
                     ),
                     guests.tail,
                 )
+                wait(lambda: announced(relay) >= 4, lambda: (announced(relay), seen(guests)))
                 last = seen(guests)
                 print(jump, last)
                 assert not [word for word in last if word.startswith(("wrong", "failed", "lost"))], (

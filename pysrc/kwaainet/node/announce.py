@@ -130,6 +130,13 @@ class AnnounceHandler:
         for peer in list(self._peers):
             await self._withdraw(peer, self._take_down(peer))
 
+    async def clock_set_ahead(self, seconds: float) -> None:
+        """The machine's clock has jumped: all that stands through us ran out at once. Those who are still
+        connected are said anew, to live as long as they had left."""
+        for peer, announced in list(self._peers.items()):
+            if self._is_connected(peer) and (words := announced.moved(peer, seconds)).records:
+                await asyncio.wait({self._begin(self._store(announced, words))})
+
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
@@ -229,6 +236,16 @@ class _Announced:
         self._unstored.add(prefix)
         records += [record for record in left if record.key not in keys]
         return _Words(records, {prefix: expiration})
+
+    def moved(self, peer: PeerId, seconds: float) -> _Words:
+        """What is not offline, as it is to be stored when it expires so much later."""
+        words = _Words()
+        for prefix, (last, expiration) in self._by_prefix.items():
+            if last.server.state != ServerState.OFFLINE:
+                self._by_prefix[prefix] = last, expiration + seconds
+                records = last.records(peer, expiration + seconds)
+                words += _Words(records, {prefix: expiration + seconds})
+        return words
 
     def stored(self, words: _Words) -> None:
         """The DHT has these."""

@@ -255,6 +255,26 @@ def test_a_clock_that_is_set_back_refuses_nobody_and_keeps_the_last_word() -> No
     served(test)
 
 
+def test_a_clock_that_is_set_ahead_takes_nobody_down_who_is_there() -> None:
+    async def test(swarm: Swarm) -> None:
+        ahead = 0.0
+        clock = lambda: now() + ahead  # noqa: E731
+        left, stays, said = swarm.network.host().peer_id, swarm.tab.peer_id, swarm.network.host().peer_id
+        handler = AnnounceHandler(swarm.relay, swarm.dht, lambda peer: peer != left or ahead == 0, clock)
+        for peer, state in ((left, ONLINE), (stays, ONLINE), (said, OFFLINE)):
+            await handler.rpc_announce(peer, REAL.with_state(state).encode())
+        await asyncio.sleep(100)
+        ahead = 3600.0
+        assert handler.announced == {}
+        await handler.clock_set_ahead(ahead)
+        assert handler.announced == {stays: [REAL]}
+        left_to_live = swarm.dht.kept["m.0", str(stays)].expiration - clock()
+        assert left_to_live == pytest.approx(50), "as long as it had left"
+        assert swarm.dht.kept["m.0", str(said)].expiration < clock()
+
+    served(test)
+
+
 def test_those_whose_records_have_expired_are_forgotten() -> None:
     async def test(swarm: Swarm) -> None:
         for _ in range(40):

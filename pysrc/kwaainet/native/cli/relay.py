@@ -40,6 +40,7 @@ from ..state_dir import StateDir
 from ..swarm_page import SwarmPage
 from . import relay_config, relay_tls, relay_unit
 from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
+from .clock import following_the_clock
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository, seconds
 from .gateway import (
     DEFAULT_OPTIONS,
@@ -124,6 +125,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         host.on_peer_lost(announcements.peer_lost)
         DirectoryHandler(host, records, time.time)
         TransferHandler(host, time.time)
+        await stack.enter_async_context(following_the_clock(announcements.clock_set_ahead))
         stack.push_async_callback(announcements.withdraw_all)
         gateway = await _open_gateway(stack, options, models, host, dht, announcements)
         api = await open_api(options.api, models, host, records) if options.api else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ MAX_WS_FRAME = 1 << 20  # bytes, held until it is whole, by strangers too; js-li
 READ_BUFFER = 16 << 10  # bytes a WebSocket reads into at first
 SOCKET_BUFFER = 512 << 10  # bytes a socket may hold unsent before its link is paused
 _WS_HANDSHAKE_TIMEOUT = 15.0
+_FAMILIES = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}  # dns means either
 
 logger = logging.getLogger(__name__)
 _picows_logger = logging.getLogger("kwaainet.native.picows")
@@ -235,11 +237,12 @@ async def listen(address: Multiaddr, make_link: MakeLink, doors: Doors | None = 
 async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
     """Connect to a TCP or WebSocket address. Raises ``Unreachable``; the handshake is still to come."""
     host, port = address.host_port
+    family = _FAMILIES.get(address.names[0], socket.AF_UNSPEC)
     wire: TcpWire | WsWire
     try:
         if address.transport == "tcp":
             loop = asyncio.get_running_loop()
-            _, wire = await loop.create_connection(lambda: TcpWire(make_link), host, port)
+            _, wire = await loop.create_connection(lambda: TcpWire(make_link), host, port, family=family)
         else:
             _, listener = await picows.ws_connect(
                 lambda: WsWire(make_link),
@@ -249,6 +252,7 @@ async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
                 enable_auto_pong=False,
                 websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
                 logger_name=_ws_logger,
+                family=family,
             )
             wire = cast(WsWire, listener)
     except (OSError, UnicodeError, picows.WSError) as error:  # a peer's name may be one that no host can have

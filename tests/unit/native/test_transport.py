@@ -91,6 +91,31 @@ def test_ipv6_with_websockets():
     run(main())
 
 
+@pytest.mark.parametrize("tail", ["", "/ws"])
+@pytest.mark.parametrize(("family", "host"), [("ip4", "127.0.0.1"), ("ip6", "::1")])
+def test_both_families_and_names_that_are_of_one(family, host, tail):
+    """``dns4`` never leads to an IPv6 address, nor ``dns6`` to an IPv4 one; ``dns`` leads to either."""
+
+    async def main():
+        other = network()
+        bound = Multiaddr.parse(f"/{family}/{host}/tcp/0{tail}")
+        listener = await transport.listen(bound, other.accept)
+        peer, link = await dial(network(), listener.address)
+        assert peer == other.peer_id
+        link.close("enough")
+        _, port = listener.address.host_port
+        wrong = "dns6" if family == "ip4" else "dns4"
+        with pytest.raises(Unreachable):
+            await dial(network(), Multiaddr.parse(f"/{wrong}/localhost/tcp/{port}{tail}"))
+        if family == "ip4":
+            for kind in ("dns", "dns4"):
+                address = Multiaddr.parse(f"/{kind}/localhost/tcp/{port}{tail}")
+                assert (await dial(network(), address))[0] == other.peer_id
+        listener.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     "text", ["/ip4/127.0.0.1/udp/1/quic-v1", "/ip4/127.0.0.1/tcp/443/wss", "/dns4/localhost/tcp/1"]
 )

@@ -232,6 +232,7 @@ def _status(
     live = announcements.announced
     return {
         **_figures(host, relay),
+        "certificate": relay_tls.describe(host.network.doors),
         "open_hop": relay.open_hop.status if relay.open_hop is not None else None,
         "gateway": describe(gateway) if gateway is not None else None,
         "announced": {str(peer): [_describe(one) for one in ones] for peer, ones in live.items()},

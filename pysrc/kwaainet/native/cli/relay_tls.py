@@ -222,6 +222,14 @@ def _run(stack: AsyncExitStack, work: Coroutine[object, object, NoReturn]) -> No
     stack.callback(task.cancel)
 
 
+def describe(doors: Doors) -> dict[str, object] | None:
+    """For status.json: what is served, until when (unix seconds), and why a newer one is not."""
+    if doors.tls is None:
+        return None
+    found = doors.tls.certificate
+    return {"names": list(found.names), "until": found.not_after, "refused": doors.tls.failed}
+
+
 def _read_anew(doors: Doors) -> None:
     if doors.tls is None:
         log.info("SIGHUP: there is no certificate to be read anew")

@@ -123,6 +123,10 @@ def test_a_relay_with_a_certificate_serves_https_and_names_wss(page: Path, autho
                 session.get(relay.http + "kwaainet.json") as answer,
             ):
                 told = (await answer.json())["relay"]
+                async with session.get(relay.http + "status.json") as status:
+                    served = (await status.json())["certificate"]
+                assert (served["names"], served["refused"]) == (["localhost"], "")
+                assert served["until"] > time.time()
             assert [address.split("/")[1:3] + address.split("/")[5:-2] for address in told] == [
                 ["ip4", "127.0.0.1", "ws"],
                 ["dns4", "localhost", "tls", "ws"],

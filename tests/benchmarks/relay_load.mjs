@@ -13,6 +13,8 @@ import { webSockets } from '@libp2p/websockets'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+import { sparing } from '../../web/bridge/muxer.ts'
+import { gatherSockets } from '../../web/bridge/sockets.ts'
 
 const SINK = '/bench/sink/1.0.0'
 const SOURCE = '/bench/source/1.0.0'
@@ -35,7 +37,7 @@ async function createPeer () {
       }
     ],
     connectionEncrypters: [noise()],
-    streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: WINDOW } })],
+    streamMuxers: [sparing(yamux({ streamOptions: { maxStreamWindowSize: WINDOW } }))],
     connectionMonitor: { enabled: false },
     connectionManager: { dialTimeout: 30_000, maxConnections: 4096 },
     connectionGater: { denyDialMultiaddr: () => false },
@@ -150,6 +152,7 @@ async function connect (relay, peers) {
 }
 
 async function main (relay) {
+  gatherSockets()
   const [served, caller] = await Promise.all([createPeer(), createPeer()])
   await serve(served.node)
   await served.node.dial(multiaddr(relay))

@@ -143,8 +143,8 @@ class Link:
 
     # --- called by the wire -----------------------------------------------------------------------
 
-    def receive(self, data: bytes | memoryview) -> None:
-        """Bytes from the wire; ``data`` is not kept."""
+    def receive(self, data: bytes | memoryview, *, more: bool = False) -> None:
+        """Bytes from the wire; ``data`` is not kept. With ``more`` to come at once, nobody is told yet."""
         if self._closed:
             return
         try:
@@ -152,8 +152,9 @@ class Link:
         except KwaaiNetError as error:
             self._fail(error)
             return
-        self._dispatch()
-        self.flush_soon()
+        if not more:
+            self._dispatch()
+            self.flush_soon()
 
     def pause(self) -> None:
         """The wire holds enough for now."""
@@ -166,6 +167,7 @@ class Link:
 
     def lost(self, reason: str) -> None:
         """The wire is gone."""
+        self._dispatch()  # what came right before
         if self._closed:
             return
         self._closed = True

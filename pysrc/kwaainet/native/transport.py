@@ -120,7 +120,7 @@ class WsWire(WSListener):
         kind = frame.msg_type
         if kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             if self.link is not None:
-                self.link.receive(frame.get_payload_as_memoryview())
+                self.link.receive(frame.get_payload_as_memoryview(), more=not frame.last_in_buffer)
         elif kind == WSMsgType.PING:
             if not self._full:  # or whoever pings and does not read fills our memory with pongs
                 transport.send_pong(frame.get_payload_as_bytes())

@@ -217,6 +217,16 @@ class Aead(Protocol):
         """Raises ``HandshakeError`` or ``ProtocolError`` upstream: any exception means forged."""
 
 
+class Exchange(Protocol):
+    """An X25519 private key, read once; its ``public`` key has 32 bytes."""
+
+    @property
+    def public(self) -> bytes: ...
+
+    def shared(self, public: bytes) -> bytes:
+        """The 32-byte secret shared with the holder of another; ``ValueError`` for a low-order point."""
+
+
 class Crypto(Protocol):
     """The primitives libp2p needs; synchronous."""
 
@@ -227,8 +237,6 @@ class Crypto(Protocol):
     def verify(self, key_type: int, key: bytes, signature: bytes, message: bytes) -> bool:
         """libp2p key types: 0 RSA (DER), 1 Ed25519, 2 secp256k1, 3 ECDSA."""
 
-    def x25519_public(self, private: bytes) -> bytes: ...
-
-    def x25519_exchange(self, private: bytes, public: bytes) -> bytes: ...
+    def x25519(self, private: bytes) -> Exchange: ...
 
     def chacha20poly1305(self, key: bytes) -> Aead: ...

@@ -88,7 +88,9 @@ class Connection:
         self._supports = supports
         self._expected_peer = expected_peer
         self._negotiation = self._negotiate(noise.PROTOCOL)
-        self._handshake = noise.Handshake(crypto, credentials, ephemeral, initiator=initiator)
+        self._handshake: noise.Handshake | None = noise.Handshake(
+            crypto, credentials, ephemeral, initiator=initiator
+        )
         self._secured: noise.Secured | None = None
         self._peer: PeerId | None = None
         self._mux = yamux.Session(client=initiator)
@@ -103,6 +105,7 @@ class Connection:
         self._deadline = now + HANDSHAKE_TIMEOUT
         self._heard = self._asked = False
         if initiator:  # optimistic: the first noise message rides behind the proposal
+            assert self._handshake is not None
             self._out += [self._negotiation.data_to_send(), self._handshake.data_to_send()]
 
     def _negotiate(self, protocol: str) -> Proposer | Chooser:
@@ -228,18 +231,21 @@ class Connection:
             self._receive_handshake(self._negotiation.take_rest())
 
     def _receive_handshake(self, data: bytes | memoryview) -> None:
-        self._handshake.receive_data(data)
-        self._out.append(self._handshake.data_to_send())
-        self._secured = self._handshake.result
+        handshake = self._handshake
+        assert handshake is not None
+        handshake.receive_data(data)
+        self._out.append(handshake.data_to_send())
+        self._secured = handshake.result
         if self._secured is None:
             return
+        self._handshake = None  # and with it the keys that nobody needs any more
         self._peer = peer_id(self._secured.public_key)
         if self._expected_peer not in (None, self._peer):
             raise HandshakeError(f"dialled {self._expected_peer}, but {self._peer} answered")
         self._negotiation = self._negotiate(MUXER)
         self._send_negotiation()
         self._receive = self._receive_muxer
-        self._receive_muxer(self._handshake.take_rest())
+        self._receive_muxer(handshake.take_rest())
 
     def _receive_muxer(self, data: bytes | memoryview) -> None:
         assert self._secured is not None

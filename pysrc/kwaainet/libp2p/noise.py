@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import HandshakeError, KwaaiNetError, ProtocolError
 from ..identity.keys import PrivateKey, PublicKey
-from ..ports import Aead, Crypto
+from ..ports import Aead, Crypto, Exchange
 from ..wire import protobuf
 
 PROTOCOL = "/noise"
@@ -41,17 +41,16 @@ class _Payload(protobuf.Message):
 class Credentials:
     """A static noise key and the signed statement that it is our identity's."""
 
-    static_private: bytes
-    static_public: bytes
+    static: Exchange
     payload: bytes
 
     @classmethod
     def create(cls, crypto: Crypto, identity: PrivateKey, static_private: bytes) -> Credentials:
         """From 32 random bytes; one per process is enough."""
-        static_public = crypto.x25519_public(static_private)
-        signature = identity.sign(crypto, _SIGNED_PREFIX + static_public)
+        static = crypto.x25519(static_private)
+        signature = identity.sign(crypto, _SIGNED_PREFIX + static.public)
         payload = _Payload(identity.public(crypto).encode(), signature).encode()
-        return cls(static_private, static_public, payload)
+        return cls(static, payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +138,9 @@ class _Symmetric:
     def mix_hash(self, data: bytes) -> None:
         self._hash = hashlib.sha256(self._hash + data).digest()
 
-    def mix_key(self, private: bytes, public: bytes) -> None:
+    def mix_key(self, own: Exchange, public: bytes) -> None:
         try:
-            shared = self._crypto.x25519_exchange(private, public)
+            shared = own.shared(public)
         except Exception as error:  # a low-order point
             raise HandshakeError(f"noise key {public.hex()} of the peer is not usable") from error
         self._chaining_key, self._key = _hkdf(self._chaining_key, shared)
@@ -189,8 +188,7 @@ class Handshake:
     ) -> None:
         self._crypto = crypto
         self._credentials = credentials
-        self._ephemeral = ephemeral
-        self._ephemeral_public = crypto.x25519_public(ephemeral)
+        self._ephemeral = crypto.x25519(ephemeral)
         self._initiator = initiator
         self._state = _Symmetric(crypto, prologue)
         self._remote_ephemeral = b""
@@ -199,8 +197,8 @@ class Handshake:
         self._turn = 0  # messages received
         self.result: Secured | None = None
         if initiator:
-            self._state.mix_hash(self._ephemeral_public)
-            self._send(self._ephemeral_public + self._state.encrypt(b""))
+            self._state.mix_hash(self._ephemeral.public)
+            self._send(self._ephemeral.public + self._state.encrypt(b""))
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Feed bytes until ``result`` is set. Raises ``HandshakeError``."""
@@ -242,11 +240,11 @@ class Handshake:
         self._remote_ephemeral, payload = _cut(message, _KEY)
         state.mix_hash(self._remote_ephemeral)
         state.decrypt(payload)
-        state.mix_hash(self._ephemeral_public)
+        state.mix_hash(self._ephemeral.public)
         state.mix_key(self._ephemeral, self._remote_ephemeral)
-        static = state.encrypt(own.static_public)
-        state.mix_key(own.static_private, self._remote_ephemeral)
-        self._send(self._ephemeral_public + static + state.encrypt(own.payload))
+        static = state.encrypt(own.static.public)
+        state.mix_key(own.static, self._remote_ephemeral)
+        self._send(self._ephemeral.public + static + state.encrypt(own.payload))
 
     def _receive_second(self, message: bytes) -> None:
         """<- e, ee, s, es; answered by -> s, se."""
@@ -255,8 +253,8 @@ class Handshake:
         state.mix_hash(self._remote_ephemeral)
         state.mix_key(self._ephemeral, self._remote_ephemeral)
         static, payload = self._read_identity(rest)
-        encrypted = state.encrypt(own.static_public)
-        state.mix_key(own.static_private, self._remote_ephemeral)
+        encrypted = state.encrypt(own.static.public)
+        state.mix_key(own.static, self._remote_ephemeral)
         self._send(encrypted + state.encrypt(own.payload))
         self._finish(static, payload)
 

@@ -5,13 +5,15 @@ Rule of the file: keys arrive as libp2p writes them and nothing foreign raises o
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ..identity.keys import ECDSA, ED25519, RSA, SECP256K1
-from ..ports import Aead
+from ..ports import Aead, Exchange
 
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192  # go-libp2p's limits
 
@@ -23,11 +25,11 @@ class NativeCrypto:
 
     def ed25519_public(self, seed: bytes) -> bytes:
         """The 32-byte public key of a 32-byte seed."""
-        return ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes(*_RAW)
+        return _signer(seed)[1]
 
     def ed25519_sign(self, seed: bytes, message: bytes) -> bytes:
         """A 64-byte signature."""
-        return ed25519.Ed25519PrivateKey.from_private_bytes(seed).sign(message)
+        return _signer(seed)[0].sign(message)
 
     def verify(self, key_type: int, key: bytes, signature: bytes, message: bytes) -> bool:
         """Whether the signature is that key's; ``False`` too for a key that is no key."""
@@ -40,18 +42,31 @@ class NativeCrypto:
             return False
         return True
 
-    def x25519_public(self, private: bytes) -> bytes:
-        """The 32-byte public key of 32 private bytes."""
-        return x25519.X25519PrivateKey.from_private_bytes(private).public_key().public_bytes(*_RAW)
-
-    def x25519_exchange(self, private: bytes, public: bytes) -> bytes:
-        """The 32-byte shared secret; ``ValueError`` for a low-order point."""
-        key = x25519.X25519PrivateKey.from_private_bytes(private)
-        return key.exchange(x25519.X25519PublicKey.from_public_bytes(public))
+    def x25519(self, private: bytes) -> Exchange:
+        """The key of 32 private bytes."""
+        return _X25519(private)
 
     def chacha20poly1305(self, key: bytes) -> Aead:
         """The cipher under a 32-byte key."""
         return ChaCha20Poly1305(key)
+
+
+class _X25519:
+    """Reading a key costs as much as using it, and a handshake uses each twice."""
+
+    def __init__(self, private: bytes) -> None:
+        self._key = x25519.X25519PrivateKey.from_private_bytes(private)
+        self.public = self._key.public_key().public_bytes(*_RAW)
+
+    def shared(self, public: bytes) -> bytes:
+        """See ``Exchange``."""
+        return self._key.exchange(x25519.X25519PublicKey.from_public_bytes(public))
+
+
+@lru_cache(maxsize=4)  # a process has one identity or two, which it keeps
+def _signer(seed: bytes) -> tuple[ed25519.Ed25519PrivateKey, bytes]:
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+    return key, key.public_key().public_bytes(*_RAW)
 
 
 def _verify_rsa(key: bytes, signature: bytes, message: bytes) -> None:

@@ -30,15 +30,15 @@ def test_x25519_of_rfc_7748():
     alice = bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")
     bob_public = bytes.fromhex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")
     shared = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
-    assert CRYPTO.x25519_public(alice).hex() == (
+    assert CRYPTO.x25519(alice).public.hex() == (
         "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
     )
-    assert CRYPTO.x25519_exchange(alice, bob_public).hex() == shared
+    assert CRYPTO.x25519(alice).shared(bob_public).hex() == shared
 
 
 def test_x25519_refuses_a_low_order_point():
     with pytest.raises(ValueError):  # noqa: PT011
-        CRYPTO.x25519_exchange(b"k" * 32, bytes(32))
+        CRYPTO.x25519(b"k" * 32).shared(bytes(32))
 
 
 def test_chacha20poly1305_of_rfc_8439():

@@ -36,6 +36,7 @@ from . import (
     kills,
     leaving,
     llama_cpp,
+    load,
     paint,
     profiling,
     quality,
@@ -59,6 +60,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "echo": echo.measure,
     "sessions": sessions.measure,
     "relaying": relaying.measure,
+    "load": load.measure,
     "openai": endpoint.measure,
     "leaving": leaving.measure,
     "gateway": gateway.measure,
@@ -75,6 +77,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "gpu": gpu.measure,
 }
 
+BY_NAME: dict[str, Callable[[Path, int], Result]] = {"idle": load.measure_idle}  # minutes long
 PROFILES: dict[str, Callable[[Path, int], Result]] = {
     "steps": profiling.measure,
     "kernel": kernel_profile.measure,
@@ -84,7 +87,9 @@ PROFILES: dict[str, Callable[[Path, int], Result]] = {
 def main() -> int:
     """Run what was asked for; every benchmark that can be run is, whatever happens to the others."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(BENCHMARKS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"some of: {', '.join(BENCHMARKS | BY_NAME)}"
+    )
     parser.add_argument(
         "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="of each peer (%(default)s)"
     )
@@ -93,14 +98,14 @@ def main() -> int:
         "--profile", action="store_true", help=f"profile what is named: {', '.join(PROFILES)}"
     )
     options = parser.parse_args()
-    measured = PROFILES if options.profile else BENCHMARKS
+    measured = PROFILES if options.profile else BENCHMARKS | BY_NAME
     if unknown := set(options.names) - measured.keys():
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(measured)}")
     RESULTS.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whatever was started is ended
     rows: list[Row] = []
     failed = False
-    for name in options.names or measured:
+    for name in options.names or (PROFILES if options.profile else BENCHMARKS):
         print(f"benchmark {name}", file=sys.stderr, flush=True)
         if options.anew:
             forget(name)

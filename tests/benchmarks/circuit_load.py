@@ -1,15 +1,15 @@
-"""Load for our relay without the weight of a second encryption: idle peers, and circuits that carry plain bytes.
+"""Load for a relay without the weight of a second encryption: idle peers, and circuits of plain bytes.
 
-``python circuit_load.py RELAY_MULTIADDR``, then one JSON command a line on stdin, one JSON answer a line on stdout:
+``python circuit_load.py RELAY_MULTIADDR``, then JSON commands on stdin, a line each, and answers on stdout:
 
-    {"do": "idle", "peers": N}                        N peers connect, take a slot and stay -> {"seconds": S}
-    {"do": "sink"}                                    a peer that takes bytes and echoes small ones -> {"peer": ID}
-    {"do": "echo", "peer": ID, "seconds": S}          small messages there and back -> {"milliseconds": [...]}
-    {"do": "flood", "peer": ID, "seconds": S, "rate": BYTES}  bytes through one circuit, as fast as it takes them
-                                                      or at a rate -> {"bytes": taken by the relay}
+    {"do": "idle", "peers": N}                 N peers connect, take a slot and stay -> {"seconds": S}
+    {"do": "sink"}                             a peer that takes bytes, and echoes steps -> {"peer": ID}
+    {"do": "echo", "peer": ID, "seconds": S}   steps there and back -> {"milliseconds": [...]}
+    {"do": "flood", "peer": ID, "seconds": S, "rate": R}  bytes through one circuit, R a second or,
+                                               for 0, as many as it takes -> {"bytes": B}
 
-The peers are of this package, so that a load costs its generator hardly more than the relay. Rule of the file: a
-circuit's bytes are taken by the peer at its end, whose yamux window bounds what is under way.
+The peers are of this package, so that a load costs its generator hardly more than the relay. Rule of the
+file: a circuit's bytes are taken by the peer at its end, whose yamux window bounds what is under way.
 """
 
 from __future__ import annotations

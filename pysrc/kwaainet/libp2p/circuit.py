@@ -23,7 +23,7 @@ HOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/hop"
 STOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/stop"
 
 MAX_MESSAGE = 4096  # bytes, as go-libp2p
-MAX_RESERVATIONS = 4096
+MAX_RESERVATIONS = 16384
 RESERVATION_SECONDS = 3600  # clients renew some minutes before
 _VOUCHER_DOMAIN = b"libp2p-relay-rsvp"
 _VOUCHER_TYPE = b"\x03\x02"  # multicodec libp2p-relay-rsvp

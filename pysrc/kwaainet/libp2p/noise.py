@@ -92,7 +92,7 @@ class Receiver:
         view = memoryview(data)
         offset = 0
         if len(self._partial) == 2 and len(view) >= (size := _length(self._partial)):
-            self._partial.clear()  # only the length came before, as js-libp2p sends it: nothing is put together
+            self._partial.clear()  # only the length came before, as js-libp2p sends it
             offset = size
             yield self._open(view[:size])
         while self._partial and offset < len(view):

@@ -88,16 +88,6 @@ class Link:
         self._streams: dict[int, RawStream] = {}
         self._paused = self._flush_due = self._closed = False
         self.leaving = False  # the peer said that it will close: open no more streams
-        self._handlers: dict[type, Callable[[Any], None]] = {
-            StreamData: self._stream_data,
-            StreamSent: self._stream_sent,
-            StreamOpened: self._stream_opened,
-            StreamEnded: self._stream_ended,
-            StreamAborted: self._stream_aborted,
-            StreamRefused: self._stream_refused,
-            Connected: self._connected,
-            GoneAway: self._gone_away,
-        }
         self._timer = loop.call_at(self.machine.next_deadline(), self._tick)
         self.flush_soon()
 
@@ -191,11 +181,11 @@ class Link:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        handlers, next_event = self._handlers, self.machine.next_event
+        next_event = self.machine.next_event
         while not self._closed and (event := next_event()) is not None:
-            handler = handlers.get(type(event))
+            handler = _HANDLERS.get(type(event))
             if handler is not None:
-                handler(event)
+                handler(self, event)
 
     def _fail(self, error: KwaaiNetError) -> None:
         logger.info("closing the connection to %s: %s", self._peer or self.address, error)
@@ -253,3 +243,15 @@ class Link:
     def _stream_aborted(self, event: StreamAborted) -> None:
         if (stream := self._streams.get(event.stream_id)) is not None:
             stream.abort(StreamReset(f"{self._peer} ended the {stream.protocol} stream: {event.reason}"))
+
+
+_HANDLERS: dict[type, Callable[[Link, Any], None]] = {
+    StreamData: Link._stream_data,
+    StreamSent: Link._stream_sent,
+    StreamOpened: Link._stream_opened,
+    StreamEnded: Link._stream_ended,
+    StreamAborted: Link._stream_aborted,
+    StreamRefused: Link._stream_refused,
+    Connected: Link._connected,
+    GoneAway: Link._gone_away,
+}

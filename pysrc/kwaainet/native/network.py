@@ -29,7 +29,7 @@ from .stream import RawStream
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 4096  # one per tab and a few per native peer; about 31 kB each
+MAX_CONNECTIONS = 16384  # one per tab and a few per native peer; about 28 kB each
 MAX_HANDSHAKES = 256  # connections that have not proved an identity yet
 MAX_SERVED = 8192  # streams being served
 MAX_SERVED_PER_PEER = 1024  # of them to one peer, so that it takes more than one to take them all
@@ -53,12 +53,14 @@ class Network:
         self.peer_id = peer_id(self.public_key)
         self.peerstore = Peerstore()
         self.doors = Doors()  # to be told of a certificate before ``listen``
+        self.max_connections = MAX_CONNECTIONS
         self._announce = tuple(address.without_peer() for address in announce)
         self._circuits: dict[Multiaddr, None] = {}  # addresses through relays that hold a slot for us
         self._handlers: dict[str, RawHandler] = {}
         self._listeners: list[transport.Listener | DirectListener] = []
         self._bound: list[Multiaddr] = []
         self._links: dict[PeerId, list[Link]] = {}
+        self._open = 0  # links in all
         self._shaking: dict[Link, None] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._served: Counter[PeerId] = Counter()
@@ -181,11 +183,10 @@ class Network:
         """A link over a wire; ``machine`` where another than yamux is spoken. Raises ``CapacityError``."""
         if self._closed:
             raise CapacityError("this host is closed")
-        open_links = sum(map(len, self._links.values()))
         if len(self._shaking) >= MAX_HANDSHAKES:
             self._give_up_a_handshake()
-        if open_links >= MAX_CONNECTIONS or len(self._shaking) >= MAX_HANDSHAKES:
-            raise CapacityError(f"{open_links} connections are open and {len(self._shaking)} are opening")
+        if self._open >= self.max_connections or len(self._shaking) >= MAX_HANDSHAKES:
+            raise CapacityError(f"{self._open} connections are open and {len(self._shaking)} are opening")
         link = Link(self, wire, address, initiator=initiator, expected_peer=expected_peer, machine=machine)
         self._shaking[link] = None
         return link
@@ -209,6 +210,7 @@ class Network:
             link.close("it is ourselves" if peer == self.peer_id else "the peer has too many connections")
             return
         links.append(link)
+        self._open += 1
         logger.info("connected to %s at %s", peer, link.address)
         _tell(self._opened, link)
 
@@ -222,6 +224,7 @@ class Network:
         if link not in links:
             return
         links.remove(link)
+        self._open -= 1
         logger.info("disconnected from %s at %s: %s", peer, link.address, reason)
         if not links:
             del self._links[peer]

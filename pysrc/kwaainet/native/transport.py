@@ -27,6 +27,10 @@ from .stream import HIGH_WATER, LINGER, RawStream
 
 MAX_WS_FRAME = 1 << 20  # bytes, held until it is whole, by strangers too; js-libp2p sends 64 KiB, we 256
 READ_BUFFER = 16 << 10  # bytes a WebSocket reads into at first
+UNSENT = (
+    128 << 10
+)  # bytes the system may hold beside what is under way: all circuits of a link wait behind them
+READ_BUFFER = 2 << 10  # bytes at first; it grows with what comes, and most connections are idle
 SOCKET_BUFFER = 512 << 10  # bytes a socket may hold unsent before its link is paused
 _WS_HANDSHAKE_TIMEOUT = 15.0
 _FAMILIES = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}  # dns means either
@@ -67,7 +71,7 @@ class TcpWire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=SOCKET_BUFFER)
+        _bound(self._transport)
         self.link = self._make_link(self, _remote(self._transport))
         if self.link is None:
             self._transport.abort()
@@ -110,9 +114,9 @@ class WsWire(WSListener):
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
-        socket = transport.underlying_transport
-        socket.set_write_buffer_limits(high=SOCKET_BUFFER)
-        self.link = self._make_link(self, _remote(socket, self._client) / "/ws")
+        beneath = transport.underlying_transport
+        _bound(beneath)
+        self.link = self._make_link(self, _remote(beneath, self._client) / "/ws")
         if self.link is None:
             transport.disconnect()
 
@@ -221,6 +225,7 @@ async def listen(address: Multiaddr, make_link: MakeLink, doors: Doors | None = 
                 port,
                 websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
                 max_frame_size=MAX_WS_FRAME,
+                read_buffer_init_size=READ_BUFFER,
                 enable_auto_pong=False,
                 logger_name=_ws_logger,
             )
@@ -249,6 +254,7 @@ async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
                 _url(address, host, port),
                 ssl_context=ssl.create_default_context() if address.transport == "wss" else None,
                 max_frame_size=MAX_WS_FRAME,
+                read_buffer_init_size=READ_BUFFER,
                 enable_auto_pong=False,
                 websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
                 logger_name=_ws_logger,
@@ -286,3 +292,11 @@ def _remote(transport: asyncio.BaseTransport, client: Callable[[str], str] | Non
     if client is not None:
         host = client(host)
     return Multiaddr((("ip6" if ":" in host else "ip4", host), ("tcp", str(port))))
+
+
+def _bound(transport: asyncio.BaseTransport) -> None:
+    """Bytes wait where circuits take turns, not in a socket, where the first to come is the first to go."""
+    cast(asyncio.WriteTransport, transport).set_write_buffer_limits(high=SOCKET_BUFFER)
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, option, UNSENT)

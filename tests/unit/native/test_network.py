@@ -113,6 +113,24 @@ def test_connections_have_caps(monkeypatch):
     run(main())
 
 
+def test_a_full_network_refuses_and_keeps_what_it_has():
+    async def main():
+        server, client, late = await listening(), network(), network()
+        server.max_connections = 1
+        link = await dial(client, server)
+        with pytest.raises((StreamReset, HandshakeError)):
+            await dial(late, server)
+        assert not link.closed
+        link.close("done")
+        while server.peers:
+            await asyncio.sleep(0)
+        assert not (await dial(late, server)).closed, "there is room again"
+        for one in (server, client, late):
+            one.close()
+
+    run(main())
+
+
 def test_the_slowest_handshake_makes_room_for_a_newcomer(monkeypatch):
     async def main():
         monkeypatch.setattr(module, "MAX_HANDSHAKES", 2)

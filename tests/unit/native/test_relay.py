@@ -27,7 +27,7 @@ class Scene:
     """A relay, a server that holds a slot on it, and clients; connections direct to the relay only."""
 
     async def __aenter__(self):
-        self.hosts = []
+        self.hosts, self.tasks = [], []
         relay = self.hub = await NativeHost.create(PrivateKey(os.urandom(32)), [ANY, ANY + "/ws"])
         self.relay = Relay(relay, **self.options)
         await relay.listen()
@@ -46,6 +46,8 @@ class Scene:
         return client
 
     async def __aexit__(self, *problem):
+        for task in self.tasks:
+            task.cancel()
         for one in self.hosts:
             await one.close()
 

@@ -31,7 +31,9 @@ from ..doors import Doors
 from ..host import NativeHost
 from ..http import Origin, parse_http_address, parse_ice_server, serve
 from ..model import Model
+from ..network import MAX_CONNECTIONS
 from ..offered import check_offer, offer, open_models
+from ..open_files import most_connections
 from ..open_hop import OpenHop
 from ..openai import ApiOptions
 from ..relay import Relay
@@ -119,6 +121,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             relay_tls.opened_doors(options.tls, options.http, options.listen)
         )
         host, relay, dht = await _join(stack, options, doors)
+        host.network.max_connections = most_connections(MAX_CONNECTIONS)
         hidden = [one.prefix for one in offered] if options.expose == Exposure.GATEWAY else []
         records = HiddenRecords(dht, hidden, time.time)
         announcements = AnnounceHandler(host, records, relay.has_reservation, time.time)

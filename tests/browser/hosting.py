@@ -61,7 +61,8 @@ class Host:
         path = request.match_info["path"]
         headers = {"Content-Security-Policy": self._policy}
         if path in self._pages:
-            return web.Response(text=self._pages[path], content_type="text/html", headers=headers)
+            kind = "text/javascript" if path.endswith(".js") else "text/html"
+            return web.Response(text=self._pages[path], content_type=kind, headers=headers)
         file = None if self._folder is None else self._folder / path
         if file is None or not file.is_file():
             raise web.HTTPNotFound

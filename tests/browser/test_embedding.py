@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from browser.hosting import BUTTON, NONCE, Host, only_ours, shows, strict, visiting, without_workers
 
+from kwaainet.errors import LocalError
+
 ATTEMPTS = 4
 LONG_TASKS = (
     "globalThis.longTasks = [];"
@@ -64,6 +66,43 @@ def test_an_element_in_a_strict_page_of_another_origin(origin: dict[str, Any]) -
             await page.evaluate("document.querySelector('kwaai-node').withdraw()")
             assert await page.evaluate("localStorage.length") == 0
             only_ours(page, host, origin)
+
+    asyncio.run(main())
+
+
+def test_attributes_properties_events_and_parts_are_an_elements(origin: dict[str, Any]) -> None:
+    """Nothing is started: what the element shows and says without a relay."""
+    element = "document.querySelector('kwaai-node')"
+
+    async def main() -> None:
+        host = Host(strict(origin), {"": element_page(origin)})
+        async with visiting(host, "/") as page:
+            await shows(page, f"{BUTTON.format('start')}?.textContent", "Agree")
+            await page.evaluate(f"{element}.theme = 'dark'; {element}.setAttribute('model', 'other')")
+            asked = f"[{element}.getAttribute('theme'), {element}.model, {element}.blocks, {element}.relay]"
+            assert await page.evaluate(asked) == ["dark", "other", "", origin["http"]]
+            parts = f"[...{element}.shadowRoot.querySelectorAll('[part]')].flatMap(each => [...each.part])"
+            documented = {"panel", "about", "state", "progress", "problem", "buttons", "button", "start"}
+            assert documented <= set(await page.evaluate(parts))
+            await page.evaluate(
+                "const sheet = new CSSStyleSheet(); document.adoptedStyleSheets = [sheet];"
+                "sheet.replaceSync('kwaai-node { --kwaai-padding: 7px } ::part(about) { color: red }')"
+            )
+            style = f"getComputedStyle({element}).padding"
+            assert await page.evaluate(style) == "7px"
+            about = f"getComputedStyle({element}.shadowRoot.querySelector('[part=about]')).color"
+            assert await page.evaluate(about) == "rgb(255, 0, 0)"
+            refused = f"{element}.start().catch(error => error.message)"
+            assert "has not consented" in await page.evaluate(refused)
+            with pytest.raises(LocalError, match=r"TypeError: limits\.duty is 2"):
+                await page.evaluate(f"{element}.limits = {{ duty: 2 }}")
+            await page.evaluate(f"{BUTTON.format('start')}.click()")
+            await shows(page, "globalThis.heard", "failed")
+            await shows(page, f"{BUTTON.format('problem')}.textContent", "not other")
+            expired = "localStorage.setItem(localStorage.key(0), String(Date.now() - 1))"
+            await page.evaluate(f"{expired}; {element}.theme = 'light'")
+            assert await page.evaluate(f"{element}.consent") is None
+            await shows(page, f"{BUTTON.format('start')}.textContent", "Agree")
 
     asyncio.run(main())
 

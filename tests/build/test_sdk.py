@@ -49,18 +49,50 @@ if (typeof KwaaiNodeElement !== 'function') throw new Error('no class')
 
 def run(*command: object, cwd: Path) -> None:
     done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=120
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_package_installs_types_check_and_importing_it_needs_no_document(tmp_path: Path) -> None:
-    run(NODE, ROOT / "build" / "sdk.mjs", tmp_path / "made", cwd=ROOT)
-    run(NPM, "pack", tmp_path / "made" / "package", "--silent", cwd=tmp_path)
-    project = tmp_path / "project"
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of somebody's that has installed the package."""
+    folder = tmp_path_factory.mktemp("sdk")
+    run(NODE, ROOT / "build" / "sdk.mjs", folder / "made", cwd=ROOT)
+    run(NPM, "pack", folder / "made" / "package", "--silent", cwd=folder)
+    project = folder / "project"
     project.mkdir()
     (project / "package.json").write_text('{"type": "module"}')
-    run(NPM, "install", "--offline", "--no-audit", "--no-fund", *tmp_path.glob("*.tgz"), cwd=project)
+    run(NPM, "install", "--offline", "--no-audit", "--no-fund", *folder.glob("*.tgz"), cwd=project)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("source", "most", "lacks"),
+    [
+        ("import 'kwaainet-web'", 100, ""),
+        ("import 'kwaainet-web/element'", 100, ""),
+        ("import { planThreads } from 'kwaainet-web'; console.log(planThreads())", 2_000, ""),
+        ("import { createClient } from 'kwaainet-web'; createClient({})", 25_000, "kwaainet-serving"),
+        ("import { createNode } from 'kwaainet-web'; createNode({})", 30_000, "chat.completion"),
+    ],
+)
+def test_what_is_not_used_is_not_bundled(project: Path, source: str, most: int, lacks: str) -> None:
+    (project / "entry.js").write_text(source)
+    bundler = ROOT / "node_modules" / "esbuild" / "bin" / "esbuild"
+    flags = ["--bundle", "--minify", "--format=esm", "--outfile=bundled.js", "--log-level=error"]
+    run(NODE, bundler, "entry.js", *flags, cwd=project)
+    bundled = (project / "bundled.js").read_text()
+    assert len(bundled) <= most
+    assert not lacks or lacks not in bundled
+
+
+def test_every_export_is_documented() -> None:
+    typedoc = ROOT / "node_modules" / "typedoc" / "bin" / "typedoc"
+    run(NODE, typedoc, "--options", "build/typedoc.json", "--emit", "none", cwd=ROOT)
+
+
+def test_the_package_installs_types_check_and_importing_it_needs_no_document(project: Path) -> None:
     (project / "use.ts").write_text(USE)
     (project / "bare.mjs").write_text(BARE)
     run(NODE, "bare.mjs", cwd=project)

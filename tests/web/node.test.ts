@@ -212,6 +212,27 @@ test('finishing drains, and stopping hurries it', async () => {
   assert.ok(worker().ended)
 })
 
+test('finishing is hurried by its signal', async () => {
+  const { node, worker } = await serving()
+  const hurry = new AbortController()
+  const finished = node.finish({ within: 60, signal: hurry.signal })
+  const drains = (): number[] => worker().posted.filter(({ type }) => type === 'stop-node').map(({ drain }) => drain)
+  assert.deepEqual(drains(), [60])
+  hurry.abort()
+  assert.deepEqual(drains(), [60, 0])
+  worker().say({ type: 'stopped' })
+  await finished
+  assert.equal(node.status().state, 'stopped')
+})
+
+test('a node that goes out of scope leaves', async () => {
+  const { node, worker } = await serving()
+  const left = node[Symbol.asyncDispose]()
+  worker().say({ type: 'stopped' })
+  await left
+  assert.equal(node.status().state, 'stopped')
+})
+
 test('a failure is a state, an event and a rejection, and the node may be started again', async () => {
   const { node, states, worker } = scene()
   const errors: string[] = []

@@ -12,6 +12,7 @@ import { TypedWorker } from './worker.ts'
 
 const STOP_PATIENCE = 5000 // ms for ending sessions in order before the workers are ended
 
+/** What `createClient` takes. */
 export interface ClientOptions {
   /** Where relay, model and bundles come from, such as `location.origin`. */
   relay: string | URL
@@ -26,18 +27,25 @@ export interface ClientOptions {
   /** Whether servers pass a step on to the next one themselves ('on'), or it comes back here between them ('off');
    * 'auto', which is the default: as it is sooner. */
   push?: 'auto' | 'on' | 'off'
+  /** Everything the client does, as it happens. */
   onEvent?: (event: ClientEvent) => void
 }
 
+/** `idle`: nothing is loaded. `loading`, `ready`. `closed`: for good. `error`: it failed, and the next completion tries again. */
 export type ClientState = 'idle' | 'loading' | 'ready' | 'closed' | 'error'
 
+/**
+ * What a client tells: its state; what it loads, in bytes (a total of 0 is not known); the chain of servers that answers,
+ * again when one was lost, with those that left it; how the relay is reached; who is connected.
+ */
 export type ClientEvent =
   | { event: 'state', state: ClientState, message?: string }
-  | { event: 'progress', stage: string, done: number, total: number } // total 0: unknown
-  | { event: 'chain', hops: HopReport[], lost: string[] } // `lost`: peers of the last chain of this answer that left it
+  | { event: 'progress', stage: string, done: number, total: number }
+  | { event: 'chain', hops: HopReport[], lost: string[] }
   | { event: 'connection', connection: string, message: string }
   | { event: 'peers', peers: PeerReport[] }
 
+/** How a client is doing. */
 export interface ClientStatus {
   state: ClientState
   peer_id?: string
@@ -49,16 +57,21 @@ export interface ClientStatus {
   failovers: number
 }
 
+/** A client of the swarm in this tab. It contributes nothing and keeps no identity; servers see activations. */
 export interface Client {
   /** Load everything now; otherwise the first completion does. Rejects if that fails; it may be tried again. */
   start: (options?: { signal?: AbortSignal }) => Promise<void>
+  /** Completions in the shape of OpenAI's API. */
   chat: { completions: { create: Create } }
+  /** As of now. */
   status: () => ClientStatus
   /** End every answer and let go of all memory. */
   close: () => Promise<void>
+  /** As `close`, for `await using`. */
   [Symbol.asyncDispose]: () => Promise<void>
 }
 
+/** Completes a conversation: whole, or with `stream` in chunks, for `for await`; leaving that loop aborts the rest. */
 export interface Create {
   (params: CompletionParams & { stream: true }): Promise<AsyncIterableIterator<ChatCompletionChunk>>
   (params: CompletionParams & { stream?: false }): Promise<ChatCompletion>
@@ -73,6 +86,7 @@ interface Running {
   stopped: () => void
 }
 
+/** A client that has loaded nothing yet. */
 export function createClient (options: ClientOptions): Client {
   return new TabClient(options)
 }

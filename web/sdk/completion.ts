@@ -3,7 +3,9 @@
 
 import type { ChatMessage, Complete, Finished, Piece, Refused } from '../worker/chat_messages.ts'
 
+/** What is to be completed, and how; in OpenAI's words. */
 export interface CompletionParams {
+  /** The conversation, oldest first. */
   messages: ChatMessage[]
   /** Chunks as they come, instead of the whole at the end. */
   stream?: boolean
@@ -19,9 +21,12 @@ export interface CompletionParams {
   signal?: AbortSignal
 }
 
+/** `stop`: the model, or a stop text, ended it. `length`: as many tokens as were asked for. */
 export type FinishReason = 'stop' | 'length'
+/** Tokens of the conversation, of the answer, and of both. */
 export interface Usage { prompt_tokens: number, completion_tokens: number, total_tokens: number }
 
+/** A part of an answer as it comes. */
 export interface ChatCompletionChunk {
   id: string
   object: 'chat.completion.chunk'
@@ -32,6 +37,7 @@ export interface ChatCompletionChunk {
   usage?: Usage
 }
 
+/** An answer. */
 export interface ChatCompletion {
   id: string
   object: 'chat.completion'

@@ -6,6 +6,7 @@ import { clearCache, forgetIdentity } from './cache.ts'
 import { consentUntil, giveConsent, withdrawConsent } from './consent.ts'
 import { type Action, View, WORDS, type Words } from './element_view.ts'
 import type { Limits, NodeEvents, NodeStatus } from './events.ts'
+import { readLimits } from './limits.ts'
 import { createNode, type KwaaiNode, type NodeOptions } from './node.ts'
 
 const ATTRIBUTES = ['relay', 'model', 'blocks', 'theme'] as const
@@ -14,6 +15,8 @@ const IDLE: NodeStatus = { state: 'idle', work: { sessions: 0, tokensDone: 0 }, 
 
 // Where there is no document, as in server-side rendering, the class can be imported and is never constructed.
 const Base = (globalThis.HTMLElement ?? class {}) as typeof HTMLElement
+
+export { WORDS, type Words }
 
 /** The events of the element: those of its node, bubbling and composed, as `kwaai-state` and so on. */
 export type ElementEvents = { [Name in keyof NodeEvents as `kwaai-${Name}`]: CustomEvent<NodeEvents[Name]> }
@@ -32,23 +35,28 @@ export class KwaaiNodeElement extends Base {
   #options: Partial<NodeOptions> = {}
   #words: Words = WORDS
 
+  /** The relay's address, as the attribute; the page's own origin without it. */
   get relay (): string { return this.getAttribute('relay') ?? globalThis.location.origin }
   set relay (value: string) { this.setAttribute('relay', value) }
 
+  /** The model to serve, as the attribute; empty: the one the relay offers. */
   get model (): string { return this.getAttribute('model') ?? '' }
   set model (value: string) { this.setAttribute('model', value) }
 
+  /** START:END or auto:COUNT, as the attribute; empty: all. */
   get blocks (): string { return this.getAttribute('blocks') ?? '' }
   set blocks (value: string) { this.setAttribute('blocks', value) }
 
+  /** light or dark, as the attribute; empty: as the page. */
   get theme (): string { return this.getAttribute('theme') ?? '' }
   set theme (value: string) { this.setAttribute('theme', value) }
 
   /** What the node may use, with effect at once. Throws a TypeError for what makes no sense. */
   get limits (): Limits { return this.#limits }
   set limits (limits: Limits) {
+    const checked = readLimits({}, limits)
     this.#node?.setLimits(limits)
-    this.#limits = { ...limits }
+    this.#limits = checked
   }
 
   /** What else `createNode` takes, read when the node starts. */
@@ -65,6 +73,7 @@ export class KwaaiNodeElement extends Base {
   /** Until when the visitor has consented to contribute to this relay, or null. */
   get consent (): Date | null { return consentUntil(this.#relayOrigin()) }
 
+  /** How its node is doing. */
   status (): NodeStatus { return this.#node?.status() ?? IDLE }
 
   /** Begin, if the visitor has consented before; else an Error says so. As `KwaaiNode.start`. */
@@ -73,9 +82,13 @@ export class KwaaiNodeElement extends Base {
     await this.#start(options)
   }
 
+  /** As `KwaaiNode.pause`. */
   pause (): void { this.#node?.pause() }
+  /** As `KwaaiNode.resume`. */
   resume (): void { this.#node?.resume() }
-  async finish (options: { within?: number } = {}): Promise<void> { await this.#node?.finish(options) }
+  /** As `KwaaiNode.finish`. */
+  async finish (options: { within?: number, signal?: AbortSignal } = {}): Promise<void> { await this.#node?.finish(options) }
+  /** As `KwaaiNode.stop`. */
   async stop (): Promise<void> { await this.#node?.stop() }
 
   /** Stop, forget the consent, and delete weights and identity. */
@@ -86,16 +99,18 @@ export class KwaaiNodeElement extends Base {
     this.#show()
   }
 
+  /** @internal */
   connectedCallback (): void {
     this.#view ??= new View(this, action => { this.#act(action) })
     this.#show()
   }
 
-  /** An element that is taken out stops; one that is only moved goes on. */
+  /** An element that is taken out stops; one that is only moved goes on. @internal */
   disconnectedCallback (): void {
     queueMicrotask(() => { if (!this.isConnected) void this.stop() })
   }
 
+  /** @internal */
   attributeChangedCallback (): void { this.#show() }
 
   #act (action: Action): void {

@@ -4,6 +4,7 @@
 
 import type { NodeStatus } from './events.ts'
 
+/** The English texts: what `words` of the element replaces. */
 export const WORDS = {
   label: 'Contribute to KwaaiNet',
   about: 'This page can lend this device to people who generate text with a language model: a part of the model is downloaded and computed here, until you stop it or leave. The activations you compute pass through your device, and their words could be worked out; others see your network address. Nothing is loaded or stored before you agree.',
@@ -33,6 +34,7 @@ export const WORDS = {
   hours: 'outside its hours',
   memory: 'too little memory allowed'
 }
+/** Every text of the element. */
 export type Words = typeof WORDS
 
 const STYLE = `

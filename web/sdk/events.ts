@@ -1,8 +1,17 @@
 // What a node tells: its states, and the events by which an EventTarget says them, with their types.
 // Rule of the file: types and plain data only; names are camelCase here and the workers' own below the SDK.
 
-import type { Backend, ConnectionKind, PeerReport } from '../worker/messages.ts'
-import type { PauseReason } from '../worker/node_messages.ts'
+import type { Backend as WorkerBackend, ConnectionKind as WorkerKind, PeerReport } from '../worker/messages.ts'
+import type { PauseReason as WorkerReason } from '../worker/node_messages.ts'
+
+/** What computes: the graphics card, or the processor by WebAssembly. */
+export type Backend = WorkerBackend
+
+/** What a peer is: the relay itself, one reached through a circuit of the relay, or one reached directly by WebRTC. */
+export type ConnectionKind = WorkerKind
+
+/** Why a node is paused: it was asked to, or a limit forbids it to serve now. */
+export type PauseReason = WorkerReason
 
 /**
  * `idle`: never started. `preflight`: looking at what this browser can do. `loading`: Python, weights, the engine.
@@ -71,6 +80,7 @@ export interface Receipt {
 /** Who serves in this browser, where this tab does not. */
 export interface Elsewhere { peerId?: string, title: string, since: Date }
 
+/** How a node is doing; what is not known, or does not apply, is absent. */
 export interface NodeStatus {
   state: NodeState
   /** While loading: how far it is. */
@@ -118,13 +128,17 @@ export interface NodeEvents {
 
 /** An EventTarget whose events have types. */
 export class TypedEventTarget<Events extends object> extends EventTarget {
+  /** Hear an event; each is a CustomEvent with a `detail`. */
   override addEventListener<Name extends keyof Events & string> (name: Name, listener: ((event: CustomEvent<Events[Name]>) => void) | null, options?: AddEventListenerOptions | boolean): void
+  /** As every EventTarget has it. */
   override addEventListener (name: string, listener: EventListenerOrEventListenerObject | null, options?: AddEventListenerOptions | boolean): void
   override addEventListener (name: string, listener: unknown, options?: AddEventListenerOptions | boolean): void {
     super.addEventListener(name, listener as EventListener, options)
   }
 
+  /** Hear it no more. */
   override removeEventListener<Name extends keyof Events & string> (name: Name, listener: ((event: CustomEvent<Events[Name]>) => void) | null, options?: EventListenerOptions | boolean): void
+  /** As every EventTarget has it. */
   override removeEventListener (name: string, listener: EventListenerOrEventListenerObject | null, options?: EventListenerOptions | boolean): void
   override removeEventListener (name: string, listener: unknown, options?: EventListenerOptions | boolean): void {
     super.removeEventListener(name, listener as EventListener, options)

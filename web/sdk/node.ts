@@ -9,11 +9,13 @@ import { type Facts, limitsMessage, readLimits, reasonsAgainst, watchMachine } f
 import { type NodeEvent, Tab, type TabOptions } from './tab.ts'
 import { Turn } from './turn.ts'
 
+/** What `createNode` takes. */
 export interface NodeOptions extends TabOptions {
   /** What the node may use; see `setLimits`. */
   limits?: Limits
   /** Stops the node when aborted, at once. */
   signal?: AbortSignal
+  /** As the event `progress`. */
   onProgress?: (progress: Progress) => void
 }
 
@@ -28,12 +30,16 @@ export interface KwaaiNode extends TypedEventTarget<NodeEvents>, AsyncDisposable
   pause: () => void
   /** Go on, where the limits allow it. */
   resume: () => void
-  /** Leave when what is being served has ended, at most `within` seconds from now (90 unless said); may be hurried by `stop`. */
-  finish: (options?: { within?: number }) => Promise<void>
+  /**
+   * Leave when what is being served has ended, at most `within` seconds from now (90 unless said). Aborting `signal`
+   * hurries it, as `stop` does.
+   */
+  finish: (options?: { within?: number, signal?: AbortSignal }) => Promise<void>
   /** Leave now: clients are told, and go on elsewhere. */
   stop: () => Promise<void>
   /** Change limits, with effect at once; those not named stay. Throws a TypeError for what makes no sense. */
   setLimits: (limits: Limits) => void
+  /** As of now. */
   status: () => NodeStatus
 }
 
@@ -95,11 +101,14 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     this.#heed()
   }
 
-  async finish ({ within = FINISH }: { within?: number } = {}): Promise<void> {
+  async finish ({ within = FINISH, signal }: { within?: number, signal?: AbortSignal } = {}): Promise<void> {
     this.#asked = false
     if (OVER.includes(this.#status.state)) return
-    if (this.#launched) await this.#tab.stop({ drain: within })
+    const hurry = (): void => { void this.stop() }
+    signal?.addEventListener('abort', hurry)
+    if (this.#launched) await this.#tab.stop({ drain: signal?.aborted === true ? 0 : within })
     else this.#options.onEvent?.({ event: 'offline' })
+    signal?.removeEventListener('abort', hurry)
     this.#end()
     if (!OVER.includes(this.#status.state)) this.#tell('stopped')
   }

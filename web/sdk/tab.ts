@@ -59,6 +59,7 @@ export interface NodeEvent {
   receipt?: Omit<Receipt, 'type'>
 }
 
+/** What a tab's node takes. */
 export interface TabOptions {
   /** Where relay, model and bundles come from, such as `location.origin`. */
   relay: string | URL

@@ -4,6 +4,7 @@
 const MOST = 16 // that the engine takes
 const USUAL = 4 // unless more are asked for
 
+/** How many threads compute, and why not more. */
 export interface ThreadPlan {
   count: number
   /** Of what the count is a part, or why it is one. */

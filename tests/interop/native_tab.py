@@ -1,7 +1,7 @@
-"""A tab's stand-in, without a browser: ``native_tab.py RELAY_MULTIADDR MODEL PREFIX A:B``.
+"""A tab's stand-in, without a browser: ``native_tab.py RELAY_MULTIADDR[,ANOTHER] MODEL PREFIX A:B``.
 
-The node of a tab on the native ports: reachable through a slot on its relay only, and announced by the
-relay. Prints {"event": "online", "peer_id"}.
+The node of a tab on the native ports: reachable through slots on its relays only, and announced by the first
+of them that it is connected to. Prints {"event": "online", "peer_id"}.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ from kwaainet.native.store import NoStore
 from kwaainet.node.announce import RelayAnnouncer
 from kwaainet.node.config import NodeConfig
 from kwaainet.node.server import ServerNode
-from kwaainet.types import BlockRange
+from kwaainet.types import BlockRange, PeerId
 
 
-async def main(relay: str, path: str, prefix: str, blocks: str) -> None:
+async def main(relays: str, path: str, prefix: str, blocks: str) -> None:
     model = open_model(Path(path), name=prefix)
-    host = await NativeHost.create(PrivateKey(os.urandom(32)), [relay + "/p2p-circuit"])
+    addresses = relays.split(",")
+    host = await NativeHost.create(PrivateKey(os.urandom(32)), [f"{one}/p2p-circuit" for one in addresses])
+    slots = [await host.connect(one) for one in addresses]
+
+    def speaker() -> PeerId:
+        return next((one for one in slots if one in host.connected_peers), slots[0])
+
     node = ServerNode(
         NodeConfig(prefix, BlockRange.parse(blocks)),
         host=host,
@@ -35,11 +41,15 @@ async def main(relay: str, path: str, prefix: str, blocks: str) -> None:
         store=NoStore(),
         source=model.source,
         manifest=model.manifest,
-        announcer=RelayAnnouncer(host, await host.connect(relay)),
+        announcer=RelayAnnouncer(host, speaker),
         now=time.time,
         gradients=NativeGradients(1),
     )
     await node.start()
+    host.on_peer_lost(
+        lambda peer: said.append(asyncio.ensure_future(node.announce_again())) if peer in slots else None
+    )
+    said: list[asyncio.Future[None]] = []
     print(json.dumps({"event": "online", "peer_id": str(host.peer_id)}), flush=True)
     await asyncio.Event().wait()
 

@@ -113,11 +113,11 @@ def started(
 
 
 @contextlib.contextmanager
-def relay(folder: Path, *flags: str | Path) -> Iterator[dict[str, Any]]:
+def relay(folder: Path, *flags: str | Path, name: str = "relay") -> Iterator[dict[str, Any]]:
     """A relay on free ports; yields its ready event with ``tcp``, its first TCP address."""
     command = [KWAAINET, "relay", "-v", "--http", "127.0.0.1:0"]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/tcp/0/ws", *flags]
-    with started(command, folder, "relay") as running:
+    with started(command, folder, name) as running:
         ready = running.event("ready")
         ready["tcp"] = next((one for one in ready["maddrs"] if "/ws" not in one), None)
         ready["running"] = running
@@ -134,10 +134,11 @@ def tab(folder: Path, url: str, *flags: str, name: str = "tab") -> Iterator[tupl
 
 @contextlib.contextmanager
 def native_tab(
-    folder: Path, origin: Mapping[str, Any], case: Case, blocks: str, name: str
+    folder: Path, origin: Mapping[str, Any], case: Case, blocks: str, name: str, *others: Mapping[str, Any]
 ) -> Iterator[tuple[Running, dict[str, Any]]]:
-    """A tab's stand-in without a browser behind a relay, see ``native_tab.py``; as ``tab``."""
-    address = next(address for address in origin["maddrs"] if "/ws/" in address)
+    """A tab's stand-in without a browser behind one or more relays, see ``native_tab.py``; as ``tab``."""
+    found = (next(address for address in one["maddrs"] if "/ws/" in address) for one in (origin, *others))
+    address = ",".join(found)
     script = ROOT / "tests" / "interop" / "native_tab.py"
     command = [sys.executable, script, address, case.folder, case.prefix, blocks]
     with started(command, folder, name) as running:

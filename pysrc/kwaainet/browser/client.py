@@ -22,7 +22,7 @@ from .bridge import JsFiles, JsPort, on_message, reporter, take_over
 from .chat import Chat, ChatModel
 from .host import BrowserHost
 from .store import BrowserSource, BrowserStore
-from .worker import loading, relay_of
+from .worker import loading, relay_of, speaker
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ async def load_model(
 
 def client_of(host: BrowserHost, asked: chat_messages.ClientConfig, model: ChatModel) -> Client:
     """A client that reads the swarm through the relay."""
-    reader = directory_reader(host, relay_of(asked["relays"]))
+    reader = directory_reader(host, speaker(host, relay_of(asked["relays"])))
     return Client(
         host,
         reader,

@@ -80,12 +80,12 @@ class BrowserHost:
         self._answers: dict[int, asyncio.Future[bytes]] = {}
         self._streams: dict[int, BrowserStream] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
-        self._addresses: tuple[str, ...] = ()
+        self._slots: dict[str, tuple[str, ...]] = {}  # our addresses by relay, the longest held first
         self._gone: StreamReset | None = None
-        self._was_lost = False
+        self._was_lost = False  # whom announced us, and nobody has announced us since
         self._peer_id: asyncio.Future[PeerId] = asyncio.get_running_loop().create_future()
         self.on_return: Callable[[], None] = lambda: None
-        """Called when a lost relay has taken us again: what it announced of us must be said anew."""
+        """Called when another relay holds us, or the lost one again: what it announced must be said anew."""
         port.listen(self._receive)
 
     @classmethod
@@ -102,8 +102,14 @@ class BrowserHost:
 
     @property
     def addresses(self) -> Sequence[str]:
-        """See ``ports.Host``; empty while the relay is lost."""
-        return self._addresses
+        """See ``ports.Host``; empty while every relay is lost."""
+        return tuple(address for addresses in self._slots.values() for address in addresses)
+
+    @property
+    def relay(self) -> PeerId | None:
+        """The one that speaks for us, of those where we hold a slot; ``None`` while there is none."""
+        first = next(iter(self._slots), None)
+        return None if first is None else PeerId.parse(first.rpartition("/p2p/")[2])
 
     def handle_unary(self, protocol: str, handler: UnaryHandler) -> None:
         """See ``ports.Host``."""
@@ -198,11 +204,14 @@ class BrowserHost:
             self._serving[number].cancel()
 
     def _note_connection(self, connection: Connection) -> None:
-        self._addresses = tuple(connection["addresses"])
-        if connection["state"] == "lost":
-            self._was_lost = True
-            log.warning("the relay is lost: %s", connection["reason"])
-        elif connection["state"] == "reserved" and self._was_lost:
+        before = next(iter(self._slots), None)
+        if connection["state"] == "reserved":
+            self._slots[connection["relay"]] = tuple(connection["addresses"])
+        elif connection["state"] == "lost":
+            self._slots.pop(connection["relay"], None)
+            self._was_lost |= before in (connection["relay"], None)
+            log.warning("the relay %s is lost: %s", connection["relay"], connection["reason"])
+        if self._was_lost and self._slots:
             self._was_lost = False
             self.on_return()
 
@@ -273,7 +282,7 @@ class BrowserHost:
 
     def _fail_all(self, error: StreamReset) -> None:
         self._gone = self._gone or error
-        self._addresses = ()
+        self._slots = {}
         if not self._peer_id.done():
             self._peer_id.set_exception(error)
         for answer in self._answers.values():

@@ -104,10 +104,10 @@ class Tab:
             store=BrowserStore(files),
             source=BrowserSource(files, model["files"]),
             manifest=manifest,
-            announcer=RelayAnnouncer(host, relay, timeout=config.announce_timeout),
+            announcer=RelayAnnouncer(host, speaker(host, relay), timeout=config.announce_timeout),
             now=swarm_clock(asked["ahead"]),
             gradients=BrowserGradients(bridge.createGradients),
-            read_servers=directory_reader(host, relay),
+            read_servers=directory_reader(host, speaker(host, relay)),
             chance=random.random,
             bandwidth=Bandwidth(host, [relay], time.perf_counter),
             on_receipt=lambda receipt: tell(told(receipt)),
@@ -166,7 +166,7 @@ class Tab:
         status = self._node.status
         if progress.stage in STATES:
             self._tell_state(STATES[progress.stage], "")
-            self._host.set_farewell(self._relay, PROTOCOL, self._node.farewell())
+            self._host.set_farewell(self._host.relay or self._relay, PROTOCOL, self._node.farewell())
         elif progress.stage == "paused":
             self._tell_state("paused", "")
         elif progress.stage == "offline":
@@ -281,6 +281,11 @@ def read_limits(message: node_messages.SetLimits) -> tuple[Limits, Facts]:
         int(message["utc_offset"]),
     )
     return limits, facts
+
+
+def speaker(host: BrowserHost, first: PeerId) -> Callable[[], PeerId]:
+    """The relay that speaks for us now; ``first`` where none holds us."""
+    return lambda: host.relay or first
 
 
 def relay_of(relays: list[str]) -> PeerId:

@@ -163,6 +163,10 @@ class ReservationTable:
         self._expires[peer] = int(now) + RESERVATION_SECONDS
         return self._expires[peer]
 
+    def holders(self, now: float) -> list[PeerId]:
+        """All who hold a slot."""
+        return [peer for peer, until in self._expires.items() if until > now]
+
     def holds(self, peer: PeerId) -> bool:
         """Whether the peer has a slot."""
         return peer in self._expires

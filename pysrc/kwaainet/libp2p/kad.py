@@ -8,8 +8,10 @@ of peer ids, and an answer carries at most ``K`` peers.
 from __future__ import annotations
 
 import hashlib
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from ..errors import KwaaiNetError, ProtocolError
 from ..types import PeerId
@@ -24,8 +26,11 @@ _ANSWERABLE = {1: "GET_VALUE", 3: "GET_PROVIDERS", FIND_NODE: "FIND_NODE"}
 K = 20  # peers per answer
 ALPHA = 3  # peers asked at once
 MAX_ASKED = 24  # peers asked in one lookup
+MAX_ASKED_NEAR = 100  # peers asked in one search for our neighbours: a liar can always name nearer ones
 MAX_MESSAGE = 256 << 10  # bytes; 20 peers with 64 addresses take about 100 KiB
 MAX_KEY = 128
+BITS = 256  # of a position
+MAX_NEAR_BITS = 14  # 16,384 keys on the average until one fits: about a second in a browser
 _CONNECTED = 1
 
 
@@ -96,10 +101,30 @@ def read_response(message: bytes) -> list[PeerRecord]:
     return records
 
 
+def position(key: bytes) -> int:
+    """Where a key, or a peer by its id's bytes, stands among the 2^256 positions."""
+    return int.from_bytes(hashlib.sha256(key).digest(), "big")
+
+
 def distance(key: bytes, peer: PeerId) -> int:
     """How far a peer is from a key."""
-    one, other = hashlib.sha256(key).digest(), hashlib.sha256(peer.data).digest()
-    return int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
+    return position(key) ^ position(peer.data)
+
+
+def shared_bits(one: int, other: int) -> int:
+    """With how many equal bits two positions begin."""
+    return BITS - (one ^ other).bit_length()
+
+
+def near_bits(own: int, servers: Iterable[int]) -> int:
+    """How many first bits of its position a peer should share with us, so that whoever looks for it asks us.
+
+    A search ends when the ``K`` servers nearest to its target have been asked. Among those are all that share
+    more bits with us than our ``K/2``-th nearest does, and we. 0 where there are fewer servers than are asked
+    anyway.
+    """
+    shared = sorted((shared_bits(own, server) for server in servers), reverse=True)
+    return min(shared[K // 2 - 1] + 1, MAX_NEAR_BITS) if len(shared) >= K else 0
 
 
 def closest(key: bytes, peers: Iterable[PeerId], count: int = K) -> list[PeerId]:
@@ -136,3 +161,54 @@ class Lookup:
                 self.addresses = tuple(dict.fromkeys((*self.addresses, *record.addresses)))
             elif record.addresses and len(self._known) < MAX_ASKED * K:
                 self._known.setdefault(record.peer, record)
+
+
+class Closest:
+    """Who are the kad servers nearest to us? Ask each of ``next_peers()`` where we are; answers to
+    ``receive``.
+
+    Done when the ``K`` nearest that answer have answered, as in the Kademlia paper: they know us from then
+    on, and we them.
+    """
+
+    def __init__(self, own: PeerId, servers: Iterable[PeerRecord]) -> None:
+        self._own = own
+        self._order: list[tuple[int, PeerId]] = []
+        self._known: dict[PeerId, PeerRecord] = {}
+        self._asked: set[PeerId] = set()
+        self._silent: set[PeerId] = set()
+        self._answered: dict[PeerId, PeerRecord] = {}
+        self._learn(servers)
+
+    @property
+    def found(self) -> list[PeerRecord]:
+        """Those that answered, nearest first."""
+        return sorted(self._answered.values(), key=lambda record: distance(self._own.data, record.peer))
+
+    def next_peers(self) -> list[PeerRecord]:
+        """Up to ``ALPHA`` peers to ask now, nearest first; empty when there is nobody left to ask."""
+        living = (peer for _, peer in self._order if peer not in self._silent)
+        window = [peer for peer in islice(living, K) if peer not in self._asked]
+        chosen = window[: min(ALPHA, MAX_ASKED_NEAR - len(self._asked))]
+        self._asked.update(chosen)
+        return [self._known[peer] for peer in chosen]
+
+    def receive(self, asked: PeerRecord, records: Iterable[PeerRecord] | None) -> None:
+        """One peer's answer; ``None`` if it gave none."""
+        if records is None:
+            self._silent.add(asked.peer)
+            return
+        self._answered[asked.peer] = asked
+        self._learn(record for record in records if record.addresses)
+
+    def _learn(self, records: Iterable[PeerRecord]) -> None:
+        for record in records:
+            if (
+                record.peer != self._own
+                and record.peer not in self._known
+                and len(self._known) < MAX_ASKED_NEAR * K
+            ):
+                self._known[record.peer] = record
+                insort(
+                    self._order, (distance(self._own.data, record.peer), record.peer), key=lambda one: one[0]
+                )

@@ -50,6 +50,11 @@ class Dialer:
             return link
         return await self._dial(address, peer)
 
+    async def connect_anew(self, address: Multiaddr) -> Link:
+        """As ``connect``, by a connection of its own though there may be others: it shows that this way
+        works."""
+        return await self._dial(address, address.peer)
+
     async def reach(self, peer: PeerId) -> Link:
         """A connection to a peer by its id. Raises ``Unreachable``, saying what was tried."""
         link = self._network.link(peer)
@@ -93,7 +98,7 @@ class Dialer:
         known = self._network.peerstore.addresses(peer)
         link = await self._dial_any(peer, known, tried)
         if link is None:
-            found, asked = await self._routing.find(peer, self._dial_record)
+            found, asked = await self._routing.find(peer, self.dial_record)
             tried.append(f"{asked} kad servers knew {len(found)} addresses")
             link = await self._dial_any(peer, [a for a in found if a not in known], tried)
             self._network.peerstore.add(peer, found if link is not None else ())
@@ -101,7 +106,8 @@ class Dialer:
             raise Unreachable(f"{peer} cannot be reached: {'; '.join(tried)}")
         return link
 
-    async def _dial_record(self, record: PeerRecord) -> Link:
+    async def dial_record(self, record: PeerRecord) -> Link:
+        """A connection to a peer that kad told of. Raises ``Unreachable``."""
         tried: list[str] = []
         link = await self._dial_any(record.peer, record.addresses, tried)
         if link is None:

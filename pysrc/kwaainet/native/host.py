@@ -135,6 +135,15 @@ class NativeHost:
             link = await self._reach(peer)
             return await rpc.call_unary(link.open_stream(protocol), peer, request)
 
+    async def call_through(self, address: str, protocol: str, request: bytes, *, timeout: float) -> bytes:
+        """``call`` whoever is at a multiaddr by a connection of its own, closed again afterwards."""
+        async with asyncio.timeout(timeout):
+            link = await self._dialer.connect_anew(Multiaddr.parse(address))
+            try:
+                return await rpc.call_unary(link.open_stream(protocol), link.remote_peer, request)
+            finally:
+                link.close("what it was opened for is done")
+
     async def open_stream(self, peer: PeerId, protocol: str, *, timeout: float) -> Stream:
         raw = await self.open_raw(peer, protocol, timeout=timeout)
         return rpc.RpcStream(raw, StreamCaller(), self._budget)
@@ -150,6 +159,10 @@ class NativeHost:
                 stream.reset()
                 raise
             return stream
+
+    async def settle(self) -> int:
+        """See ``Routing.settle``."""
+        return await self.routing.settle(self._dialer.dial_record)
 
     async def reach_directly(self, peer: PeerId, allowed: Callable[[str], bool]) -> Link:
         """See ``Dialer.reach_directly``."""

@@ -121,6 +121,7 @@ class Origin:
     ice_servers: Sequence[Mapping[str, Any]] = ()
     api: Api | None = None
     more: Sequence[web.RouteDef] = ()
+    near_bits: Callable[[], int] = lambda: 0  # of its place that a tab's id should share with the relay's
 
     def __post_init__(self) -> None:
         if not (self.assets / "index.html").is_file():
@@ -159,6 +160,7 @@ class Origin:
                 "version": self.version,
                 "time": time.time(),  # a laptop's clock may be wrong
                 "relay": self.relay_addresses(),
+                "near_bits": self.near_bits(),
                 "ice_servers": list(self.ice_servers),
                 "model": models[0] if models else None,  # for who names none
                 "models": models,

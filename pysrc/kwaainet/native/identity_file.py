@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 
 from ..errors import ConfigError, InputError
+from ..identity.grinding import RELAY_BITS, RELAYS_PLACE, near
 from ..identity.keys import PrivateKey
 from ..ports import Crypto
 
@@ -18,15 +19,15 @@ MAX_FILE_SIZE = 4096  # bytes; an Ed25519 key takes 68
 _MODE = 0o600
 
 
-def load_or_create_identity(path: Path, crypto: Crypto) -> PrivateKey:
-    """The key in the file, made (mode 0600) if there is none.
+def load_or_create_identity(path: Path, crypto: Crypto, *, of_relay: bool = False) -> PrivateKey:
+    """The key in the file, made (mode 0600) if there is none; ``of_relay``: one that stands where relays do.
 
     Raises ``ConfigError`` for a file that cannot be read or written, or that others can read, and
     ``InputError`` for one that holds no Ed25519 key.
     """
     if path.exists():
         return _load(path, crypto)
-    key = PrivateKey(secrets.token_bytes(32))
+    key = near(RELAYS_PLACE, RELAY_BITS if of_relay else 0, crypto, secrets.token_bytes)
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         _write(part, key.encode(crypto))

@@ -57,6 +57,7 @@ class Network:
         self._announce = tuple(address.without_peer() for address in announce)
         self._circuits: dict[Multiaddr, None] = {}  # addresses through relays that hold a slot for us
         self._handlers: dict[str, RawHandler] = {}
+        self._hidden: set[str] = set()
         self._listeners: list[transport.Listener | DirectListener] = []
         self._bound: list[Multiaddr] = []
         self._links: dict[PeerId, list[Link]] = {}
@@ -76,13 +77,18 @@ class Network:
         self._handlers[protocol] = handler
         self.changed()
 
+    def hide(self, protocol: str) -> None:
+        """Tell others that it is served no more; who asks all the same is answered."""
+        self._hidden.add(protocol)
+        self.changed()
+
     def supports(self, protocol: str) -> bool:
         return protocol in self._handlers
 
     @property
     def protocols(self) -> Sequence[str]:
         """Ids of all protocols served."""
-        return tuple(self._handlers)
+        return tuple(protocol for protocol in self._handlers if protocol not in self._hidden)
 
     @property
     def closed(self) -> bool:

@@ -63,6 +63,11 @@ class Relay:
         return len(self._table)
 
     @property
+    def held(self) -> list[PeerId]:
+        """Those who hold a slot."""
+        return self._table.holders(time.time())
+
+    @property
     def circuits(self) -> int:
         """Circuits open now."""
         return len(self._circuits)
@@ -93,6 +98,7 @@ class Relay:
     async def drain(self, limit: float) -> None:
         """Begin nothing new; return when circuits were quiet for ``QUIET``, or after ``limit`` seconds."""
         self.draining = True
+        self._network.hide(circuit.HOP_PROTOCOL)  # which identify tells tabs: they go over to other relays
         loop = asyncio.get_running_loop()
         began = since = loop.time()
         carried = self.relayed_bytes

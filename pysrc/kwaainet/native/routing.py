@@ -23,6 +23,8 @@ from .stream import RawStream
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 10.0  # seconds for one answer, dialling included
+SETTLE_PERIOD = 600.0  # seconds between two searches for our neighbours, go-libp2p's refresh interval
+MAX_NEAR = 2 * kad.K  # of them told to others
 _IDLE = 120.0  # seconds a kad stream may stay open between questions
 
 Dial: TypeAlias = Callable[[PeerRecord], Awaitable[Link]]
@@ -34,11 +36,35 @@ class Routing:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._sources: list[Callable[[PeerId], list[Multiaddr]]] = []
+        self._near: dict[PeerId, PeerRecord] = {}  # the kad servers nearest to us, connected or not
 
     def serve(self) -> None:
         """Answer FIND_NODE."""
         if not self._network.supports(kad.PROTOCOL):
             self._network.handle(kad.PROTOCOL, self._answer)
+
+    @property
+    def near_bits(self) -> int:
+        """How many bits a peer behind us should share with us to be found (see ``kad.near_bits``)."""
+        servers = dict.fromkeys((*self._near, *self._servers()))
+        return kad.near_bits(
+            kad.position(self._network.peer_id.data), (kad.position(p.data) for p in servers)
+        )
+
+    async def settle(self, dial: Dial) -> int:
+        """Find the kad servers nearest to us and be known to them; how many answered. Worth doing every
+        ``SETTLE_PERIOD`` seconds, as go-libp2p refreshes its table."""
+        known = [PeerRecord(peer, ()) for peer in self._servers()]
+        search = kad.Closest(self._network.peer_id, [*known, *self._near.values()])
+        while peers := search.next_peers():
+            answers = await asyncio.gather(
+                *(self._answer_of(record, self._network.peer_id, dial) for record in peers)
+            )
+            for record, answer in zip(peers, answers, strict=True):
+                search.receive(record, answer)
+        found = search.found[:MAX_NEAR]
+        self._near = {record.peer: record for record in found}
+        return len(found)
 
     def add_source(self, source: Callable[[PeerId], list[Multiaddr]]) -> None:
         """Another place that knows addresses of peers, such as a relay's reservations."""
@@ -63,6 +89,10 @@ class Routing:
         return lookup.addresses, lookup.asked
 
     async def _ask(self, record: PeerRecord, target: PeerId, dial: Dial) -> list[PeerRecord]:
+        return await self._answer_of(record, target, dial) or []
+
+    async def _answer_of(self, record: PeerRecord, target: PeerId, dial: Dial) -> list[PeerRecord] | None:
+        """``None`` if there is none."""
         stream = None
         try:
             async with asyncio.timeout(_TIMEOUT):
@@ -73,7 +103,7 @@ class Routing:
             return kad.read_response(message or b"")
         except (KwaaiNetError, TimeoutError) as error:
             logger.debug("%s did not say where %s is: %s", record.peer, target, error)
-            return []
+            return None
         finally:
             if stream is not None:
                 stream.close()
@@ -102,9 +132,14 @@ class Routing:
             first = [PeerRecord(self._network.peer_id, tuple(self._network.addresses))]
         else:
             first = self._target(request.key)
-        servers = (peer for peer in self._servers() if peer != asker and peer.data != request.key)
-        records = (PeerRecord(p, tuple(self.addresses(p))) for p in kad.closest(request.key, servers))
+        known = dict.fromkeys((*self._servers(), *self._near))
+        servers = (peer for peer in known if peer != asker and peer.data != request.key)
+        records = (self._record(peer) for peer in kad.closest(request.key, servers))
         return [*first, *(record for record in records if record.addresses)][: kad.K]
+
+    def _record(self, peer: PeerId) -> PeerRecord:
+        addresses = tuple(self.addresses(peer))
+        return PeerRecord(peer, addresses or self._near.get(peer, PeerRecord(peer, ())).addresses)
 
     def _target(self, key: bytes) -> list[PeerRecord]:
         try:

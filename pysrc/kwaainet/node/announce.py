@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,16 +50,17 @@ class Announcer(Protocol):
 
 
 class RelayAnnouncer:
-    """Has the relay announce us; for a tab, which can dial nobody else."""
+    """Has the relay announce us; for a tab, which can dial nobody else. ``relay`` may change with time."""
 
-    def __init__(self, host: Host, relay: PeerId, *, timeout: float = 15.0) -> None:
-        self._host, self._relay, self._timeout = host, relay, timeout
+    def __init__(self, host: Host, relay: PeerId | Callable[[], PeerId], *, timeout: float = 15.0) -> None:
+        self._host, self._timeout = host, timeout
+        self._relay: Callable[[], PeerId] = relay if callable(relay) else lambda: relay
         self._last: Announcement | None = None
 
     async def announce(self, announcement: Announcement) -> None:
         """See ``Announcer``."""
         self._last = announcement
-        await self._host.call(self._relay, PROTOCOL, announcement.encode(), timeout=self._timeout)
+        await self._host.call(self._relay(), PROTOCOL, announcement.encode(), timeout=self._timeout)
 
     def farewell(self) -> bytes:
         """See ``Announcer``; the relay takes an announcement to live from when it arrives."""
@@ -83,18 +84,30 @@ class DhtAnnouncer:
         return b""
 
 
+async def _nowhere(peer: PeerId) -> bool:
+    """There is no other relay."""
+    return False
+
+
 class AnnounceHandler:
     """The relay's end: stores what its peers announce, and takes it down when they are lost.
 
     ``is_connected`` says whether a peer may be announced (it holds a reservation or a connection
     here): the swarm must be able to reach it through us. Tell ``peer_lost`` of every connection
-    that ends; a peer that is still connected is left alone.
+    that ends; a peer that is still connected is left alone, and so is one that ``elsewhere`` finds
+    reachable through another relay: that one speaks for it from then on.
     """
 
     def __init__(
-        self, host: Host, dht: RecordStore, is_connected: Callable[[PeerId], bool], now: Clock
+        self,
+        host: Host,
+        dht: RecordStore,
+        is_connected: Callable[[PeerId], bool],
+        now: Clock,
+        elsewhere: Callable[[PeerId], Awaitable[bool]] = _nowhere,
     ) -> None:
         self._dht, self._is_connected, self._now = dht, is_connected, now
+        self._elsewhere = elsewhere
         self._peers: dict[PeerId, _Announced] = {}
         self._sweep_at = _FEW  # peers
         self._tasks: set[asyncio.Future[None]] = set()
@@ -123,12 +136,20 @@ class AnnounceHandler:
     def peer_lost(self, peer: PeerId) -> None:
         """A connection of this peer has ended: if it was the last, announce it as offline."""
         if peer in self._peers and not self._is_connected(peer):
-            self._begin(self._withdraw(peer, self._take_down(peer), WITHDRAW_TRIES))
+            self._begin(self._leave(peer, self._take_down(peer), WITHDRAW_TRIES))
 
     async def withdraw_all(self) -> None:
         """Take everything down, as a relay does that stops: nobody is reachable through it then."""
-        for peer in list(self._peers):
-            await self._withdraw(peer, self._take_down(peer))
+        await asyncio.gather(*(self._leave(peer, self._take_down(peer)) for peer in list(self._peers)))
+
+    async def _leave(self, peer: PeerId, words: _Words, tries: int = 1) -> None:
+        """Say these farewells of a peer that we reach no more, unless another relay does."""
+        if words.records and await self._elsewhere(peer):
+            log.info("%s is left to another relay, which reaches it", peer)
+            if not self._peers[peer].live(self._now()):  # or else it is back, and has announced itself again
+                del self._peers[peer]
+            return
+        await self._withdraw(peer, words, tries)
 
     async def clock_set_ahead(self, seconds: float) -> None:
         """The machine's clock has jumped: all that stands through us ran out at once. Those who are still

@@ -45,8 +45,11 @@ def dht_reader(dht: RecordSource) -> ReadServers:
     return read
 
 
-def directory_reader(host: Host, relay: PeerId, *, timeout: float = READ_TIMEOUT) -> ReadServers:
-    """Reads them through the relay; for a tab, which can dial no node of the DHT.
+def directory_reader(
+    host: Host, relay: PeerId | Callable[[], PeerId], *, timeout: float = READ_TIMEOUT
+) -> ReadServers:
+    """Reads them through the relay (which may change with time); for a tab, which can dial no node of the
+    DHT.
 
     Reading raises what ``Host.call`` raises, and ``ProtocolError`` for a reply that is none. The
     relay is believed about who serves, as any node of the DHT is: its records are not signed.
@@ -54,7 +57,8 @@ def directory_reader(host: Host, relay: PeerId, *, timeout: float = READ_TIMEOUT
 
     async def read(prefix: str, num_blocks: int) -> list[dict[PeerId, ServerInfo]]:
         asked = BlockRange(0, num_blocks)
-        reply = await host.call(relay, PROTOCOL, Query(prefix, asked).encode(), timeout=timeout)
+        through = relay() if callable(relay) else relay
+        reply = await host.call(through, PROTOCOL, Query(prefix, asked).encode(), timeout=timeout)
         return spread(decode_reply(reply, asked), asked)
 
     return read

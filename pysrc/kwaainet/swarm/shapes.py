@@ -22,6 +22,8 @@ from ..wire import msgpack
 from . import blocks
 from .server_info import MODELS_KEY, ModelInfo
 
+RELAYS_KEY = "_kwaainet.relays"  # ours: a map with a relay's addresses under its peer id
+MAX_RELAY_ADDRESSES, MAX_ADDRESS_LENGTH = 8, 256  # of one relay; characters
 INFERENCE_NODES_KEY, VPK_NODES_KEY = "_kwaai.inference.nodes", "_kwaai.vpk.nodes"
 MAX_KEYS = 8192  # blocks that are known; those of the model named longest ago give way
 MAX_STATE = 2
@@ -36,6 +38,7 @@ class SwarmShapes:
             DHTID.of(MODELS_KEY): self._is_model,
             DHTID.of(INFERENCE_NODES_KEY): is_server,
             DHTID.of(VPK_NODES_KEY): is_map_of_a_peer,
+            DHTID.of(RELAYS_KEY): lambda subkey, data: read_relay(subkey, data) is not None,
         }
         self._blocks: dict[DHTID, None] = {}
         self._models: OrderedDict[tuple[str, int], list[DHTID]] = OrderedDict()
@@ -80,6 +83,19 @@ def is_server(subkey: Subkey | None, data: bytes) -> bool:
 def is_map_of_a_peer(subkey: Subkey | None, data: bytes) -> bool:
     """A map under a peer id."""
     return _is_peer(subkey) and isinstance(_loaded(data), dict)
+
+
+def read_relay(subkey: Subkey | None, data: bytes) -> tuple[str, ...] | None:
+    """The addresses of a relay, each ending in its id; ``None`` if this says none."""
+    value = _loaded(data)
+    addresses = value.get("addresses") if isinstance(value, dict) else None
+    if not (_is_peer(subkey) and isinstance(addresses, list) and 0 < len(addresses) <= MAX_RELAY_ADDRESSES):
+        return None
+    end = f"/p2p/{subkey}"
+    fits = all(
+        isinstance(one, str) and len(one) <= MAX_ADDRESS_LENGTH and one.endswith(end) for one in addresses
+    )
+    return tuple(addresses) if fits else None
 
 
 def _is_peer(subkey: Subkey | None) -> bool:

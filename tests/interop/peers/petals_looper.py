@@ -2,6 +2,8 @@
 
 SPEC: model, initial_peers, dht_prefix as for petals_client.py, and
   update_period  seconds between the client's readings of the DHT (stock: 60)
+  tokens         a generation; absent: 6
+  stock_retries  true: as often as stock clients try, which is for ever; else the first failure is raised
   until          a file: when it exists and `rounds_after` more generations are done, end
 Prints the first outcome as a JSON line at once. RESULT: "rounds", one {"servers", "equal", "error"} a
 generation; "equal" says whether the tokens are those of local Hugging Face.
@@ -17,7 +19,7 @@ import petals
 import torch
 from transformers import AutoModelForCausalLM
 
-OPTIONS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+OPTIONS = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
 
 def run(spec):
@@ -30,16 +32,17 @@ def run(spec):
         torch_dtype=torch.float32,
         update_period=spec["update_period"],
         request_timeout=20,
-        max_retries=1,  # the first failure is raised: 0 would mean to try for ever
+        max_retries=None if spec.get("stock_retries") else 1,  # 0 would mean to try for ever, too
     )
-    ids = torch.arange(1, 6)[None]
-    expected = local.generate(ids, **OPTIONS)[0].tolist()
+    ids, tokens = torch.arange(1, 6)[None], spec.get("tokens", 6)
+    options = {**OPTIONS, "max_new_tokens": tokens}
+    expected = local.generate(ids, **options)[0].tolist()
     rounds, left = [], spec["rounds_after"]
     while left:
         left -= Path(spec["until"]).exists()
         try:
-            with remote.inference_session(max_length=16) as session:
-                got = remote.generate(ids, **OPTIONS)[0].tolist()
+            with remote.inference_session(max_length=tokens + 10) as session:
+                got = remote.generate(ids, **options)[0].tolist()
                 servers = [hop.span.peer_id.to_base58() for hop in session._server_sessions]
             rounds.append({"servers": servers, "equal": got == expected, "error": None})
         except Exception as error:

@@ -114,3 +114,51 @@ def test_arbitrary_bytes_raise_nothing_foreign(data):
     for read in (kad.read_request, kad.read_response):
         with contextlib.suppress(KwaaiNetError):
             read(data)
+
+
+def peer_of(number: int) -> PeerId:
+    return PeerId(b"\x00\x04" + number.to_bytes(4, "big"))
+
+
+def test_bits_that_a_peer_should_share_grow_with_the_servers_around() -> None:
+    own = kad.position(b"us")
+    assert kad.near_bits(own, [kad.position(bytes([n])) for n in range(kad.K - 1)]) == 0
+    few = kad.near_bits(own, [kad.position(n.to_bytes(2, "big")) for n in range(100)])
+    many = kad.near_bits(own, [kad.position(n.to_bytes(2, "big")) for n in range(5000)])
+    assert 2 <= few <= 6
+    assert 7 <= many <= 12
+    assert kad.near_bits(own, [own] * 20) == kad.MAX_NEAR_BITS
+
+
+def test_the_search_for_neighbours_ends_with_the_nearest_that_answer() -> None:
+    own, address = peer_of(0), Multiaddr.parse("/ip4/1.1.1.1/tcp/1")
+    everybody = [PeerRecord(peer_of(n), (address,)) for n in range(1, 300)]
+    search = kad.Closest(own, everybody[:3])
+    asked = 0
+    while batch := search.next_peers():
+        assert len(batch) <= kad.ALPHA
+        for record in batch:
+            asked += 1
+            dead = record.peer.data[-1] % 7 == 0
+            nearest = kad.closest(record.peer.data, (one.peer for one in everybody))
+            nearest += kad.closest(own.data, (one.peer for one in everybody), 5)
+            answer = [PeerRecord(peer, (address,)) for peer in nearest]
+            search.receive(
+                record, None if dead else [*answer, PeerRecord(own, (address,)), PeerRecord(peer_of(999), ())]
+            )
+    found = [record.peer for record in search.found]
+    living = [one.peer for one in everybody if one.peer.data[-1] % 7]
+    assert found[:5] == kad.closest(own.data, living)[:5]
+    assert own not in found
+    assert asked <= kad.MAX_ASKED_NEAR
+
+
+def test_a_liar_that_always_names_nearer_ones_is_not_followed_for_ever() -> None:
+    own, address = peer_of(0), Multiaddr.parse("/ip4/1.1.1.1/tcp/1")
+    search, asked = kad.Closest(own, [PeerRecord(peer_of(1), (address,))]), 0
+    while batch := search.next_peers():
+        for record in batch:
+            asked += 1
+            lies = [PeerRecord(peer_of(asked * 100 + n), (address,)) for n in range(kad.K)]
+            search.receive(record, lies)
+    assert asked <= kad.MAX_ASKED_NEAR

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from kwaainet.errors import ConfigError, InputError
-from kwaainet.identity.keys import PrivateKey
+from kwaainet.identity.grinding import RELAY_BITS, RELAYS_PLACE
+from kwaainet.identity.keys import PrivateKey, peer_id
+from kwaainet.libp2p.kad import position, shared_bits
 from kwaainet.native.crypto import NativeCrypto
 from kwaainet.native.identity_file import MAX_FILE_SIZE, load_or_create_identity
 
@@ -97,3 +99,11 @@ def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
     key = load_or_create_identity(tmp_path / "identity", CRYPTO)
     assert load_or_create_identity(tmp_path / "identity", CRYPTO) == key
     assert list(tmp_path.iterdir()) == [tmp_path / "identity"]
+
+
+def test_a_relays_key_stands_where_relays_do(tmp_path) -> None:
+    crypto = CRYPTO
+    key = load_or_create_identity(tmp_path / "key", crypto, of_relay=True)
+    found = position(peer_id(key.public(crypto)).data)
+    assert shared_bits(found, int.from_bytes(RELAYS_PLACE, "big")) >= RELAY_BITS
+    assert load_or_create_identity(tmp_path / "key", crypto) == key

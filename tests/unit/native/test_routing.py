@@ -153,3 +153,22 @@ def test_addresses_through_ourselves_are_not_taken_from_peers():
         await close(server)
 
     run(main())
+
+
+def test_a_relay_that_settles_is_known_to_servers_it_never_heard_of_and_tells_of_them():
+    async def main():
+        relay, middle, far = await host(ANY), await host(ANY), await host(ANY)
+        await connect(relay, middle)
+        await connect(far, middle)
+        assert await relay.settle() == 2
+        assert far.peer_id in relay.network.peers
+        assert relay.routing.near_bits == 0, "of so few servers all are asked anyhow"
+        await far.close()
+        while far.peer_id in relay.network.peers:
+            await asyncio.sleep(0)
+        told = relay.routing._closer(kad.Request(kad.FIND_NODE, STRANGER.data), middle.peer_id)
+        assert far.peer_id in [record.peer for record in told], "it may be back; whoever asks finds out"
+        assert await relay.settle() == 1
+        await close(relay, middle)
+
+    run(main())

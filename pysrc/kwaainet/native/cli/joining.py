@@ -34,13 +34,14 @@ async def open_host(
     listen: Sequence[str] = (),
     announce: Sequence[str] = (),
     identity_path: Path | None = None,
+    of_relay: bool = False,
 ) -> NativeHost:
     """A host that does not listen yet; without ``identity_path`` its identity is new and not kept."""
     crypto = NativeCrypto()
     if identity_path is None:
         identity = PrivateKey(os.urandom(32))
     else:
-        identity = load_or_create_identity(identity_path, crypto)
+        identity = load_or_create_identity(identity_path, crypto, of_relay=of_relay)
     host = await NativeHost.create(identity, listen=listen, announce=announce, crypto=crypto)
     stack.push_async_callback(host.close)
     return host

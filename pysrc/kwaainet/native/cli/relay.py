@@ -56,6 +56,7 @@ from .joining import join_dht, known_addresses, open_host
 from .logs import add_logging, configure_logging
 from .seed import serve_as_seed
 from .settings import Settings
+from .sharing import among_relays, for_browsers
 from .signals import drained, until_signalled
 from .terminal import ProgressLine, emit, say
 
@@ -124,7 +125,8 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         host.network.max_connections = most_connections(MAX_CONNECTIONS)
         hidden = [one.prefix for one in offered] if options.expose == Exposure.GATEWAY else []
         records = HiddenRecords(dht, hidden, time.time)
-        announcements = AnnounceHandler(host, records, relay.has_reservation, time.time)
+        relays = among_relays(stack, host, relay, dht)
+        announcements = AnnounceHandler(host, records, relay.has_reservation, time.time, relays.reaches)
         host.on_peer_lost(announcements.peer_lost)
         DirectoryHandler(host, records, time.time)
         TransferHandler(host, time.time)
@@ -137,13 +139,14 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         swarm = SwarmPage(overview, lambda: _figures(host, relay))
         origin = Origin(
             assets,
-            lambda: list(filter(_for_browsers, host.addresses)),
+            lambda: [*filter(_for_browsers, host.addresses), *for_browsers(relays)],
             __version__,
             offered,
             lambda: _status(host, relay, announcements, gateway),
             ice_servers,
             api,
             [*metrics.routes(), *swarm.routes()],
+            near_bits=lambda: host.routing.near_bits,
         )
         runner, page = await serve(origin, http_host, http_port, doors)
         stack.push_async_callback(runner.cleanup)
@@ -161,13 +164,19 @@ async def _join(
     """A host that listens, the relay on it, and its node in the swarm."""
     state = StateDir(options.state_dir) if options.state_dir is not None else None
     identity = options.identity_path or (state.identity if state else None)
-    host = await open_host(stack, listen=options.listen, announce=options.announce, identity_path=identity)
+    host = await open_host(
+        stack,
+        listen=options.listen,
+        announce=options.announce,
+        identity_path=identity,
+        of_relay=state is not None,
+    )
     host.network.doors = doors
     relay = Relay(host)
     await host.listen()
     known = state.known_peers() if state else []
     dht = await join_dht(stack, host, options.initial_peers, known=known)
-    serve_as_seed(host, relay, dht, allow_private=options.open_hop_private)
+    serve_as_seed(stack, host, relay, dht, allow_private=options.open_hop_private)
     if state is not None:
         await stack.enter_async_context(_remembering(state, host, dht))
     if options.open_hop:

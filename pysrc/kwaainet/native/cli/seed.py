@@ -6,7 +6,10 @@ Rule of the file: composition only.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
+from contextlib import AsyncExitStack
 
 from ...errors import InputError
 from ...node.dht import DhtNode
@@ -15,9 +18,14 @@ from ...types import PeerId
 from ..host import NativeHost
 from ..reachability import Reachability
 from ..relay import Relay
+from ..routing import SETTLE_PERIOD
+
+log = logging.getLogger(__name__)
 
 
-def serve_as_seed(host: NativeHost, relay: Relay, dht: DhtNode, *, allow_private: bool) -> None:
+def serve_as_seed(
+    stack: AsyncExitStack, host: NativeHost, relay: Relay, dht: DhtNode, *, allow_private: bool
+) -> None:
     """Hold what others store to its shape and to whose it is, keep a copy of what we store, and check who
     asks."""
 
@@ -33,3 +41,12 @@ def serve_as_seed(host: NativeHost, relay: Relay, dht: DhtNode, *, allow_private
     dht.guard.shape_of = SwarmShapes().of
     dht.guard.speaks_for = speaks_for
     Reachability(host, time.time, allow_private=allow_private)
+    settling = asyncio.ensure_future(_settle(host))
+    stack.callback(settling.cancel)
+
+
+async def _settle(host: NativeHost) -> None:
+    """Be known to the kad servers nearest to us, and stay so."""
+    while True:
+        log.info("%d kad servers near us know us", await host.settle())
+        await asyncio.sleep(SETTLE_PERIOD)

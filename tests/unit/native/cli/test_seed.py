@@ -18,7 +18,7 @@ def test_it_speaks_for_itself_and_for_who_holds_a_slot_and_knows_shapes() -> Non
             relay = Relay(host)
             await host.listen()
             dht = await join_dht(stack, host, [])
-            serve_as_seed(host, relay, dht, allow_private=False)
+            serve_as_seed(stack, host, relay, dht, allow_private=False)
             tab = await open_host(stack, listen=[f"{host.addresses[0]}/p2p-circuit"])
             await tab.listen()
             speaks_for = dht.guard.speaks_for

@@ -2,7 +2,8 @@
 
 Several hundred guests (``guests.py``) come, call each other and go; the relay is a process of its own, and
 what it takes of memory, files and tasks is sampled and must not grow. Rule of the file: the warm-up ends
-when every table that is bounded by time has been full once; nothing of it counts.
+when every table has been full once, the longest that of 4096 peers' addresses (half of those who come are
+new); nothing of it counts.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from interop.running import ROOT, Failed, Running, relay, started
-from nightly.slopes import Slope, slope
+from nightly.slopes import STRETCHES, Slope, slope
 
 GUESTS = ROOT / "tests" / "nightly" / "guests.py"
 PROCESSES = 3
@@ -45,10 +47,24 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{name}: {found}" for name, found in self.slopes().items()]
+        for name, values in self.samples.items():
+            parts = np.array_split(np.array(values), STRETCHES)
+            lines.append(
+                f"{name}, means of {STRETCHES} stretches: {[round(float(one.mean())) for one in parts]}"
+            )
         return "\n".join([*lines, f"{len(self.seconds)} samples; guests: {dict(self.seen)}"])
 
 
-def soak(folder: Path, *, guests: int, seconds: float, warm_up: float, seed: int, mean_life: float) -> Report:
+def soak(
+    folder: Path,
+    *,
+    guests: int,
+    seconds: float,
+    warm_up: float,
+    seed: int,
+    mean_life: float,
+    ask_every: float = 30.0,
+) -> Report:
     """Run it; ``seconds`` are those sampled, after the warm-up."""
     report = Report()
     with ExitStack() as stack:
@@ -57,7 +73,12 @@ def soak(folder: Path, *, guests: int, seconds: float, warm_up: float, seed: int
         parties = [
             stack.enter_context(
                 started(
-                    [sys.executable, GUESTS, address, str(count), str(seed + number), str(mean_life)],
+                    [
+                        sys.executable,
+                        GUESTS,
+                        address,
+                        *map(str, (count, seed + number, mean_life, ask_every)),
+                    ],
                     folder,
                     f"guests-{number}",
                 )
@@ -123,7 +144,7 @@ def main() -> int:
     """From the command line; the exit code is 1 if a figure grew or a call failed."""
     parser = argparse.ArgumentParser(prog="nightly.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=7200.0)
-    parser.add_argument("--warm-up", type=float, default=1200.0)
+    parser.add_argument("--warm-up", type=float, default=3000.0)
     parser.add_argument("--guests", type=int, default=600)
     parser.add_argument("--life", type=float, default=120.0, help="seconds a guest stays, on average")
     parser.add_argument("--seed", type=int, default=0)

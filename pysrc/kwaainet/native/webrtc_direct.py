@@ -20,7 +20,7 @@ from typing import Any, cast
 from aioice import stun
 from aiortc import RTCCertificate, RTCDtlsTransport, RTCSctpTransport
 from aiortc.rtcdatachannel import RTCDataChannel, RTCDataChannelParameters
-from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters
+from aiortc.rtcdtlstransport import SRTP_PROFILES, RTCDtlsFingerprint, RTCDtlsParameters
 from aiortc.rtcsctptransport import RTCSctpCapabilities
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -115,6 +115,13 @@ class DirectListener(asyncio.DatagramProtocol):
         if address.names[0] not in ("ip4", "ip6") or address.names[1:] != ("udp", "webrtc-direct"):
             raise InputError(f"cannot listen on {address}; give /ip4/HOST/udp/PORT/webrtc-direct")
         (family, host), (_, port) = address.parts[:2]
+        try:
+            certificate._create_ssl_context(srtp_profiles=SRTP_PROFILES)
+        except MemoryError:
+            raise Unreachable(
+                f"cannot listen on {address}: DTLS may not make code here (MemoryDenyWriteExecute); "
+                "write the unit anew: kwaainet relay install-service --webrtc"
+            ) from None
         loop = asyncio.get_running_loop()
         one = cls(network, certificate, family)
         try:

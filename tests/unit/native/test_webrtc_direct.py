@@ -251,6 +251,15 @@ def test_what_cannot_be_listened_on_is_refused(text: str) -> None:
     run(main())
 
 
+def test_a_hardened_unit_is_named_where_it_is_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: RTCCertificate, srtp_profiles: object) -> None:
+        raise MemoryError("Cannot allocate write+execute memory for ffi.callback()")
+
+    monkeypatch.setattr(RTCCertificate, "_create_ssl_context", refuse)
+    with pytest.raises(Unreachable, match="install-service --webrtc"):
+        run(listening())  # type: ignore[arg-type]
+
+
 def test_a_port_in_use() -> None:
     async def main() -> None:
         host, certificate = await listening()

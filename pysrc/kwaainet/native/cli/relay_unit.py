@@ -61,7 +61,7 @@ RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
-MemoryDenyWriteExecute=yes
+MemoryDenyWriteExecute={no_new_code}
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
@@ -73,8 +73,9 @@ WantedBy=multi-user.target
 """
 
 
-def unit_text(command: Path, config: Path, drain: float, *, low_ports: bool) -> str:
-    """The unit that runs ``command`` with the settings in ``config``; ``low_ports``: those below 1024 too."""
+def unit_text(command: Path, config: Path, drain: float, *, low_ports: bool, webrtc: bool = False) -> str:
+    """The unit that runs ``command`` with the settings in ``config``; ``low_ports``: those below 1024 too;
+    ``webrtc``: memory may be written and run, which the DTLS of WebRTC-Direct needs."""
     for path in (command, config):
         if not path.is_absolute() or any(character in str(path) for character in " \t\n%$\"'\\;"):
             raise ConfigError(f"{str(path)!r:.200} cannot stand in a unit; give a plain absolute path")
@@ -89,6 +90,7 @@ def unit_text(command: Path, config: Path, drain: float, *, low_ports: bool) -> 
         files=FILES,
         capabilities="CAP_NET_BIND_SERVICE" if low_ports else "",
         home="read-only" if home else "yes",
+        no_new_code="no" if webrtc else "yes",
     )
 
 
@@ -113,6 +115,11 @@ def add(actions: Any) -> None:
         help="how long circuits in use may go on after it is stopped (%(default)g)",
     )
     parser.add_argument("--low-ports", action="store_true", help="let it listen on ports below 1024")
+    parser.add_argument(
+        "--webrtc",
+        action="store_true",
+        help="let it listen on /webrtc-direct, whose DTLS makes code as it runs",
+    )
     parser.add_argument("--print", action="store_true", dest="only_print", help="print it, write nothing")
     parser.set_defaults(run=run)
 
@@ -120,7 +127,7 @@ def add(actions: Any) -> None:
 async def run(options: argparse.Namespace) -> int:
     """Write the unit, and an empty file of settings if there is none; say how to start it."""
     config = Path(os.path.abspath(options.config))
-    text = unit_text(_command(), config, options.drain, low_ports=options.low_ports)
+    text = unit_text(_command(), config, options.drain, low_ports=options.low_ports, webrtc=options.webrtc)
     if options.only_print:
         print(text, end="")
         return 0
@@ -138,6 +145,13 @@ async def run(options: argparse.Namespace) -> int:
 
 EMPTY = """\
 # Settings of kwaainet relay, each named as its flag: kwaainet relay --help lists them all.
+# With a name of its own and --low-ports, page and WebSockets on one port under a certificate it gets itself:
+# http = "0.0.0.0:443"
+# listen = ["/ip4/0.0.0.0/tcp/443/tls/ws", "/ip4/0.0.0.0/tcp/4001"]
+# announce = ["/dns4/relay.example/tcp/443/tls/ws", "/dns4/relay.example/tcp/4001"]
+# redirect = "0.0.0.0:80"
+# acme = ["relay.example"]
+# Or behind a proxy:
 # http = "0.0.0.0:8080"
 # listen = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/tcp/4002/ws"]
 # announce = ["/dns4/relay.example/tcp/4001", "/dns4/relay.example/tcp/4002/ws"]

@@ -40,6 +40,14 @@ def test_what_lies_in_a_home_can_be_read_and_low_ports_be_had() -> None:
     assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == "CAP_NET_BIND_SERVICE"
 
 
+def test_webrtc_may_make_code_and_nothing_else_may() -> None:
+    command, config = Path("/bin/kwaainet"), Path("/etc/r.toml")
+    kept = settings_of(unit_text(command, config, 1.0, low_ports=False))
+    let = settings_of(unit_text(command, config, 1.0, low_ports=False, webrtc=True))
+    assert (kept["MemoryDenyWriteExecute"], let["MemoryDenyWriteExecute"]) == ("yes", "no")
+    assert kept["ExecReload"].endswith("-HUP $MAINPID"), "the certificate is read anew"
+
+
 @pytest.mark.parametrize("name", ["relay.toml", "/a b", "/a%i", "/a\nExecStartPre=/bin/sh", "/$HOME"])
 def test_a_path_that_would_mean_something_else_in_a_unit(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot stand in a unit"):

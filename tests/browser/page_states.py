@@ -102,6 +102,7 @@ class Visit:
         self.first, self.tab = self.tab, await open_page(self.browser, self.url)
         await self.tab.click("contribute")
         await self.tab.reads("state", "Another tab of this browser contributes")
+        assert await self.tab.text("switch") == "", "it waits for the model that is chosen"
 
     async def broken(self) -> None:
         """A worker crashed; the node starts anew by itself."""

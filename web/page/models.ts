@@ -31,10 +31,11 @@ export class ModelChoice {
     return this.#models.find(({ model }) => model === this.#chosen)
   }
 
-  /** The button that changes a running node's model: there while another is chosen than `serving`. */
+  /** The button that changes a running node's model: there while another is chosen than `serving` (empty: the first). */
   show (serving: string | null): void {
     const button = element('switch')
-    button.hidden = serving === null || serving === this.#chosen
+    const now = serving === '' ? this.#models[0]?.model ?? this.#chosen : serving
+    button.hidden = now === null || now === this.#chosen
     button.textContent = MODELS.change(this.#chosen)
   }
 }

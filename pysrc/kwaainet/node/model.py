@@ -71,6 +71,7 @@ async def load_span(
     writer = writer or choose(manifest.config, blocks, entries, engine).writer
     total = sum(entry.length for entry in entries.values())
     loader = _Loader(manifest, source, store, report, parallel, LoadStats(total), borrow)
+    report(loader.stats.progress())  # how much there is, before any of it has come
     for name, table in writer.constants():
         await engine.add_tensor(name, table)
     ahead: deque[asyncio.Future[dict[str, bytes]]] = deque()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     configure_logging(options.verbose)
     try:
-        return int(uvloop.run(options.run(options)) or 0)
+        code = int(uvloop.run(options.run(options)) or 0)
+        sys.stdout.flush()
+        return code
     except KwaaiNetError as error:
         log.debug("failed", exc_info=True)
         say(f"kwaainet {options.command}: {error}")
@@ -57,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
+    except BrokenPipeError:  # who read has had enough, such as head
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the flush at the end would fail, too
+        return 1
     except Exception as error:
         log.info("internal error", exc_info=True)
         say(f"kwaainet {options.command}: internal error: {error!r}; run again with -v for the details")

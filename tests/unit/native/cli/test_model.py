@@ -57,6 +57,18 @@ def test_info_of_what_cannot_be_served(
     assert "conv.weight: F32 [2, 3], 24 bytes" in said
 
 
+def test_a_reader_that_has_had_enough_is_no_error(tiny_gguf: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = "import sys; from kwaainet.native.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", call, "model", "info", tiny_gguf]
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_what_a_ggml_file_leaves_out_is_said_by_flags(tmp_path: Path) -> None:
     path, out = tmp_path / "old.bin", tmp_path / "new.gguf"
     path.write_bytes(samples()["ggml"].data)

@@ -22,6 +22,12 @@ from kwaainet.native.page import Page
 PREFIX = "talking-llama"
 QUESTION, TOKENS = "Hi", 16  # as in web/examples/vanilla
 CLICK = BUTTON.format("start") + ".click()"
+# What the host page gets of the frame's document and storage, and what is stored in its own name.
+REACH = (
+    "(async () => { const frame = document.querySelector('iframe'); let why = 'none';"
+    "try { frame.contentWindow.indexedDB } catch (error) { why = error.name }"
+    "return [frame.contentDocument, why, await indexedDB.databases(), localStorage.length] })()"
+)
 STATE = "document.querySelector('output').textContent"
 
 
@@ -94,6 +100,11 @@ def test_one_line_contributes_in_a_frame_of_the_relays_origin(
             assert page.workers == {}, "nothing runs before the visitor agrees"
             await page.evaluate_in(frame, CLICK)
             await shows(page, "document.querySelector('kwaai-node').status().state", "serving", frame)
+            assert await page.evaluate(REACH) == [None, "SecurityError", [], 0], "its keys are out of reach"
+            kept = "indexedDB.databases().then(all => all.map(({ name }) => name))"
+            assert await page.evaluate_in(frame, kept) != [], "and there they are"
+            asks = await page.evaluate("document.querySelector('iframe').allow")
+            assert asks == "cross-origin-isolated; battery"
             assert await generated(model, PREFIX, origin["tcp"], QUESTION, TOKENS) != ""
             only_ours(page, host, origin)
 

@@ -9,7 +9,7 @@ const [rounds, ...files] = process.argv.slice(2)
 
 /** Median milliseconds of the processor. */
 async function median (work) {
-  await work() // until it is compiled well
+  for (let warm = 0; warm < 5; warm++) await work() // until it is compiled well
   const times = []
   for (let round = 0; round < Number(rounds); round++) {
     const start = process.cpuUsage()

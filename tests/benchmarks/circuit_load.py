@@ -15,6 +15,7 @@ file: a circuit's bytes are taken by the peer at its end, whose yamux window bou
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import secrets
 import sys
@@ -139,5 +140,6 @@ async def main(relay: str) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # thousands of peers are gone through for seconds, while the relay waits for answers
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(sys.argv[1]))

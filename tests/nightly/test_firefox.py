@@ -1,7 +1,7 @@
-"""Firefox from Debian: the SDK's element in a strict page of another origin serves a generation, as in Chromium.
+"""Firefox from Debian: the SDK's element in a strict page of another origin serves a generation, too.
 
-The package and what it needs are downloaded with ``apt-get download`` into ``.cache/firefox`` and not
-installed; it is driven over WebDriver BiDi. Rule of the file: a test waits for conditions, never for time.
+``apt-get download`` brings the package and what it needs into ``.cache/firefox``; nothing is installed. It
+is driven over WebDriver BiDi. Rule of the file: a test waits for conditions, never for time.
 """
 
 from __future__ import annotations

@@ -33,19 +33,20 @@ def test_a_worker_that_ends_is_said_and_started_again(origin: dict[str, Any], na
             session = await peer.session(server)
             await session.step(hidden_states(1, 3))
             end, reason = ENDS[how]
+            before = len(tab.events)
             await tab.page.worker_command(worker_of(tab, name), "Runtime.evaluate", {"expression": end})
-            await tab.reads("problem", f"the {name} worker broke: ")
-            assert reason in await tab.text("problem")
+
+            async def said() -> bool:
+                return any(event["event"] == "error" for event in tab.events[before:])
+
+            await eventually(said)
+            broke = next(at for at in range(before, len(tab.events)) if tab.events[at]["event"] == "error")
+            assert f"the {name} worker broke: " in tab.events[broke]["message"]
+            assert reason in tab.events[broke]["message"]
             with pytest.raises(KwaaiNetError):
                 await asyncio.wait_for(session.step(hidden_states(1, 1)), SOON)
-
-            async def gone() -> bool:
-                return await peer.states(PREFIX, len(ALL), server) == [ServerState.OFFLINE] * len(ALL)
-
-            await eventually(gone)
-            assert (await tab.contribute())["peer_id"] == server
+            assert (await tab.until("online", since=broke + 1))["peer_id"] == server, "without a click"
             await (await peer.session(server)).step(hidden_states(1, 3))
-            assert await tab.text("problem") == ""
 
     asyncio.run(main())
 

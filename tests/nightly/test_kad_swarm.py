@@ -6,8 +6,3 @@ from swarm.test_kad_swarm import WAYS, lookups, share
 def test_tabs_near_their_relay_are_found_among_ten_thousand() -> None:
     assert share(list(lookups(10_000, WAYS["settled, tabs near"], 100))) >= 0.95
     assert share(list(lookups(10_000, WAYS["before"], 100))) < 0.1
-
-
-def test_so_they_are_when_their_relay_is_lost_and_another_stands_near() -> None:
-    way = WAYS["two relays at their place, the tab's first lost"]
-    assert share(list(lookups(10_000, way, 100))) >= 0.95

@@ -153,7 +153,7 @@ test('an isolated page uses half of the processor, or what is asked for', () => 
     return planThreads(wanted).count
   }
   Object.assign(globalThis, { crossOriginIsolated: true })
-  assert.deepEqual([1, 2, 3, 4, 6, 8, 64].map(all => on(all)), [1, 2, 2, 2, 3, 4, 4])
+  assert.deepEqual([1, 2, 3, 4, 6, 8, 64].map(all => on(all)), [1, 1, 1, 2, 3, 4, 4])
   assert.deepEqual([1, 2, 16].map(wanted => on(2, wanted)), [1, 2, 16])
   for (const wanted of [0, 17, 1.5, NaN]) assert.throws(() => on(2, wanted), /give a whole number from 1 to 16/)
   Reflect.deleteProperty(globalThis, 'crossOriginIsolated')

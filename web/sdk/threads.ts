@@ -12,8 +12,8 @@ export interface ThreadPlan {
 }
 
 /**
- * `wanted`: what was asked for. Absent: half of what the machine has, as its person wants some, too, but at least two
- * where there are two, and at most USUAL: beyond that memory sets the pace. Throws a RangeError for a number that makes no sense.
+ * `wanted`: what was asked for. Absent: half of what the machine has, as its person wants some, too (and a thread that is
+ * interrupted keeps the others waiting), and at most USUAL: beyond that memory sets the pace. Throws a RangeError for a number that makes no sense.
  */
 export function planThreads (wanted?: number): ThreadPlan {
   if (wanted !== undefined && !(Number.isInteger(wanted) && wanted >= 1 && wanted <= MOST)) {
@@ -23,7 +23,7 @@ export function planThreads (wanted?: number): ThreadPlan {
     return { count: 1, message: 'the page is not cross-origin isolated (its server, or the page that frames it, does not say COOP and COEP), so the processor is used with one thread' }
   }
   const all = navigator.hardwareConcurrency
-  const count = wanted ?? Math.min(all, USUAL, Math.max(2, Math.floor(all / 2)))
+  const count = wanted ?? Math.min(USUAL, Math.max(1, Math.floor(all / 2)))
   if (count > 1) return { count, message: `${count} of ${all}` }
-  return { count, message: wanted === 1 ? 'one was asked for' : 'the processor has only one' }
+  return { count, message: wanted === 1 ? 'one was asked for' : `of the processor's ${all} the rest is its person's` }
 }

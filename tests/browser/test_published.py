@@ -43,7 +43,7 @@ async def fetch_and_borrow(processes: ExitStack, base: Path, files: Path, model:
         first, second = [await stack.enter_async_context(await Browser.launch()) for _ in range(2)]
         one = await open_tab(first, ready["http"], backend="wasm")
         await one.contribute()
-        assert {address for address in one.page.requests if ".bin" in address} == {
+        assert {address for address in one.page.requests if "/blocks-" in address} == {
             f"{url}{path.name}" for path in files.glob("blocks-*.bin")
         }
         shutil.rmtree(files)  # from now on there is nothing there

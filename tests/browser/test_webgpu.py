@@ -145,7 +145,7 @@ def test_without_webgpu_the_processor_is_taken_unless_webgpu_was_asked_for(
             await tab.page.close()
 
             tab = await open_tab(browser, origin["http"])
-            said = "WebGPU: no. WebGPU found no graphics adapter; the processor is used"
+            said = "(WebGPU): no. WebGPU found no graphics adapter; the processor is used"
             await tab.click("preflight-summary")
             await tab.reads("checks", said)
             assert (await tab.contribute())["backend"] == "wasm"

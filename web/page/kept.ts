@@ -16,8 +16,13 @@ export function byModel (entries: readonly CacheEntry[]): KeptModel[] {
   return [...models.values()]
 }
 
+let shown = ''
+
+/** Show what is kept now; what is shown already stays, with whoever's focus is on it. */
 export async function showKept (): Promise<void> {
   const models = byModel(await cacheEntries().catch(() => []))
+  if (shown === JSON.stringify(models)) return
+  shown = JSON.stringify(models)
   element('kept-note').textContent = models.length === 0 ? KEPT.empty : KEPT.note
   element('kept-delete').hidden = models.length === 0
   element('kept-models').replaceChildren(...models.map(({ model, blocks, bytes, lastUsed }) => {

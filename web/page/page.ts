@@ -119,6 +119,7 @@ async function keepAwake (): Promise<void> {
 
 async function look (): Promise<void> {
   if (document.hidden) return
+  void showKept() // whose a file is, is written down a little after it
   const asked = performance.now()
   const response = await fetch('/swarm.json', { cache: 'no-store' }).catch(() => null)
   const took = performance.now() - asked

@@ -30,7 +30,17 @@ IMMEDIATE = {
 
 def test_these_are_the_ports() -> None:
     names = {port.__name__ for port in PORTS}
-    assert names == {"Stream", "Host", "Engine", "Gradients", "BlobStore", "RangeSource", "Aead", "Exchange", "Crypto"}
+    assert names == {
+        "Stream",
+        "Host",
+        "Engine",
+        "Gradients",
+        "BlobStore",
+        "RangeSource",
+        "Aead",
+        "Exchange",
+        "Crypto",
+    }
 
 
 @pytest.mark.parametrize("port", PORTS)

@@ -17,7 +17,7 @@ _INDEX = {character: value for value, character in enumerate(_ALPHABET)}
 MAX_PEER_ID_BYTES = 64  # an identity multihash holds a key of at most 42 bytes; sha256 needs 34
 
 
-@lru_cache(maxsize=8192)  # the same few peers are spelt again and again
+@lru_cache(maxsize=4096)  # the same few peers are spelt again and again
 def encode_base58(data: bytes) -> str:
     """Bitcoin's base58, the spelling of peer ids."""
     number = int.from_bytes(data, "big")

@@ -2,13 +2,14 @@
 
 Several hundred guests (``guests.py``) come, call each other and go; the relay is a process of its own, and
 what it takes of memory, files and tasks is sampled and must not grow. Rule of the file: the warm-up ends
-when every table has been full once, the longest that of 4096 peers' addresses (half of those who come are
-new); nothing of it counts.
+when every table that lasts has been full once, the longest those of 4096 peers, which passers-by fill;
+nothing of it counts. How it stands is told every few minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -25,7 +26,11 @@ from nightly.slopes import STRETCHES, Slope, slope
 
 GUESTS = ROOT / "tests" / "nightly" / "guests.py"
 PROCESSES = 3
+NEWCOMERS = 5000  # who pass by before anything counts: the tables of peers have 4096 places
+PASSING = (12, 0.3, 0.3, 1.0)  # of them at a time, seconds each stays, between its calls, share of new ones
+SETTLE = 150.0  # seconds until what passers-by announced has run out and been swept
 SAMPLE_EVERY = 1.0
+TELL_EVERY = 300.0
 
 
 @dataclass
@@ -33,7 +38,9 @@ class Report:
     """What came of it: samples by figure, and what the guests saw."""
 
     seconds: list[float] = field(default_factory=list)
-    samples: dict[str, list[float]] = field(default_factory=lambda: {"rss_kb": [], "fds": [], "tasks": []})
+    samples: dict[str, list[float]] = field(
+        default_factory=lambda: {"rss_kb": [], "objects": [], "fds": [], "tasks": []}
+    )
     seen: Counter[str] = field(default_factory=Counter)
 
     def slopes(self) -> dict[str, Slope]:
@@ -60,41 +67,43 @@ def soak(
     *,
     guests: int,
     seconds: float,
-    warm_up: float,
+    newcomers: int,
+    settle: float,
     seed: int,
     mean_life: float,
     ask_every: float = 30.0,
 ) -> Report:
-    """Run it; ``seconds`` are those sampled, after the warm-up."""
+    """Run it; ``seconds`` are those sampled, after ``newcomers`` have passed by and all has settled."""
     report = Report()
     with ExitStack() as stack:
         ready = stack.enter_context(relay(folder, "--state-dir", folder / "state", "--log-level", "warning"))
         address = next(one for one in ready["maddrs"] if "/ws/" in one)
-        parties = [
-            stack.enter_context(
-                started(
-                    [
-                        sys.executable,
-                        GUESTS,
-                        address,
-                        *map(str, (count, seed + number, mean_life, ask_every)),
-                    ],
-                    folder,
-                    f"guests-{number}",
-                )
+
+        def party(name: str, *what: float) -> Running:
+            return stack.enter_context(
+                started([sys.executable, GUESTS, address, *map(str, what)], folder, name)
             )
+
+        parties = [
+            party(f"guests-{number}", count, seed + number, mean_life, ask_every)
             for number, count in enumerate(_shares(guests))
         ]
-        _await_guests(parties, guests)
-        _sleep(warm_up, ready["running"], parties)
+        _await_coming(parties, guests)
+        passing = party("passers-by", PASSING[0], seed + PROCESSES, *PASSING[1:])
+        _await_coming([passing], newcomers)
+        passing.stop()
+        _sleep(settle, ready["running"], parties)
         before = _seen(parties)
-        start = time.monotonic()
+        start = told = time.monotonic()
         while (at := time.monotonic() - start) < seconds:
             report.seconds.append(at)
             for name, value in _figures(ready["running"].process.pid, ready["http"]).items():
                 report.samples[name].append(value)
             _sleep(SAMPLE_EVERY, ready["running"], parties)
-        report.seen = _seen(parties) - before
+            report.seen = _seen(parties) - before
+            if time.monotonic() > told + TELL_EVERY and len(report.seconds) >= STRETCHES:
+                told = time.monotonic()
+                _tell(f"after {at:.0f} of {seconds:.0f} s, load {os.getloadavg()[0]:.1f}\n{report}")
     return report
 
 
@@ -102,14 +111,21 @@ def _shares(guests: int) -> list[int]:
     return [guests // PROCESSES + (number < guests % PROCESSES) for number in range(PROCESSES)]
 
 
-def _await_guests(parties: Sequence[Running], guests: int) -> None:
+def _await_coming(parties: Sequence[Running], wanted: int) -> None:
     for party in parties:
         party.event("guests")
-    deadline = time.monotonic() + 60 + guests * 0.5
-    while _seen(parties)["came"] < guests:
-        if time.monotonic() > deadline:
-            raise Failed(f"only {_seen(parties)} of {guests}\n{parties[0].tail()}")
+    start = told = time.monotonic()
+    while (came := _seen(parties)["came"]) < wanted:
+        if time.monotonic() > start + 60 + wanted * 0.5:
+            raise Failed(f"only {_seen(parties)} of {wanted}\n{parties[0].tail()}")
+        if time.monotonic() > told + TELL_EVERY / 10:
+            told = time.monotonic()
+            _tell(f"{came} of {wanted} have come")
         time.sleep(0.5)
+
+
+def _tell(words: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {words}", flush=True)
 
 
 def _sleep(seconds: float, *running: Running | Sequence[Running]) -> None:
@@ -135,6 +151,7 @@ def _figures(pid: int, http: str) -> dict[str, float]:
         figures = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[:1] != "#")
     return {
         "rss_kb": float(rss),
+        "objects": float(figures["kwaainet_objects"]),
         "fds": float(len(list(Path(f"/proc/{pid}/fd").iterdir()))),
         "tasks": float(figures["kwaainet_tasks"]),
     }
@@ -144,7 +161,8 @@ def main() -> int:
     """From the command line; the exit code is 1 if a figure grew or a call failed."""
     parser = argparse.ArgumentParser(prog="nightly.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=7200.0)
-    parser.add_argument("--warm-up", type=float, default=3000.0)
+    parser.add_argument("--newcomers", type=int, default=NEWCOMERS, help="who pass by before anything counts")
+    parser.add_argument("--settle", type=float, default=SETTLE)
     parser.add_argument("--guests", type=int, default=600)
     parser.add_argument("--life", type=float, default=120.0, help="seconds a guest stays, on average")
     parser.add_argument("--seed", type=int, default=0)
@@ -154,7 +172,8 @@ def main() -> int:
             Path(folder),
             guests=asked.guests,
             seconds=asked.seconds,
-            warm_up=asked.warm_up,
+            newcomers=asked.newcomers,
+            settle=asked.settle,
             seed=asked.seed,
             mean_life=asked.life,
         )

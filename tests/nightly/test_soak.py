@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nightly.sizes import size, whole
-from nightly.soak import soak
+from nightly.soak import NEWCOMERS, SETTLE, soak
 
 
 def test_churn(tmp_path: Path) -> None:
@@ -13,7 +13,8 @@ def test_churn(tmp_path: Path) -> None:
         tmp_path,
         guests=size(12, 600),
         seconds=size(14.0, 7200.0),
-        warm_up=size(1.0, 3000.0),
+        newcomers=size(12, NEWCOMERS),
+        settle=size(0.5, SETTLE),
         seed=0,
         mean_life=size(5.0, 120.0),
         ask_every=size(1.0, 30.0),

@@ -8,6 +8,7 @@ peer or an address, and their number is bounded.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -80,6 +81,7 @@ class _Figures(Collector):
         yield _gauge("kwaainet_reservations", "Peers that hold a slot.", relay.reservations)
         yield _gauge("kwaainet_circuits", "Circuits open.", relay.circuits)
         yield _gauge("kwaainet_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
+        yield _gauge("kwaainet_objects", "Blocks of memory in use by Python.", sys.getallocatedblocks())
         yield _gauge("kwaainet_draining", "1 while nothing new begins.", int(relay.draining))
         yield _gauge("kwaainet_dht_peers", "Peers in the routing table.", len(self._dht.table))
         yield _counter("kwaainet_circuits_opened", "Circuits opened so far.", relay.opened)

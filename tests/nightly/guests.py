@@ -1,10 +1,10 @@
 """Tabs' stand-ins that come and go: ``guests.py RELAY COUNT SEED MEAN_LIFE ASK_EVERY [NEW]`` hosts COUNT.
 
 Each is a libp2p peer of its own connections: it takes a slot through a WebSocket, announces blocks, answers
-echoes through circuits, asks one of the others every few seconds, and after a while leaves in order, says
-nothing, or comes back under the identity it had, unless it is one of NEW (a share; half). Prints what
-happened as JSON lines. Rule of the file: the seed decides who does what when; what the machine makes of it is
-its own affair.
+echoes through circuits, asks one of the others every few seconds (0: never), and after a while leaves in
+order, says nothing, or comes back under the identity it had, unless it is one of NEW (a share; half). Prints
+what happened as JSON lines. Rule of the file: the seed decides who does what when; what the machine makes of
+it is its own affair.
 """
 
 from __future__ import annotations
@@ -88,6 +88,9 @@ class Party:
     async def _serve(
         self, host: NativeHost, announcer: RelayAnnouncer, said: Announcement, life: float
     ) -> None:
+        if not self.ask_every:
+            await asyncio.sleep(life)
+            return
         loop = asyncio.get_running_loop()
         end = loop.time() + life
         read = directory_reader(host, next(iter(host.connected_peers)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -27,7 +28,7 @@ from nightly.slopes import STRETCHES, Slope, slope
 GUESTS = ROOT / "tests" / "nightly" / "guests.py"
 PROCESSES = 3
 NEWCOMERS = 5000  # who pass by before anything counts: the tables of peers have 4096 places
-PASSING = (12, 0.3, 0.3, 1.0)  # of them at a time, seconds each stays, between its calls, share of new ones
+PASSING = (12, 0.3, 0.0, 1.0)  # of them at a time, seconds each stays, between its calls, share of new ones
 SETTLE = 150.0  # seconds until what passers-by announced has run out and been swept
 SAMPLE_EVERY = 1.0
 TELL_EVERY = 300.0
@@ -167,6 +168,7 @@ def main() -> int:
     parser.add_argument("--life", type=float, default=120.0, help="seconds a guest stays, on average")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and what was started ends, too
     with tempfile.TemporaryDirectory(prefix="kwaainet-soak-") as folder:
         report = soak(
             Path(folder),

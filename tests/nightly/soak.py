@@ -73,6 +73,7 @@ def soak(
     seed: int,
     mean_life: float,
     ask_every: float = 30.0,
+    sample_every: float = SAMPLE_EVERY,
 ) -> Report:
     """Run it; ``seconds`` are those sampled, after ``newcomers`` have passed by and all has settled."""
     report = Report()
@@ -96,11 +97,11 @@ def soak(
         _sleep(settle, ready["running"], parties)
         before = _seen(parties)
         start = told = time.monotonic()
-        while (at := time.monotonic() - start) < seconds:
+        while (at := time.monotonic() - start) < seconds or len(report.seconds) < STRETCHES:
             report.seconds.append(at)
             for name, value in _figures(ready["running"].process.pid, ready["http"]).items():
                 report.samples[name].append(value)
-            _sleep(SAMPLE_EVERY, ready["running"], parties)
+            _sleep(sample_every, ready["running"], parties)
             report.seen = _seen(parties) - before
             if time.monotonic() > told + TELL_EVERY and len(report.seconds) >= STRETCHES:
                 told = time.monotonic()

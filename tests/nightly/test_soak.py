@@ -12,12 +12,13 @@ def test_churn(tmp_path: Path) -> None:
     report = soak(
         tmp_path,
         guests=size(12, 600),
-        seconds=size(14.0, 7200.0),
+        seconds=size(3.0, 7200.0),
         newcomers=size(12, NEWCOMERS),
         settle=size(0.5, SETTLE),
         seed=0,
-        mean_life=size(5.0, 120.0),
-        ask_every=size(1.0, 30.0),
+        mean_life=size(2.0, 120.0),
+        ask_every=size(0.3, 30.0),
+        sample_every=size(0.2, 1.0),
     )
     print(report)
     assert not report.failures, report.seen

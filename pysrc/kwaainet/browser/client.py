@@ -20,6 +20,7 @@ from ..types import Progress
 from . import chat_messages, messages
 from .bridge import JsFiles, JsPort, on_message, reporter, take_over
 from .chat import Chat, ChatModel
+from .console import log_to_console
 from .host import BrowserHost
 from .store import BrowserSource, BrowserStore
 from .worker import loading, relay_of, speaker
@@ -33,7 +34,7 @@ async def main(bridge: Any, config: Any, manifest_text: str, text: str) -> None:
 
     Raises ``ConfigError``, ``ModelFileError``, ``UnsupportedModel`` and what loading raises.
     """
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    log_to_console()
     take_over(bridge, asyncio.get_running_loop())
     asked = cast(chat_messages.ClientConfig, config.to_py())
     tell = cast(Any, reporter(bridge))

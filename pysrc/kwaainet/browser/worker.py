@@ -27,6 +27,7 @@ from ..swarm.announcement import PROTOCOL
 from ..types import PeerId, Progress
 from . import messages, node_messages
 from .bridge import JsFiles, JsPort, on_limits, on_stop, reporter, take_over
+from .console import log_to_console
 from .engine import BrowserEngine
 from .gradients import BrowserGradients
 from .host import BrowserHost
@@ -45,7 +46,7 @@ WATCH_PERIOD = 1.0  # seconds between looks at the clock, and at what the page s
 
 async def main(bridge: Any, config: Any, manifest: str) -> None:
     """Serve until the page says stop. ``config`` is a ``node_messages.NodeConfig`` as a JavaScript object."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    log_to_console()
     take_over(bridge, asyncio.get_running_loop())
     asked = cast(node_messages.NodeConfig, config.to_py())
     host = await BrowserHost.create(JsPort(bridge))

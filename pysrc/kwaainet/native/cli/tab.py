@@ -22,6 +22,11 @@ from .terminal import STAGES, ProgressLine, emit, say
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 20.0  # seconds a tab may take to leave in good order, beside its draining
+# A page's events that are states; the others tell of something beside them, at any time.
+STATES = frozenset((
+    "starting", "reserving", "loading", "joining",
+    "online", "paused", "elsewhere", "draining", "offline", "error",
+))  # fmt: skip
 Event = dict[str, Any]
 
 
@@ -71,7 +76,7 @@ class Tab:
     def on_event(self, event: Event) -> None:
         """One event of the page; ``last`` keeps those that are states."""
         self._listener(event)
-        if event["event"] not in ("progress", "connection", "serving"):
+        if event["event"] in STATES:
             self.last = event
             self._changed.set()
 
@@ -133,14 +138,14 @@ class Narrator:
 
     def __call__(self, event: Event) -> None:
         match state := str(event["event"]):
-            case "serving":
-                log.debug("%s%s", self._name, event)
             case "connection":
                 log.info("%sthe relay is %s", self._name, event.get("connection"))
             case "progress":
                 stage = str(event["stage"])
                 stage = self._name + STAGES.get(stage, stage)
                 self._progress(Progress(stage, int(event["done"]), int(event["total"]), int(event["cached"])))
+            case _ if state not in STATES:
+                log.debug("%s%s", self._name, event)
             case _ if state != self._state:
                 self._progress.finish()
                 self._state = state

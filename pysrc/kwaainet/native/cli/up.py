@@ -114,7 +114,12 @@ def _words(event: Event) -> str:
     """``online blocks 0:30 wasm 12D3Koo…``"""
     blocks = event.get("blocks") or []
     words = [event["event"], f"blocks {blocks[0]}:{blocks[1]}" if len(blocks) == 2 else ""]
-    words += [event.get("backend"), event.get("peer_id"), event.get("message")]
+    words += [
+        ", ".join(event.get("reasons", [])),
+        event.get("backend"),
+        event.get("peer_id"),
+        event.get("message"),
+    ]
     return " ".join(str(word) for word in words if word)
 
 

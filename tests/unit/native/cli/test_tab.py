@@ -62,6 +62,18 @@ def test_a_tab_is_followed_until_it_is_online() -> None:
     assert follow([{"event": "loading"}, {"event": "joining"}, online]) == online
 
 
+def test_what_is_told_at_the_same_moment_hides_no_state() -> None:
+    async def main() -> None:
+        tab = Tab(ScriptedPage(), lambda event: None)  # type: ignore[arg-type]
+        waiting = asyncio.ensure_future(tab.until("online"))
+        await asyncio.sleep(0)
+        for name in ("online", "storage", "peers", "threads", "clock", "receipt"):
+            tab.on_event({"event": name})
+        assert await asyncio.wait_for(waiting, 5) == {"event": "online"}
+
+    asyncio.run(main())
+
+
 def test_an_error_of_the_page_is_raised_with_its_text() -> None:
     with pytest.raises(LocalError, match="no WebGPU adapter"):
         follow([{"event": "loading"}, {"event": "error", "message": "no WebGPU adapter"}])
@@ -101,7 +113,8 @@ def test_states_are_told_once_and_progress_apart(capsys: pytest.CaptureFixture[s
         narrator({"event": "progress", "stage": "weights", "done": done, "total": 100, "cached": 0})
         narrator({"event": "loading"})
     narrator({"event": "connection", "connection": "reserved"})
-    narrator({"event": "serving", "sessions": 1})
+    for name in ("serving", "peers", "threads", "receipt", "storage"):
+        narrator({"event": name})
     narrator({"event": "online", "backend": "wasm"})
     assert told == [{"event": "loading"}, {"event": "online", "backend": "wasm"}]
     assert "tab 1: weights: 50 of 100 (50 %)" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from interop.cases import Case
+from interop.forked import Forked, forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "tests" / "interop" / "peers"
@@ -39,7 +40,7 @@ class Failed(Exception):
 class Running:
     """A started process, its standard output and error in files."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     out: Path
     err: Path
 
@@ -94,17 +95,23 @@ def started(
 ) -> Iterator[Running]:
     """Run ``command`` in a process group of its own; stopped at the end."""
     out, err = folder / f"{name}.out", folder / f"{name}.err"
+    words, environment = [str(word) for word in command], {**os.environ, **(env or {})}
+    process: subprocess.Popen[bytes] | Forked
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            cwd=folder,
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-            pass_fds=pass_fds,
-        )
+        if words[0] == str(PEERS_PYTHON):
+            zygote = PEERS / "zygote.py"
+            process = forked(words, zygote, cwd=folder, env=environment, out=out, err=err)
+        else:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
     running = Running(process, out, err)
     try:
         yield running

@@ -1,0 +1,108 @@
+"""Processes of the real peers' interpreter, forked from one that has imported torch, hivemind and petals.
+
+``peers/zygote.py`` is the other side. Rule of the file: ``Forked`` is to its caller what a
+``subprocess.Popen`` of the same script is, down to the exit code and the exceptions.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+START_TIMEOUT = 240.0  # seconds; importing takes 5 on a quiet machine
+
+
+class Forked:
+    """One such process."""
+
+    def __init__(self, connection: socket.socket, command: Sequence[str]) -> None:
+        self._connection, self._said, self._command = connection, b"", command
+        self.returncode: int | None = None
+        self.pid = int(self._line(START_TIMEOUT) or b"0")
+        if not self.pid:
+            raise ChildProcessError(f"the zygote has not forked {command}")
+
+    def _line(self, timeout: float | None) -> bytes | None:
+        """The next line of the zygote's, None if it has not come in time; empty if it is gone."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while b"\n" not in self._said:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._connection], [], [], left)[0]:
+                return None
+            piece = self._connection.recv(64)
+            if not piece:
+                return b""
+            self._said += piece
+        line, _, self._said = self._said.partition(b"\n")
+        return line
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, negative for a signal."""
+        if self.returncode is None:
+            line = self._line(timeout)
+            if line is None:
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(self._command, timeout)
+            self.returncode = int(line) if line else -signal.SIGKILL
+            self._connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit code of an ended process, else None."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0.0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@cache
+def _zygote(python: Path, script: Path) -> Path:
+    """Start the one of this process; the address it listens at once it has imported everything."""
+    folder = tempfile.TemporaryDirectory(prefix="kwaainet-zygote-")
+    address = Path(folder.name) / "socket"
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([python, script, address], stdin=subprocess.PIPE, env=env, cwd=folder.name)
+
+    def end() -> None:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+        folder.cleanup()
+
+    atexit.register(end)
+    deadline = time.monotonic() + START_TIMEOUT
+    while not address.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise ChildProcessError("the real peers' interpreter did not import them")
+        time.sleep(0.05)
+    return address
+
+
+def forked(
+    command: Sequence[str], zygote: Path, *, cwd: Path, env: Mapping[str, str], out: Path, err: Path
+) -> Forked:
+    """Run ``[python, script, *arguments]`` without importing anything anew."""
+    python, *argv = command
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(_zygote(Path(python), zygote)))
+    request = {"argv": argv, "cwd": str(cwd), "env": dict(env), "out": str(out), "err": str(err)}
+    connection.sendall(json.dumps(request).encode() + b"\n")
+    return Forked(connection, command)

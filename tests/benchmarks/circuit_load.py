@@ -3,6 +3,7 @@
 ``python circuit_load.py RELAY_MULTIADDR``, then JSON commands on stdin, a line each, and answers on stdout:
 
     {"do": "idle", "peers": N}                 N peers connect, take a slot and stay -> {"seconds": S}
+    {"do": "knock", "peers": N}                N peers try, and leave -> {"refused": R, "seconds": S}
     {"do": "sink"}                             a peer that takes bytes, and echoes steps -> {"peer": ID}
     {"do": "echo", "peer": ID, "seconds": S}   steps there and back -> {"milliseconds": [...]}
     {"do": "flood", "peer": ID, "seconds": S, "rate": R}  bytes through one circuit, R a second or,
@@ -24,7 +25,7 @@ from typing import Any
 
 import uvloop
 
-from kwaainet.errors import StreamReset
+from kwaainet.errors import KwaaiNetError, StreamReset
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.libp2p import circuit
 from kwaainet.libp2p.circuit import HopMessage, HopType, Status, StopMessage, StopType
@@ -57,6 +58,24 @@ class Generator:
 
         await asyncio.gather(*(connect() for _ in range(AT_ONCE)))
         return {"seconds": time.perf_counter() - started}
+
+    async def knock(self, peers: int) -> dict[str, float]:
+        started = time.perf_counter()
+        left, refused = iter(range(peers)), 0
+
+        async def try_once() -> None:
+            nonlocal refused
+            for _ in left:
+                host = await NativeHost.create(PrivateKey(secrets.token_bytes(32)))
+                try:
+                    await host.connect(self._relay)
+                except KwaaiNetError:
+                    refused += 1
+                finally:
+                    await host.close()
+
+        await asyncio.gather(*(try_once() for _ in range(AT_ONCE)))
+        return {"refused": refused, "seconds": time.perf_counter() - started}
 
     async def sink(self) -> dict[str, str]:
         host = await self._peer(slot=True)

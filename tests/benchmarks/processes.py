@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -37,3 +38,18 @@ def resident_kilobytes(process_id: int) -> float:
     status = Path(f"/proc/{process_id}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
     return float(line.split()[1])
+
+
+def set_apart(measured: int, load: Iterable[int], timing: Iterable[int] = ()) -> None:
+    """Give ``measured`` the first core and everybody else the rest.
+
+    They go before all else on their core where the system lets us say so, which is root's, and ``timing``
+    before the ``load``: neither neighbours nor the load's own work are to be measured.
+    """
+    first, *rest = sorted(os.sched_getaffinity(0))
+    places = [(measured, {first}, 2), *((one, set(rest) or {first}, 1) for one in load)]
+    places += [(one, set(rest) or {first}, 2) for one in timing]
+    for process_id, cores, priority in places:
+        os.sched_setaffinity(process_id, cores)
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(process_id, os.SCHED_RR, os.sched_param(priority))

@@ -1,7 +1,7 @@
-"""Relayed bytes, connections and idle memory of our relay against py-libp2p's, under the same load.
+"""Relayed bytes, connections and idle memory of our relay, py-libp2p's and p2pd's, under the same load.
 
-The load is js-libp2p on both ends of WebSocket circuits (relay_load.mjs), a process of its own. Both
-relays run at the same time and take turns, so that both meet the same machine.
+The load is js-libp2p on both ends of WebSocket circuits (relay_load.mjs), a process of its own. All
+relays run at the same time and take turns, so that all meet the same machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from interop.running import ROOT, Failed, Running, relay, started
+from interop.running import PEERS_PYTHON, ROOT, Failed, Running, free_port, relay, started
 
 from .processes import cpu_seconds, resident_kilobytes
 from .report import Result, Row
@@ -31,6 +31,9 @@ WARM_UP = 8 << 20
 TRANSFER = 48 << 20  # bytes each way and round: a second of our relay's processor, five of theirs
 ECHOES = 200
 PEERS = 60  # connections that are set up and then kept idle
+P2PD_STARTS = 12  # tries until p2pd keeps to its flags: its main starts a relay with them and one without
+P2PD_FLAGS = ("-forceReachabilityPublic", "-natPortMap=0", "-autonat=0", "-relayTimeLimit=24h")
+P2PD_FLAGS += ("-relayDataLimit=1099511627776", "-relayMaxReservations=4096", "-relayMaxCircuits=4096")
 
 
 class Load:
@@ -75,8 +78,8 @@ class Load:
 def measure(folder: Path, rounds: int) -> Result:
     """Needs Node and the py-libp2p package, which it installs into an environment of its own."""
     install()
-    with ours(folder) as one, theirs(folder) as other:
-        loads = {"kwaainet": one, "py-libp2p": other}
+    with ours(folder) as one, theirs(folder) as other, stock(folder) as third:
+        loads = {"kwaainet": one, "py-libp2p": other, "p2pd": third}
         figures: dict[str, Any] = {name: {"rates": []} for name in loads}
         for load in loads.values():
             load.run(do="transfer", bytes=WARM_UP)
@@ -87,28 +90,28 @@ def measure(folder: Path, rounds: int) -> Result:
             figures[name]["echo"] = load.run(do="echo", rounds=ECHOES)[0]["milliseconds"]
         for name, load in loads.items():
             figures[name] |= load.connections(PEERS)
-    return Result(list(_rows(figures["kwaainet"], figures["py-libp2p"])), figures)
+    return Result(list(_rows(figures)), figures)
 
 
-def _rows(own: dict[str, Any], other: dict[str, Any]) -> Iterator[Row]:
-    mine, yours = median(own["rates"]), median(other["rates"])
+def _rows(figures: dict[str, dict[str, Any]]) -> Iterator[Row]:
     peer = PACKAGE.replace("==", " ").replace("libp2p", "py-libp2p")
-    yield Row(
-        "relay, ws circuits: MB per core-second",
-        f"{mine:.0f}",
-        f"{yours:.0f} ({peer})",
-        mine / yours,
-        "≥ 2.5",
-    )
-    yield _less("relay: processor time to set up a connection and slot", "milliseconds", "ms", own, other)
-    yield _less("relay: memory of an idle connection", "kilobytes", "kB", own, other)
-    yield _less("relay: echo of a step through a ws circuit", "echo", "ms", own, other)
+    mine = median(figures["kwaainet"]["rates"])
+    for name, shown, goal in (("py-libp2p", peer, "≥ 2.5"), ("p2pd", "p2pd", "")):
+        yours = median(figures[name]["rates"])
+        what = "relay, ws circuits: MB per core-second"
+        yield Row(what, f"{mine:.0f}", f"{yours:.0f} ({shown})", mine / yours, goal)
+    yield from _less("relay: processor time to set up a connection and slot", "milliseconds", "ms", figures)
+    yield from _less("relay: memory of an idle connection", "kilobytes", "kB", figures)
+    yield from _less("relay: echo of a step through a ws circuit", "echo", "ms", figures)
 
 
-def _less(what: str, key: str, unit: str, own: dict[str, Any], other: dict[str, Any]) -> Row:
+def _less(what: str, key: str, unit: str, figures: dict[str, dict[str, Any]]) -> Iterator[Row]:
     """Less is better, and the ratio says how many times."""
-    ratio = other[key] / own[key] if own[key] > 0 else None
-    return Row(what, f"{own[key]:.1f} {unit}", f"{other[key]:.1f} {unit} (py-libp2p)", ratio)
+    own = figures["kwaainet"][key]
+    for name in ("py-libp2p", "p2pd"):
+        other = figures[name][key]
+        ratio = other / own if own > 0 else None
+        yield Row(what, f"{own:.1f} {unit}", f"{other:.1f} {unit} ({name})", ratio)
 
 
 @contextlib.contextmanager
@@ -131,6 +134,33 @@ def theirs(folder: Path) -> Iterator[Load]:
     with started(command, folder, "py-libp2p") as running:
         address = running.event("ready")["maddrs"][0]
         with _generator(address) as generator:
+            yield Load(generator, running.process.pid)
+
+
+@contextlib.contextmanager
+def stock(folder: Path) -> Iterator[Load]:
+    """Load through a stock p2pd that keeps to its flags; those who do not carry 128 KiB a circuit."""
+    for attempt in range(P2PD_STARTS):
+        with contextlib.ExitStack() as stack:
+            try:
+                load = stack.enter_context(_p2pd(folder, f"p2pd-{attempt}"))
+                load.run(do="transfer", bytes=1 << 20)
+            except (Failed, OSError):
+                continue
+            yield load
+            return
+    raise Failed(f"p2pd kept its own limits {P2PD_STARTS} times")
+
+
+@contextlib.contextmanager
+def _p2pd(folder: Path, name: str) -> Iterator[Load]:
+    found = PEERS_PYTHON.parents[1].glob("lib/python*/site-packages/hivemind/hivemind_cli/p2pd")
+    where, control = (f"/ip4/127.0.0.1/tcp/{free_port()}" for _ in range(2))
+    command = [next(found), "-listen", control, "-hostAddrs", f"{where}/ws", *P2PD_FLAGS]
+    with started(command, folder, name) as running:
+        running.printed("Peer Addrs:")
+        peer = running.out.read_text().partition("Peer ID: ")[2].split()[0]
+        with _generator(f"{where}/ws/p2p/{peer}") as generator:
             yield Load(generator, running.process.pid)
 
 

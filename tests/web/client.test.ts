@@ -171,6 +171,16 @@ test('closing waits for the sessions to end, and nothing comes after it', async 
   assert.deepEqual(events.at(-1), { event: 'state', state: 'closed' })
 })
 
+test('closing is cut short by its signal', async () => {
+  const { client, network, worker } = await ready()
+  const control = new AbortController()
+  const closing = client.close({ signal: control.signal })
+  assert.equal(worker.ended, false)
+  control.abort()
+  await closing
+  assert.ok(network.ended && worker.ended)
+})
+
 test('closing while it loads ends the loading', async () => {
   const client = createClient({ relay: 'http://relay' })
   const started = client.start()

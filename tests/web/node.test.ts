@@ -225,6 +225,20 @@ test('finishing is hurried by its signal', async () => {
   assert.equal(node.status().state, 'stopped')
 })
 
+test('stopping is cut short by its signal, before or meanwhile', async () => {
+  for (const early of [true, false]) {
+    const { node } = await serving()
+    const control = new AbortController()
+    if (early) control.abort()
+    const stopped = node.stop({ signal: control.signal })
+    control.abort()
+    await stopped
+    assert.ok(FakeWorker.made.some(({ ended }) => ended))
+    assert.equal(node.status().state, 'stopped')
+    FakeWorker.made = []
+  }
+})
+
 test('a node that goes out of scope leaves', async () => {
   const { node, worker } = await serving()
   const left = node[Symbol.asyncDispose]()

@@ -1,16 +1,17 @@
 // What this browser keeps of models, for people to see and to delete; and asking it not to drop that by itself.
 // Rule of the file: nothing is written; what a serving node has in memory it goes on serving, whatever is deleted here.
 
+import { type Abortable, abortable } from './abort.ts'
 import { findFolder, type Owner, readRows } from '../bridge/kept.ts'
 
 /** One block of one model (null: its embedding and head); an empty model: nobody knows any more. `lastUsed` is unix ms. */
 export interface CacheEntry { model: string, block: number | null, bytes: number, lastUsed: number }
 
 /** Everything that is kept, what was used last first. */
-export async function cacheEntries (): Promise<CacheEntry[]> {
-  const folder = await findFolder()
+export async function cacheEntries ({ signal }: Abortable = {}): Promise<CacheEntry[]> {
+  const folder = await abortable(findFolder(), signal)
   const entries = new Map<string, CacheEntry>()
-  for (const { model, block, bytes, used } of folder === null ? [] : (await readRows(folder)).values()) {
+  for (const { model, block, bytes, used } of folder === null ? [] : (await abortable(readRows(folder), signal)).values()) {
     const key = JSON.stringify([model, block])
     const entry = entries.get(key) ?? { model, block, bytes: 0, lastUsed: 0 }
     entries.set(key, { ...entry, bytes: entry.bytes + bytes, lastUsed: Math.max(entry.lastUsed, used) })
@@ -18,12 +19,13 @@ export async function cacheEntries (): Promise<CacheEntry[]> {
   return [...entries.values()].sort((a, b) => b.lastUsed - a.lastUsed)
 }
 
-/** Delete what is kept: of one model, of one block of it, or all. Resolves with the bytes that were freed. */
-export async function clearCache (of: Partial<Owner> = {}): Promise<number> {
-  const folder = await findFolder()
+/** Delete what is kept: of one model, of one block of it, or all. Resolves with the bytes that were freed; aborted, it leaves what is left. */
+export async function clearCache (of: Partial<Owner> = {}, { signal }: Abortable = {}): Promise<number> {
+  const folder = await abortable(findFolder(), signal)
   if (folder === null) return 0
   let freed = 0
-  for (const [name, row] of await readRows(folder)) {
+  for (const [name, row] of await abortable(readRows(folder), signal)) {
+    signal?.throwIfAborted()
     if ((of.model !== undefined && of.model !== row.model) || (of.block !== undefined && of.block !== row.block)) continue
     await folder.removeEntry(name).then(() => { freed += row.bytes }, () => {}) // one that is being written stays
   }
@@ -31,15 +33,17 @@ export async function clearCache (of: Partial<Owner> = {}): Promise<number> {
 }
 
 /** Ask the browser to keep what is stored here even when its disk fills up; whether it does. Some ask the person. */
-export async function askToKeep (): Promise<boolean> {
-  return await navigator.storage.persisted() || await navigator.storage.persist()
+export async function askToKeep ({ signal }: Abortable = {}): Promise<boolean> {
+  return await abortable(navigator.storage.persisted(), signal) || await abortable(navigator.storage.persist(), signal)
 }
 
-/** Delete the peer's key that this browser keeps: the next start makes another. */
-export async function forgetIdentity (): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
+/** Delete the peer's key that this browser keeps: the next start makes another. It waits while another tab uses the key. */
+export async function forgetIdentity ({ signal }: Abortable = {}): Promise<void> {
+  signal?.throwIfAborted()
+  const deleted = new Promise<void>((resolve, reject) => {
     const deleting = indexedDB.deleteDatabase('kwaainet') // of bridge/identity.ts
     deleting.onsuccess = () => { resolve() }
     deleting.onerror = () => { reject(deleting.error ?? new Error('IndexedDB failed without a reason')) }
   })
+  await abortable(deleted, signal)
 }

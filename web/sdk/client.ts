@@ -2,9 +2,12 @@
 // Rule of the file: nothing loads before `start` or the first completion; a client contributes nothing and stores no
 // identity: it is a peer of its own beside the tab's node, so that either can stop, fail or run out of memory alone.
 
+/// <reference lib="esnext.disposable" preserve="true" />
+
 import { hostRtc } from '../bridge/rtc.ts'
 import type { Chain, ClientToPage, Finished, HopReport, PageToClient } from '../worker/chat_messages.ts'
 import type { IceServer, NetworkToPage, PageToNetwork, PeerReport } from '../worker/messages.ts'
+import { type Abortable, abortable, cutShort } from './abort.ts'
 import { Answer, type ChatCompletion, type ChatCompletionChunk, CompletionError, type CompletionParams, orderOf } from './completion.ts'
 import { readIceServers } from './ice.ts'
 import { askOrigin } from './origin.ts'
@@ -60,13 +63,13 @@ export interface ClientStatus {
 /** A client of the swarm in this tab. It contributes nothing and keeps no identity; servers see activations. */
 export interface Client {
   /** Load everything now; otherwise the first completion does. Rejects if that fails; it may be tried again. */
-  start: (options?: { signal?: AbortSignal }) => Promise<void>
+  start: (options?: Abortable) => Promise<void>
   /** Completions in the shape of OpenAI's API. */
   chat: { completions: { create: Create } }
   /** As of now. */
   status: () => ClientStatus
-  /** End every answer and let go of all memory. */
-  close: () => Promise<void>
+  /** End every answer, telling servers, and let go of all memory; aborting `signal` leaves servers to find out for themselves. */
+  close: (options?: Abortable) => Promise<void>
   /** As `close`, for `await using`. */
   [Symbol.asyncDispose]: () => Promise<void>
 }
@@ -113,7 +116,7 @@ class TabClient implements Client {
     options.signal?.addEventListener('abort', () => { void this.close() }, { once: true })
   }
 
-  async start ({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+  async start ({ signal }: Abortable = {}): Promise<void> {
     signal?.throwIfAborted()
     if (this.#state === 'closed') throw new CompletionError('UsageError', 'this client was closed; create another')
     this.#starting ??= this.#load().catch((error: unknown) => {
@@ -139,7 +142,7 @@ class TabClient implements Client {
     }
   }
 
-  async close (): Promise<void> {
+  async close ({ signal }: Abortable = {}): Promise<void> {
     const wasReady = this.#state === 'ready'
     this.#tell('closed')
     const running = this.#running
@@ -152,7 +155,7 @@ class TabClient implements Client {
         }
       })
       running.client.post({ type: 'stop-client' })
-      await stopped
+      await cutShort(stopped, signal, () => { running.stopped() })
     }
     this.#end(new CompletionError('UsageError', 'the client was closed'))
   }
@@ -272,13 +275,4 @@ class TabClient implements Client {
 
 function rateOf ({ completion_tokens: tokens, decoding_ms: time }: Finished): number | undefined {
   return tokens > 1 && time > 0 ? (tokens - 1) * 1e3 / time : undefined
-}
-
-/** `work`, or the signal's reason if that comes first; the work goes on for others. */
-async function abortable<T> (work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return await work
-  return await new Promise<T>((resolve, reject) => {
-    signal.addEventListener('abort', () => { reject(signal.reason as Error) }, { once: true })
-    work.then(resolve, reject)
-  })
 }

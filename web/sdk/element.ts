@@ -2,6 +2,7 @@
 // Rule of the file: importing it defines nothing and touches no document (see define.ts); nothing runs or is stored
 // before the visitor presses a button; a problem is shown and told, never thrown at the page.
 
+import type { Abortable } from './abort.ts'
 import { clearCache, forgetIdentity } from './cache.ts'
 import { consentUntil, giveConsent, withdrawConsent } from './consent.ts'
 import { type Action, View, WORDS, type Words } from './element_view.ts'
@@ -10,6 +11,7 @@ import { readLimits } from './limits.ts'
 import { createNode, type KwaaiNode, type NodeOptions } from './node.ts'
 
 const ATTRIBUTES = ['relay', 'model', 'blocks', 'theme'] as const
+const PROPERTIES = ['limits', 'options', 'words'] as const
 const EVENTS = ['state', 'progress', 'peer', 'work', 'receipt', 'error'] as const
 const IDLE: NodeStatus = { state: 'idle', work: { sessions: 0, tokensDone: 0 }, peers: [], limits: {} }
 
@@ -17,6 +19,10 @@ const IDLE: NodeStatus = { state: 'idle', work: { sessions: 0, tokensDone: 0 }, 
 const Base = (globalThis.HTMLElement ?? class {}) as typeof HTMLElement
 
 export { WORDS, type Words }
+
+/** What JSX and templates may give the element; see the guide for the line that tells a framework's types of it. */
+export type ElementAttributes = Partial<Pick<KwaaiNodeElement, typeof ATTRIBUTES[number] | typeof PROPERTIES[number]>> &
+  { [Name in keyof ElementEvents as `on${Name}`]?: (event: ElementEvents[Name]) => void }
 
 /** The events of the element: those of its node, bubbling and composed, as `kwaai-state` and so on. */
 export type ElementEvents = { [Name in keyof NodeEvents as `kwaai-${Name}`]: CustomEvent<NodeEvents[Name]> }
@@ -77,7 +83,7 @@ export class KwaaiNodeElement extends Base {
   status (): NodeStatus { return this.#node?.status() ?? IDLE }
 
   /** Begin, if the visitor has consented before; else an Error says so. As `KwaaiNode.start`. */
-  async start (options: { signal?: AbortSignal } = {}): Promise<void> {
+  async start (options: Abortable = {}): Promise<void> {
     if (this.consent === null) throw new Error('the visitor has not consented; the button of <kwaai-node> asks')
     await this.#start(options)
   }
@@ -87,21 +93,25 @@ export class KwaaiNodeElement extends Base {
   /** As `KwaaiNode.resume`. */
   resume (): void { this.#node?.resume() }
   /** As `KwaaiNode.finish`. */
-  async finish (options: { within?: number, signal?: AbortSignal } = {}): Promise<void> { await this.#node?.finish(options) }
+  async finish (options: Abortable & { within?: number } = {}): Promise<void> { await this.#node?.finish(options) }
   /** As `KwaaiNode.stop`. */
-  async stop (): Promise<void> { await this.#node?.stop() }
+  async stop (options: Abortable = {}): Promise<void> { await this.#node?.stop(options) }
 
-  /** Stop, forget the consent, and delete weights and identity. */
-  async withdraw (): Promise<void> {
-    await this.stop()
+  /** Forget the consent, stop, and delete weights and identity; aborting `signal` hurries the stop and leaves what is not deleted yet. */
+  async withdraw (options: Abortable = {}): Promise<void> {
     withdrawConsent(this.#relayOrigin())
-    await Promise.all([clearCache(), forgetIdentity()])
-    this.#show()
+    try {
+      await this.stop(options)
+      await Promise.all([clearCache({}, options), forgetIdentity(options)])
+    } finally {
+      this.#show()
+    }
   }
 
   /** @internal */
   connectedCallback (): void {
     this.#view ??= new View(this, action => { this.#act(action) })
+    this.#heedEarly()
     this.#show()
   }
 
@@ -113,6 +123,16 @@ export class KwaaiNodeElement extends Base {
   /** @internal */
   attributeChangedCallback (): void { this.#show() }
 
+  /** What was set before the element was defined hides the accessors of that name. */
+  #heedEarly (): void {
+    for (const name of [...ATTRIBUTES, ...PROPERTIES]) {
+      if (!Object.hasOwn(this, name)) continue
+      const value = this[name]
+      delete (this as Partial<this>)[name]
+      Object.assign(this, { [name]: value })
+    }
+  }
+
   #act (action: Action): void {
     if (action === 'start') {
       giveConsent(this.#relayOrigin())
@@ -121,7 +141,7 @@ export class KwaaiNodeElement extends Base {
     else this[action]().catch((error: unknown) => { this.#tell('error', error instanceof Error ? error : new Error(String(error))) })
   }
 
-  async #start (options: { signal?: AbortSignal }): Promise<void> {
+  async #start (options: Abortable): Promise<void> {
     const { relay, model, blocks } = this
     const node = createNode({ relay, ...(model === '' ? {} : { model }), ...(blocks === '' ? {} : { blocks }), ...this.#options, limits: this.#limits })
     for (const name of EVENTS) {
@@ -151,4 +171,6 @@ export class KwaaiNodeElement extends Base {
 declare global {
   interface HTMLElementTagNameMap { 'kwaai-node': KwaaiNodeElement }
   interface HTMLElementEventMap extends ElementEvents {}
+  interface DocumentEventMap extends ElementEvents {}
+  interface WindowEventMap extends ElementEvents {}
 }

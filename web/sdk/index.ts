@@ -1,5 +1,6 @@
 // The public API of the tab's half.
 
+export type { Abortable } from './abort.ts'
 export { askToKeep, type CacheEntry, cacheEntries, clearCache, forgetIdentity } from './cache.ts'
 export { type Client, type ClientEvent, type ClientOptions, type ClientState, type ClientStatus, type Create, createClient } from './client.ts'
 export { type ChatCompletion, type ChatCompletionChunk, CompletionError, type CompletionParams, type FinishReason, type Usage } from './completion.ts'

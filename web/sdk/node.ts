@@ -1,7 +1,10 @@
 // The SDK's node: this tab as a server of the swarm, with states, limits and typed events.
 // Rule of the file: nothing loads or is stored before `start`; every state is told before what awaits it goes on.
 
+/// <reference lib="esnext.disposable" preserve="true" />
+
 import type { State } from '../worker/messages.ts'
+import { type Abortable, cutShort } from './abort.ts'
 import {
   changeOf, type Limits, type NodeEvents, type NodeState, type NodeStatus, type Peer, type Progress, toPeer, TypedEventTarget
 } from './events.ts'
@@ -25,7 +28,7 @@ export interface KwaaiNode extends TypedEventTarget<NodeEvents>, AsyncDisposable
    * Begin. Resolves when the node serves, or waits: paused by a limit, or because another tab of this browser serves
    * (`elsewhere`; it takes over by itself). Rejects with why it cannot; aborting `signal` stops it.
    */
-  start: (options?: { signal?: AbortSignal }) => Promise<void>
+  start: (options?: Abortable) => Promise<void>
   /** Compute for nobody until `resume`, keeping what is loaded. */
   pause: () => void
   /** Go on, where the limits allow it. */
@@ -34,9 +37,9 @@ export interface KwaaiNode extends TypedEventTarget<NodeEvents>, AsyncDisposable
    * Leave when what is being served has ended, at most `within` seconds from now (90 unless said). Aborting `signal`
    * hurries it, as `stop` does.
    */
-  finish: (options?: { within?: number, signal?: AbortSignal }) => Promise<void>
-  /** Leave now: clients are told, and go on elsewhere. */
-  stop: () => Promise<void>
+  finish: (options?: Abortable & { within?: number }) => Promise<void>
+  /** Leave now: clients are told, and go on elsewhere. Aborting `signal` ends it without waiting until they have heard. */
+  stop: (options?: Abortable) => Promise<void>
   /** Change limits, with effect at once; those not named stay. Throws a TypeError for what makes no sense. */
   setLimits: (limits: Limits) => void
   /** As of now. */
@@ -73,7 +76,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     options.signal?.addEventListener('abort', () => { void this.stop() }, { once: true })
   }
 
-  async start ({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+  async start ({ signal }: Abortable = {}): Promise<void> {
     signal?.throwIfAborted()
     this.#options.signal?.throwIfAborted()
     if (!OVER.includes(this.#status.state)) throw new Error(`the node is ${this.#status.state} already; stop it first`)
@@ -101,20 +104,17 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     this.#heed()
   }
 
-  async finish ({ within = FINISH, signal }: { within?: number, signal?: AbortSignal } = {}): Promise<void> {
+  async finish ({ within = FINISH, signal }: Abortable & { within?: number } = {}): Promise<void> {
     this.#asked = false
     if (OVER.includes(this.#status.state)) return
-    const hurry = (): void => { void this.stop() }
-    signal?.addEventListener('abort', hurry)
-    if (this.#launched) await this.#tab.stop({ drain: signal?.aborted === true ? 0 : within })
+    if (this.#launched) await cutShort(this.#tab.stop({ drain: within }), signal, () => { void this.stop() })
     else this.#options.onEvent?.({ event: 'offline' })
-    signal?.removeEventListener('abort', hurry)
     this.#end()
     if (!OVER.includes(this.#status.state)) this.#tell('stopped')
   }
 
-  async stop (): Promise<void> {
-    await this.finish({ within: 0 })
+  async stop ({ signal }: Abortable = {}): Promise<void> {
+    await cutShort(this.finish({ within: 0 }), signal, () => { this.#tab.cut() })
   }
 
   setLimits (limits: Limits): void {

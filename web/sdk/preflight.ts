@@ -2,6 +2,7 @@
 
 import { canTransferChannels } from '../bridge/rtc.ts'
 import type { Backend } from '../worker/messages.ts'
+import { type Abortable, abortable } from './abort.ts'
 import { planThreads } from './threads.ts'
 
 /** One thing a tab needs. `required`: without it nothing works; `message` is for people. */
@@ -14,9 +15,9 @@ export interface Preflight { checks: Check[], backend: Backend, threads: number,
 const SIMD_MODULE = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11)
 
 /** Look at everything; `wanted` and `threads` are what was asked for, if anything. Throws a RangeError for no count of threads. */
-export async function preflight (wanted?: Backend, threads?: number): Promise<Preflight> {
+export async function preflight (wanted?: Backend, threads?: number, { signal }: Abortable = {}): Promise<Preflight> {
   const plan = planThreads(threads)
-  const gpu = await lookForGpu(wanted === 'webgpu' ? 'wasm would use the processor' : 'the processor is used')
+  const gpu = await abortable(lookForGpu(wanted === 'webgpu' ? 'wasm would use the processor' : 'the processor is used'), signal)
   const checks: Check[] = [
     { name: 'secure context', ok: isSecureContext, required: true, message: 'open this page by https, or on localhost: browsers give an insecure page neither storage nor locks nor WebGPU' },
     { name: 'WebAssembly SIMD', ok: typeof WebAssembly === 'object' && WebAssembly.validate(SIMD_MODULE), required: true, message: 'this browser has no WebAssembly SIMD; use a current one' },

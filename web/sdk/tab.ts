@@ -175,6 +175,11 @@ export class Tab {
     await this.#stopping
   }
 
+  /** End a leave under way: who has not heard of it by now finds out. */
+  cut (): void {
+    this.#stopped()
+  }
+
   async #leave (drain: number): Promise<void> {
     this.#attempt++
     if (this.#running !== null && this.#present) {

@@ -17,7 +17,7 @@ from robustness.swarm import MEGA, UID, Swarm
 
 from kwaainet.compression.codec import deserialize, serialize
 from kwaainet.errors import HandshakeError, RpcError, StreamReset
-from kwaainet.native.network import MAX_SERVED_PER_PEER
+from kwaainet.libp2p.admission import Limits
 from kwaainet.native.stream import RawStream
 from kwaainet.ports import Stream
 from kwaainet.wire import msgpack, varint
@@ -339,7 +339,7 @@ def test_no_peer_takes_all_that_is_served(swarm: Swarm, caller: RpcCaller) -> No
     """A thousand calls that never come: further ones of this peer are refused, nobody else's."""
 
     async def attack() -> None:
-        waiting = [await caller.raw("rpc_info") for _ in range(MAX_SERVED_PER_PEER)]
+        waiting = [await caller.raw("rpc_info") for _ in range(Limits().streams.peer)]
         with pytest.raises(StreamReset):
             await everything(await caller.raw("rpc_info"))
         swarm.bystander.goes_on()

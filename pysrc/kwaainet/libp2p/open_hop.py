@@ -62,17 +62,17 @@ class Quotas:
 
 
 class TokenBucket:
-    """An allowance that refills over a minute."""
+    """An allowance that refills evenly, and holds ``burst`` at most: a minute's if not told otherwise."""
 
-    def __init__(self, per_minute: float) -> None:
+    def __init__(self, per_minute: float, *, burst: float | None = None) -> None:
         self._per_minute = per_minute
-        self._level = per_minute
+        self._most = self._level = per_minute if burst is None else burst
         self._at: float | None = None
 
     def level(self, now: float) -> float:
         """What is left; below 0 if more was taken than there was."""
         if self._at is not None:
-            self._level = min(self._per_minute, self._level + (now - self._at) * self._per_minute / 60)
+            self._level = min(self._most, self._level + (now - self._at) * self._per_minute / 60)
         self._at = now
         return self._level
 
@@ -83,7 +83,7 @@ class TokenBucket:
 
     def is_full(self, now: float) -> bool:
         """Whether nothing is owed: forgetting the bucket gives nothing away."""
-        return self.level(now) >= self._per_minute
+        return self.level(now) >= self._most
 
 
 class _Source:

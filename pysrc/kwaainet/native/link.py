@@ -24,6 +24,8 @@ from .stream import RawStream
 
 logger = logging.getLogger(__name__)
 
+STALL = 60.0  # seconds in which a reader must make room in a full wire, even one that sends and pings
+
 
 class Wire(Protocol):
     """What carries a connection's bytes: a socket, a WebSocket, a stream of another connection."""
@@ -87,6 +89,8 @@ class Link:
         self._peer: PeerId | None = None
         self._streams: dict[int, RawStream] = {}
         self._paused = self._flush_due = self._closed = False
+        self._stalled: asyncio.TimerHandle | None = None  # runs while the wire takes nothing
+        self.since = loop.time()
         self.leaving = False  # the peer said that it will close: open no more streams
         self._timer = loop.call_at(self.machine.next_deadline(), self._tick)
         self.flush_soon()
@@ -97,6 +101,16 @@ class Link:
         if self._peer is None:
             raise HandshakeError(f"the peer at {self.address} has not proved who it is")
         return self._peer
+
+    @property
+    def peer(self) -> PeerId | None:
+        """The peer, if it has proved who it is."""
+        return self._peer
+
+    @property
+    def streams(self) -> int:
+        """Streams open now, both ways."""
+        return len(self._streams)
 
     @property
     def closed(self) -> bool:
@@ -149,10 +163,13 @@ class Link:
     def pause(self) -> None:
         """The wire holds enough for now."""
         self._paused = True
+        if self._stalled is None:
+            self._stalled = self._loop.call_later(STALL, self._stall)
 
     def resume(self) -> None:
         """The wire takes more."""
         self._paused = False
+        self._unstall()
         self.flush_soon()
 
     def lost(self, reason: str) -> None:
@@ -162,6 +179,7 @@ class Link:
             return
         self._closed = True
         self._timer.cancel()
+        self._unstall()
         error = StreamReset(f"the connection to {self._peer or self.address} is gone: {reason}")
         for stream in list(self._streams.values()):
             stream.abort(error)
@@ -192,6 +210,17 @@ class Link:
         if not self.ready.done():
             self.ready.set_exception(error)
         self.close(str(error), code=1)
+
+    def _stall(self) -> None:
+        reason = f"in {STALL:g} s it took too little of what waits for it"
+        logger.info("closing the connection to %s: %s", self._peer or self.address, reason)
+        self._wire.close()  # without a goodbye, which would wait, too
+        self.lost(reason)
+
+    def _unstall(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _tick(self) -> None:
         try:

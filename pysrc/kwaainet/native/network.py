@@ -10,13 +10,15 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections import Counter
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ..errors import CapacityError, ConfigError, KwaaiNetError
 from ..identity.keys import PrivateKey, peer_id
 from ..libp2p import noise
+from ..libp2p.admission import Admission, Kind, Origin, Pace
+from ..libp2p.bans import parse_host
 from ..libp2p.connection import Connection
 from ..libp2p.multiaddr import Multiaddr
 from ..ports import Crypto
@@ -31,9 +33,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 16384  # one per tab and a few per native peer; about 28 kB each
 MAX_HANDSHAKES = 256  # connections that have not proved an identity yet
-MAX_SERVED = 8192  # streams being served
-MAX_SERVED_PER_PEER = 1024  # of them to one peer, so that it takes more than one to take them all
-MAX_PER_PEER = 16  # a peer with more is leaking them: the newest is closed
+MAX_SERVED = 8192  # streams being served; how many of one peer or address ``admission`` says
 
 if TYPE_CHECKING:
     from .webrtc_direct import DirectListener
@@ -54,6 +54,7 @@ class Network:
         self.peerstore = Peerstore()
         self.doors = Doors()  # to be told of a certificate before ``listen``
         self.max_connections = MAX_CONNECTIONS
+        self.admission = Admission()
         self._announce = tuple(address.without_peer() for address in announce)
         self._circuits: dict[Multiaddr, None] = {}  # addresses through relays that hold a slot for us
         self._handlers: dict[str, RawHandler] = {}
@@ -63,8 +64,8 @@ class Network:
         self._links: dict[PeerId, list[Link]] = {}
         self._open = 0  # links in all
         self._shaking: dict[Link, None] = {}
+        self._origins: dict[Link, Origin] = {}  # of those that came in, without their peer
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._served: Counter[PeerId] = Counter()
         self._opened: list[Callable[[Link], None]] = []
         self._lost: list[Callable[[PeerId], None]] = []
         self._changed: list[Callable[[], None]] = []
@@ -80,6 +81,11 @@ class Network:
     def hide(self, protocol: str) -> None:
         """Tell others that it is served no more; who asks all the same is answered."""
         self._hidden.add(protocol)
+        self.changed()
+
+    def show(self, protocol: str) -> None:
+        """Tell others of it again."""
+        self._hidden.discard(protocol)
         self.changed()
 
     def supports(self, protocol: str) -> bool:
@@ -174,7 +180,7 @@ class Network:
         try:
             return self.connect(wire, address, initiator=False)
         except CapacityError as error:
-            logger.warning("refused a connection from %s: %s", address, error)
+            logger.info("refused a connection from %s: %s", address, error)
             return None
 
     def connect(
@@ -192,10 +198,54 @@ class Network:
         if len(self._shaking) >= MAX_HANDSHAKES:
             self._give_up_a_handshake()
         if self._open >= self.max_connections or len(self._shaking) >= MAX_HANDSHAKES:
+            self.admission.refused["too many connections"] += 1
             raise CapacityError(f"{self._open} connections are open and {len(self._shaking)} are opening")
+        origin = None if initiator else self._admit(address)
         link = Link(self, wire, address, initiator=initiator, expected_peer=expected_peer, machine=machine)
         self._shaking[link] = None
+        if origin is not None:
+            self._origins[link] = origin
         return link
+
+    def _admit(self, address: Multiaddr) -> Origin:
+        """A place for what comes from there. Raises ``CapacityError``."""
+        admission, host = self.admission, _host(address)
+        origin = admission.origin(None, host)
+        reason = (
+            admission.refusal(None, host, time.time())
+            or admission.hurry(Pace.ARRIVAL, origin, time.monotonic())
+            or admission.take(Kind.CONNECTION, origin)
+        )
+        if reason is not None:
+            raise CapacityError(reason)
+        return origin
+
+    def _admit_peer(self, link: Link) -> str | None:
+        """Why a peer that has proved who it is may not stay, or ``None``."""
+        peer, admission = link.remote_peer, self.admission
+        if peer == self.peer_id:
+            return "it is ourselves"
+        reason = admission.refusal(peer, _host(link.address), time.time())
+        if reason is None and not link.initiator:
+            reason = admission.hurry(Pace.ARRIVAL, Origin(peer), time.monotonic())
+        return reason or admission.take(Kind.CONNECTION, Origin(peer))
+
+    def origin(self, stream: RawStream) -> Origin:
+        """Who is at the other end of a stream, and from where, as ``admission`` counts it."""
+        return self.admission.origin(stream.remote_peer, _host(stream.address))
+
+    def enforce(self) -> int:
+        """Close whatever the rules do not let in any more; returns how many connections that were."""
+        refusal, now = self.admission.rules.refusal, time.time()
+        links = [*self.links(), *self._shaking]
+        out = [
+            (link, reason)
+            for link in links
+            if (reason := refusal(link.peer, parse_host(_host(link.address)), now)) is not None
+        ]
+        for link, reason in out:
+            link.close(f"it is {reason}")
+        return len(out)
 
     def _give_up_a_handshake(self) -> None:
         """The one that has taken longest makes room: a peer in earnest needs less than a second."""
@@ -209,18 +259,18 @@ class Network:
     def link_opened(self, link: Link) -> None:
         self._shaking.pop(link, None)
         peer = link.remote_peer
-        links = self._links.setdefault(peer, [])
-        if peer == self.peer_id or len(links) >= MAX_PER_PEER:
-            if not links:
-                del self._links[peer]
-            link.close("it is ourselves" if peer == self.peer_id else "the peer has too many connections")
+        if (reason := self._admit_peer(link)) is not None:
+            logger.info("closing the connection to %s at %s: %s", peer, link.address, reason)
+            link.close(reason)
             return
-        links.append(link)
+        self._links.setdefault(peer, []).append(link)
         self._open += 1
         logger.info("connected to %s at %s", peer, link.address)
         _tell(self._opened, link)
 
     def link_closed(self, link: Link, reason: str) -> None:
+        if (origin := self._origins.pop(link, None)) is not None:
+            self.admission.release(Kind.CONNECTION, origin)
         if link in self._shaking:
             del self._shaking[link]
             logger.debug("no connection with %s: %s", link.address, reason)
@@ -231,6 +281,7 @@ class Network:
             return
         links.remove(link)
         self._open -= 1
+        self.admission.release(Kind.CONNECTION, Origin(peer))
         logger.info("disconnected from %s at %s: %s", peer, link.address, reason)
         if not links:
             del self._links[peer]
@@ -238,11 +289,18 @@ class Network:
             _tell(self._lost, peer)
 
     def stream_opened(self, stream: RawStream) -> None:
-        if len(self._tasks) >= MAX_SERVED or self._served[stream.remote_peer] >= MAX_SERVED_PER_PEER:
-            logger.info("refused a %s stream of %s: too many are served", stream.protocol, stream.remote_peer)
+        admission, origin = self.admission, self.origin(stream)
+        reason = "too many streams"
+        if len(self._tasks) < MAX_SERVED:
+            reason = admission.take(Kind.STREAM, origin) or ""
+        else:
+            admission.refused[reason] += 1
+        if reason:
+            logger.info("refused a %s stream of %s: %s", stream.protocol, stream.remote_peer, reason)
             stream.reset()
             return
-        self.spawn(self._serve(stream))
+        task = self.spawn(self._serve(stream))
+        task.add_done_callback(lambda done: admission.release(Kind.STREAM, origin))
 
     # --- tasks and the end ------------------------------------------------------------------------
 
@@ -265,8 +323,6 @@ class Network:
             link.close("this host is closing")
 
     async def _serve(self, stream: RawStream) -> None:
-        peer = stream.remote_peer
-        self._served[peer] += 1
         try:
             await self._handlers[stream.protocol](stream)
         except (KwaaiNetError, TimeoutError) as error:
@@ -275,10 +331,6 @@ class Network:
         except BaseException:
             stream.reset()
             raise
-        finally:
-            self._served[peer] -= 1
-            if not self._served[peer]:
-                del self._served[peer]
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
@@ -292,6 +344,11 @@ async def _listen_directly(network: Network, address: Multiaddr) -> DirectListen
     except ImportError as error:
         raise ConfigError(f'{address} needs {error.name}: pip install "kwaainet[webrtc]"') from None
     return await DirectListener.open(network, address, load_certificate(network.doors.webrtc_key))
+
+
+def _host(address: Multiaddr) -> str | None:
+    """The IP address that a peer is seen at; through a circuit none is."""
+    return None if address.is_circuit or address.names[0] not in ("ip4", "ip6") else address.parts[0][1]
 
 
 def _tell(callbacks: Iterable[Callable[[_T], None]], what: _T) -> None:

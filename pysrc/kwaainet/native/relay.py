@@ -17,6 +17,8 @@ from typing import TypeAlias
 
 from ..errors import CapacityError, KwaaiNetError, ProtocolError, StreamReset
 from ..libp2p import circuit
+from ..libp2p.admission import Kind, Origin, Priority
+from ..libp2p.admission import Pace as Counted
 from ..libp2p.circuit import HopMessage, HopType, ReservationTable, Status, StopMessage, StopType
 from ..libp2p.multiaddr import Multiaddr
 from ..types import PeerId
@@ -45,6 +47,8 @@ class Relay:
     ) -> None:
         self._host = host
         self._network = host.network
+        self._admission = host.network.admission
+        self._slots: dict[PeerId, Origin] = {}  # of those who hold one
         self._table = ReservationTable()
         self._policy = policy or self.only_reserved
         self.open_hop = open_hop
@@ -54,7 +58,7 @@ class Relay:
         self.refused: Counter[str] = Counter()  # by the status they were refused with
         self.draining = False  # nothing new is begun; what there is goes on
         host.handle_raw(circuit.HOP_PROTOCOL, self._hop)
-        host.on_peer_lost(self._table.release)
+        host.on_peer_lost(self._peer_lost)
         host.routing.add_source(self._addresses)
 
     @property
@@ -71,6 +75,15 @@ class Relay:
     def circuits(self) -> int:
         """Circuits open now."""
         return len(self._circuits)
+
+    def circuits_by_peer(self) -> dict[PeerId, tuple[int, int]]:
+        """Of everybody at an end of a circuit: how many, and the bytes they carried, both ways together."""
+        found: dict[PeerId, tuple[int, int]] = {}
+        for one in self._circuits:
+            for peer in one.ends:
+                count, carried = found.get(peer, (0, 0))
+                found[peer] = (count + 1, carried + one.carried)
+        return found
 
     @property
     def relayed_bytes(self) -> int:
@@ -94,6 +107,11 @@ class Relay:
     def _own_addresses(self) -> list[Multiaddr]:
         network = self._network
         return [address.with_peer(network.peer_id) for address in network.addresses if not address.is_circuit]
+
+    def resume(self) -> None:
+        """Begin new things again, after a ``drain``."""
+        self.draining = False
+        self._network.show(circuit.HOP_PROTOCOL)
 
     async def drain(self, limit: float) -> None:
         """Begin nothing new; return when circuits were quiet for ``QUIET``, or after ``limit`` seconds."""
@@ -133,14 +151,32 @@ class Relay:
             self._refuse(stream, Status.RESERVATION_REFUSED)
             return
         try:
+            self._take_slot(stream)
             expire = self._table.reserve(peer, time.time())
         except CapacityError as error:
             logger.warning("no slot for %s: %s", peer, error)
+            self._give_back_slot(peer)
             self._refuse(stream, Status.RESERVATION_REFUSED)
             return
         signed = circuit.voucher(self._network.crypto, self._network.identity, peer, expire)
         stream.write_message(circuit.reserved(expire, self._own_addresses(), signed).encode())
         stream.close()
+
+    def _take_slot(self, stream: RawStream) -> None:
+        peer = stream.remote_peer
+        if peer not in self._slots:
+            origin = self._network.origin(stream)
+            if (reason := self._admission.take(Kind.RESERVATION, origin)) is not None:
+                raise CapacityError(reason)
+            self._slots[peer] = origin
+
+    def _give_back_slot(self, peer: PeerId) -> None:
+        if not self._table.holds(peer) and (origin := self._slots.pop(peer, None)) is not None:
+            self._admission.release(Kind.RESERVATION, origin)
+
+    def _peer_lost(self, peer: PeerId) -> None:
+        self._table.release(peer)
+        self._give_back_slot(peer)
 
     async def _connect(self, source: RawStream, target: PeerId) -> None:
         status = self._policy(source.remote_peer, target)
@@ -156,6 +192,9 @@ class Relay:
 
     async def _connect_openly(self, source: RawStream, target: PeerId, open_hop: OpenHop) -> None:
         peer = source.remote_peer
+        if self._admission.hurry(Counted.DIAL, self._network.origin(source), time.monotonic()) is not None:
+            self._refuse(source, Status.RESOURCE_LIMIT_EXCEEDED)
+            return
         try:
             lease = await open_hop.admit(peer, target, holds_slot=self.has_reservation(peer))
         except Refused as refused:
@@ -172,6 +211,21 @@ class Relay:
         self, source: RawStream, target: PeerId, link: Link | None, lease: Lease | None = None
     ) -> bool:
         """A circuit over a connection to its target; whether there is one now."""
+        origin = self._network.origin(source)
+        if self._admission.take(Kind.CIRCUIT, origin) is not None:
+            self._refuse(source, Status.RESOURCE_LIMIT_EXCEEDED)
+            return False
+        opened = False
+        try:
+            opened = await self._open_from(origin, source, target, link, lease)
+        finally:
+            if not opened:
+                self._admission.release(Kind.CIRCUIT, origin)
+        return opened
+
+    async def _open_from(
+        self, origin: Origin, source: RawStream, target: PeerId, link: Link | None, lease: Lease | None
+    ) -> bool:
         try:
             stop = await self._stop(source.remote_peer, link)
         except (KwaaiNetError, TimeoutError) as error:
@@ -183,11 +237,23 @@ class Relay:
         except StreamReset:  # the source left while the target was asked
             stop.reset()
             raise
-        opened = Circuit(source, stop, self._circuit_ended, lease)
+        opened = Circuit(source, stop, self._circuit_ended, self._pace(origin, lease), origin, lease)
         self._circuits[opened] = None
         self.opened += 1
         opened.start()
         return True
+
+    def _pace(self, origin: Origin, lease: Lease | None) -> Pace:
+        admission = self._admission
+        priority = Priority.TAB if lease is None else Priority.OPEN_HOP
+
+        def pace(size: int) -> float:
+            wait = lease.pace(size) if lease is not None else 0.0
+            if admission.paces_bytes:
+                wait = max(wait, admission.carry(origin, size, priority, time.monotonic()))
+            return wait
+
+        return pace
 
     async def _stop(self, source: PeerId, link: Link | None) -> RawStream:
         """A stream on which the target has accepted the circuit. Raises ``KwaaiNetError``."""
@@ -215,22 +281,25 @@ class Relay:
         if ended in self._circuits:
             del self._circuits[ended]
             self._past_bytes += ended.carried
+            self._admission.release(Kind.CIRCUIT, ended.origin)
             if ended.lease is not None:
                 ended.lease.release()
 
 
 class Circuit:
-    """Two streams, each pumped into the other, at the pace of their lease if they have one."""
+    """Two streams, each pumped into the other at a pace. ``origin``: who opened it."""
 
     def __init__(
         self,
         one: RawStream,
         other: RawStream,
         on_end: Callable[[Circuit], None],
+        pace: Pace,
+        origin: Origin,
         lease: Lease | None = None,
     ) -> None:
-        self.lease = lease
-        pace = lease.pace if lease is not None else None
+        self.lease, self.origin = lease, origin
+        self.ends = (one.remote_peer, other.remote_peer)
         self._forth = _Pump(one, other, self._pump_ended, pace)
         self._back = _Pump(other, one, self._pump_ended, pace)
         self._forth.twin, self._back.twin = self._back, self._forth
@@ -256,9 +325,7 @@ class _Pump:
 
     twin: _Pump
 
-    def __init__(
-        self, source: RawStream, target: RawStream, on_end: Callable[[], None], pace: Pace | None
-    ) -> None:
+    def __init__(self, source: RawStream, target: RawStream, on_end: Callable[[], None], pace: Pace) -> None:
         self.source = source
         self.carried = 0
         self.ended = False
@@ -287,7 +354,7 @@ class _Pump:
         if waiting < self._waiting:
             taken = self._waiting - waiting
             self._waiting = waiting
-            wait = self._pace(taken) if self._pace is not None and not self.ended else 0.0
+            wait = self._pace(taken) if not self.ended else 0.0
             if wait > 0:
                 asyncio.get_running_loop().call_later(wait, self.source.grant, taken)
             else:

@@ -1,4 +1,4 @@
-"""What a relay keeps between runs, all in one folder: its identity, and whom it knew in the swarm.
+"""What a relay keeps between runs, all in one folder: its identity, whom it knew in the swarm, and its bans.
 
 Rule of the file: a file is whole or not there; one that was damaged costs what it said, never a start.
 """
@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..libp2p.bans import MAX_BYTES as MAX_BAN_BYTES
 
 log = logging.getLogger(__name__)
 
-IDENTITY, PEERS = "identity.key", "peers.json"
+IDENTITY, PEERS, BANS, SOCKET = "identity.key", "peers.json", "bans.json", "admin.sock"
 MAX_PEERS = 64  # addresses kept
 MAX_BYTES = 1 << 16
 _MODE = 0o700
@@ -57,11 +58,34 @@ class StateDir:
 
     def keep_peers(self, addresses: Iterable[str]) -> None:
         """Replace the peers kept; a disk that refuses is only logged."""
-        part = self.path / f"{PEERS}.part"
+        self._keep(PEERS, json.dumps(list(addresses)[:MAX_PEERS], indent=1) + "\n")
+
+    @property
+    def socket(self) -> Path:
+        """Where the relay that runs here can be asked."""
+        return self.path / SOCKET
+
+    def bans(self) -> bytes:
+        """The file of bans as it is; empty if there is none that can be read."""
         try:
-            part.write_text(json.dumps(list(addresses)[:MAX_PEERS], indent=1) + "\n")
-            part.replace(self.path / PEERS)
+            with (self.path / BANS).open("rb") as file:
+                return file.read(MAX_BAN_BYTES + 1)
+        except FileNotFoundError:
+            return b""
         except OSError as error:
-            log.warning("whom we know cannot be kept in %s: %s", self.path, error.strerror)
+            log.warning("%s is left aside: %s", self.path / BANS, error.strerror)
+            return b""
+
+    def keep_bans(self, text: str) -> None:
+        """Replace the bans kept; a disk that refuses is only logged."""
+        self._keep(BANS, text)
+
+    def _keep(self, name: str, text: str) -> None:
+        part = self.path / f"{name}.part"
+        try:
+            part.write_text(text)
+            part.replace(self.path / name)
+        except OSError as error:
+            log.warning("%s cannot be kept in %s: %s", name, self.path, error.strerror)
             with suppress(OSError):  # what is half written only takes room
                 part.unlink(missing_ok=True)

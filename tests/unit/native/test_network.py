@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import time
 
 import pytest
 
 from kwaainet.errors import CapacityError, HandshakeError, StreamReset
 from kwaainet.identity.keys import PrivateKey
+from kwaainet.libp2p.admission import Limits
 from kwaainet.libp2p.multiaddr import Multiaddr
 from kwaainet.native import network as module
 from kwaainet.native import transport
@@ -142,10 +144,10 @@ def test_the_slowest_handshake_makes_room_for_a_newcomer(monkeypatch):
     run(main())
 
 
-def test_connections_of_one_peer_have_a_cap(monkeypatch):
+def test_connections_of_one_peer_have_a_cap():
     async def main():
-        monkeypatch.setattr(module, "MAX_PER_PEER", 1)
         server, client = await listening(), network()
+        server.admission.change(Limits().changed("connections", "1,9,9"))
         lost = asyncio.Queue()
         client.on_lost(lost.put_nowait)
         first = await dial(client, server)
@@ -188,10 +190,10 @@ def test_streams_being_served_have_a_cap(monkeypatch):
     run(main())
 
 
-def test_no_peer_takes_all_that_can_be_served(monkeypatch):
+def test_no_peer_takes_all_that_can_be_served():
     async def main():
-        monkeypatch.setattr(module, "MAX_SERVED_PER_PEER", 2)
         server, greedy, modest = await listening(), network(), network()
+        server.admission.change(Limits().changed("streams", "2,9,9"))
 
         async def echo(stream):
             stream.write(await stream.read())
@@ -275,6 +277,89 @@ def test_a_wildcard_is_told_as_addresses_that_can_be_dialled():
         hosts = [address.host_port[0] for address in server.addresses]
         assert "127.0.0.1" in hosts
         assert "0.0.0.0" not in hosts
+        server.close()
+
+    run(main())
+
+
+def test_every_limit_of_connections_by_address_is_hit_and_counted():
+    async def main():
+        one = network()
+        one.admission.change(Limits().changed("connections", "2,3,4"))
+        there = [Multiaddr.parse(f"/ip4/192.0.2.{n}/tcp/1") for n in (1, 1, 1, 1, 2, 3)]
+        links = [one.accept(Nowhere(), address) for address in there]
+        assert [link is not None for link in links] == [True, True, True, False, True, False]
+        assert one.admission.refused == {
+            "too many connections of one address": 1,
+            "too many connections of one subnet": 1,
+        }
+        links[0].close("enough")
+        assert one.accept(Nowhere(), there[0]) is not None, "its place is free again"
+        through = Multiaddr.parse("/ip4/192.0.2.1/tcp/1") / "/p2p-circuit"
+        assert one.accept(Nowhere(), through) is not None, "the relay's address is not its peers'"
+        one.close()
+        one.admission.forget(time.monotonic() + 120)
+        assert len(one.admission) == 0, "no address is remembered"
+
+    run(main())
+
+
+def test_who_knocks_too_often_is_refused():
+    async def main():
+        one = network()
+        one.admission.change(Limits().changed("arrivals", "2,3,9"))
+        there = Multiaddr.parse("/ip6/2001:db8::1/tcp/1")
+        for _ in range(3):
+            one.accept(Nowhere(), there).close("and again")
+        assert one.accept(Nowhere(), there) is None
+        assert one.admission.refused == {"too many arrivals of one address a minute": 1}
+        one.close()
+
+    run(main())
+
+
+def test_streams_of_one_address_have_a_cap():
+    async def main():
+        server, client = await listening(), network()
+        server.admission.change(Limits().changed("streams", "1,1,1"))
+
+        async def echo(stream):
+            stream.write(await stream.read())
+            stream.close()
+
+        server.handle("echo", echo)
+        link = await dial(client, server)
+        first = link.open_stream("echo")
+        await first.opened()
+        with pytest.raises(StreamReset):
+            await link.open_stream("echo").read()
+        assert server.admission.refused == {"too many streams of one peer": 1}
+        first.write(b"x")
+        assert bytes(await first.read()) == b"x"
+        client.close()
+        server.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("who", ["peer", "192.0.2.1"])
+def test_who_is_banned_is_refused_and_closed(who):
+    async def main():
+        server, client = await listening(), network()
+        link = await dial(client, server)
+        strange = server.accept(Nowhere(), Multiaddr.parse("/ip4/192.0.2.1/tcp/1"))
+        server.admission.rules.ban(str(client.peer_id) if who == "peer" else who, "rude", None, time.time())
+        assert server.enforce() == 1
+        assert strange.closed == (who != "peer")
+        if who == "peer":
+            while not link.closed:
+                await asyncio.sleep(0)
+            with pytest.raises((StreamReset, HandshakeError)):
+                await read_over_a_new_connection(client, server)
+        else:
+            assert server.accept(Nowhere(), Multiaddr.parse("/ip4/192.0.2.1/tcp/2")) is None
+        assert server.admission.refused["banned"] == 1
+        client.close()
         server.close()
 
     run(main())

@@ -8,10 +8,13 @@ import pytest
 from kwaainet.errors import StreamReset, Unreachable
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.libp2p import circuit
+from kwaainet.libp2p.admission import Limits, Origin
 from kwaainet.libp2p.circuit import HopMessage, HopType, Status, StopMessage, StopType
+from kwaainet.libp2p.open_hop import Reason
 from kwaainet.libp2p.yamux import WINDOW
 from kwaainet.native import relay as module
 from kwaainet.native.host import NativeHost
+from kwaainet.native.open_hop import Refused
 from kwaainet.native.relay import Relay
 
 ANY = "/ip4/127.0.0.1/tcp/0"
@@ -365,3 +368,71 @@ def test_draining_takes_no_longer_than_it_may_nor_than_there_are_circuits():
         await scene.relay.drain(3600)
 
     run(main)
+
+
+def test_slots_of_one_subnet_have_a_cap_and_are_free_again():
+    async def test(scene):
+        scene.hub.network.admission.change(Limits().changed("reservations", "1,1,1"))
+        scene.hub.network.admission.origin = lambda peer, host: Origin(peer, "192.0.2.1/32", "192.0.2.0/24")
+        first = await host(scene.hub.addresses[0] + "/p2p-circuit")
+        with pytest.raises(Unreachable, match="RESERVATION_REFUSED"):
+            await host(scene.hub.addresses[0] + "/p2p-circuit")
+        assert scene.hub.network.admission.refused == {"too many reservations of one address": 1}
+        await first.close()
+        await until(lambda: not scene.relay.has_reservation(first.peer_id))
+        await (await host(scene.hub.addresses[0] + "/p2p-circuit")).close()
+
+    run(test)
+
+
+def test_circuits_of_one_peer_have_a_cap():
+    async def test(scene):
+        scene.hub.network.admission.change(Limits().changed("circuits", "1,9,9"))
+        await raw(scene)
+        message = HopMessage(HopType.CONNECT, peer=circuit.Peer(scene.server.peer_id.data))
+        stream = await hop(scene, scene.client, message)
+        reply = HopMessage.decode(await stream.read_message(circuit.MAX_MESSAGE))
+        assert reply.status == Status.RESOURCE_LIMIT_EXCEEDED
+        await raw(scene, await scene.join())  # another peer is not concerned
+        assert scene.relay.circuits == 2
+
+    run(test)
+
+
+def test_bytes_are_carried_at_the_pace_of_their_peer():
+    async def test(scene):
+        scene.hub.network.admission.change(Limits().changed("peer_bandwidth", "1000000"))
+        one, other = await raw(scene)
+        loop = asyncio.get_running_loop()
+        began, size = loop.time(), 2_200_000
+        sending = asyncio.ensure_future(send(one, size))
+        scene.tasks.append(sending)
+        await read_exactly(other, size)
+        assert loop.time() - began > 0.1, "a second's worth and a window come at once, the rest does not"
+
+    run(test)
+
+
+async def send(stream, size):
+    for _ in range(size // 100_000):
+        stream.write(bytes(100_000))
+        await stream.drain()
+
+
+def test_ways_out_of_one_peer_have_a_pace():
+    class Nowhere:
+        async def admit(self, source, target, *, holds_slot):
+            raise Refused(Reason.NOT_ANNOUNCED)
+
+    async def test(scene):
+        scene.relay.open_hop = Nowhere()
+        scene.hub.network.admission.change(Limits().changed("dials", "1,9,9"))
+        message = HopMessage(HopType.CONNECT, peer=circuit.Peer(scene.client.peer_id.data))
+        told = []
+        for _ in range(2):
+            stream = await hop(scene, scene.client, message)
+            told.append(HopMessage.decode(await stream.read_message(circuit.MAX_MESSAGE)).status)
+        assert told == [Status.NO_RESERVATION, Status.RESOURCE_LIMIT_EXCEEDED]
+        assert scene.hub.network.admission.refused == {"too many dials of one peer a minute": 1}
+
+    run(test)

@@ -55,3 +55,15 @@ def test_a_full_disk_keeps_what_was_there(
     assert "No space left" in caplog.text
     assert state.known_peers() == ["one"]
     assert [path.name for path in tmp_path.iterdir()] == ["peers.json"]
+
+
+def test_bans_are_kept_as_they_are(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    assert state.bans() == b""
+    state.keep_bans("[]\n")
+    assert StateDir(tmp_path).bans() == b"[]\n"
+    assert state.socket == tmp_path / "admin.sock"
+    (tmp_path / "bans.json").unlink()
+    (tmp_path / "bans.json").mkdir()
+    assert state.bans() == b"", "what cannot be read costs no start"
+    state.keep_bans("[]\n")

@@ -40,7 +40,7 @@ from ..relay import Relay
 from ..relay_metrics import RelayMetrics
 from ..state_dir import StateDir
 from ..swarm_page import SwarmPage
-from . import relay_config, relay_tls, relay_unit
+from . import relay_admin, relay_config, relay_defence, relay_tls, relay_unit
 from .api import add_api_flags, check_api_on_relay, open_api, relay_api_options
 from .clock import following_the_clock
 from .flags import add_command, add_initial_peers, add_listening, add_model, add_repository, seconds
@@ -91,6 +91,7 @@ class RelayOptions:
     model_url: str = ""
     state_dir: Path | None = None
     tls: relay_tls.TlsOptions = relay_tls.NO_TLS
+    defence: relay_defence.Defence = relay_defence.OPEN
 
 
 @dataclass(slots=True)
@@ -172,10 +173,12 @@ async def _join(
         of_relay=state is not None,
     )
     host.network.doors = doors
+    relay_defence.arm(host, options.defence, state)
     relay = Relay(host)
     await host.listen()
     known = state.known_peers() if state else []
     dht = await join_dht(stack, host, options.initial_peers, known=known)
+    await relay_defence.watch(stack, host, relay, state)
     serve_as_seed(stack, host, relay, dht, allow_private=options.open_hop_private)
     if state is not None:
         await stack.enter_async_context(_remembering(state, host, dht))
@@ -326,12 +329,14 @@ def relay_options(options: argparse.Namespace) -> RelayOptions:
         options.model_url,
         getattr(options, "state_dir", None),
         relay_tls.tls_options(options),
+        relay_defence.defence_options(options),
     )
 
 
 def add_service_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a relay that runs by itself: they and ``add_relay_flags``'s are its settings."""
     add_logging(parser)
+    relay_defence.add_defence_flags(parser)
     parser.add_argument(
         "--state-dir",
         type=Path,
@@ -369,6 +374,7 @@ def add(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     relay_config.add(actions, declare)
     relay_unit.add(actions)
+    relay_admin.add(actions)
     parser.set_defaults(run=lambda options: run(settings.apply(options, os.environ)))
 
 

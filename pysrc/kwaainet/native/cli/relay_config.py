@@ -20,6 +20,7 @@ from ..offered import check_offer
 from .api import check_api_on_relay, relay_api_options
 from .flags import add_command
 from .gateway import gateway_options
+from .relay_defence import defence_options
 from .relay_tls import check_tls, tls_options
 from .settings import Setting, Settings, lines
 
@@ -69,6 +70,7 @@ def check(settings: dict[str, Setting]) -> None:
                 raise ConfigError(f"{flag} {path}: no such file or directory")
     check_offer(options.model or (), options.prefix or (), options.model_url, options.repository)
     gateway_options(options)
+    defence_options(options).admission()
     check_api_on_relay(relay_api_options(options), http_host, options.model or ())
     listen = options.listen or ()
     for warning in check_tls(tls_options(options), options.announce, listen, time.time()):

@@ -32,7 +32,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import ConfigError
+from ..libp2p.admission import Admission
 from .doors import Doors
+from .guarded_site import guarded_by
 from .secure_site import DoorSite, forwarded_by, shown_address
 
 log = logging.getLogger(__name__)
@@ -294,14 +296,17 @@ def _add_isolation(response: web.StreamResponse) -> None:
         response.headers.setdefault(name, value)
 
 
-async def serve(site: Site, host: str, port: int, doors: Doors | None = None) -> tuple[web.AppRunner, str]:
+async def serve(
+    site: Site, host: str, port: int, doors: Doors | None = None, admission: Admission | None = None
+) -> tuple[web.AppRunner, str]:
     """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the site's address.
 
     With a certificate in ``doors`` it is served over TLS; on a port that is shared, relay listeners pass on
-    what is not theirs. What is done for a request ends when its connection does.
+    what is not theirs. What is done for a request ends when its connection does. ``admission``: who may ask.
     """
     doors = doors or Doors()
     app = site.application()
+    app.middlewares.insert(0, guarded_by(admission))
     if doors.trusted:
         app.middlewares.insert(0, forwarded_by(doors))
     runner = web.AppRunner(

@@ -9,6 +9,7 @@ from kwaainet.identity.keys import PrivateKey, peer_id
 from kwaainet.libp2p import noise
 from kwaainet.libp2p.connection import Connection
 from kwaainet.libp2p.multiaddr import Multiaddr
+from kwaainet.native import link as module
 from kwaainet.native.crypto import NativeCrypto
 from kwaainet.native.link import Link
 
@@ -187,3 +188,22 @@ def test_a_silent_peer_is_pinged_and_then_dropped(monkeypatch):
         assert "silent" in scene.owner.log[-1]
 
     run(main())
+
+
+def test_a_reader_that_makes_no_room_in_time_is_let_go(monkeypatch):
+    async def main():
+        monkeypatch.setattr(module, "STALL", 0.02)
+        scene = Scene()
+        await scene.exchange()
+        assert scene.owner.log == ["opened"]
+        scene.link.pause()
+        scene.link.resume()
+        await asyncio.sleep(0.05)
+        assert not scene.link.closed, "it made room"
+        scene.link.pause()
+        while not scene.link.closed:
+            await scene.exchange()  # pings and sends all the while
+        assert scene.wire.closed
+        assert "took too little" in scene.owner.log[-1]
+
+    asyncio.run(asyncio.wait_for(main(), 20))

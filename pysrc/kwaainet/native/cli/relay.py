@@ -149,7 +149,7 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             [*metrics.routes(), *swarm.routes()],
             near_bits=lambda: host.routing.near_bits,
         )
-        runner, page = await serve(origin, http_host, http_port, doors)
+        runner, page = await serve(origin, http_host, http_port, doors, host.network.admission)
         stack.push_async_callback(runner.cleanup)
         yield RunningRelay(host, relay, dht, page, models)
 

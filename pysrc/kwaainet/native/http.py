@@ -266,12 +266,20 @@ def _text_file(model: ModelFiles) -> dict[str, Any]:
 def _as_the_clients_fault(record: logging.LogRecord) -> bool:
     """aiohttp logs a malformed request as an error of ours, with a traceback: make it a line."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError) or _is_of_expect(error):
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.msg = f"{record.getMessage()}: {' '.join(str(error).split())[:200]}"
         record.args = record.exc_info = record.exc_text = None
         return log.isEnabledFor(logging.INFO)
     return True
+
+
+def _is_of_expect(error: BaseException | None) -> bool:
+    """aiohttp repeats an unknown ``Expect`` in its answer, and fails where that is no UTF-8."""
+    frame = error.__traceback__ if isinstance(error, UnicodeEncodeError) else None
+    while frame is not None and frame.tb_frame.f_code.co_name != "_default_expect_handler":
+        frame = frame.tb_next
+    return frame is not None
 
 
 _http_log = logging.getLogger("kwaainet.native.aiohttp")

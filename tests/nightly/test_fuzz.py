@@ -426,7 +426,7 @@ def test_http(assets: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         app = Origin(assets, list, "0").application()
         app.middlewares.insert(0, guarded_by(None))
-        runner = web.AppRunner(app, access_log=None, logger=http._http_log, auto_decompress=False)
+        runner = web.AppRunner(app, access_log=None, logger=http._http_log, lingering_time=0.01)
         await runner.setup()
         assert runner.server is not None
         mutator = Mutator([text.encode() for text in REQUESTS], 1)

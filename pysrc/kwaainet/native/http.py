@@ -134,6 +134,7 @@ class Origin:
         app = web.Application(middlewares=[_isolate])
         app.router.add_get("/", self._page)
         app.router.add_get("/kwaainet.json", self._describe)
+        app.router.add_get("/status", self._status)  # as relays of Syncthing have it
         app.router.add_get("/status.json", self._status)
         app.router.add_get("/model/{model}/manifest.json", self._manifest)
         app.router.add_get("/model/{model}/text.json", self._text)

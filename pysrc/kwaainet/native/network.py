@@ -142,6 +142,11 @@ class Network:
         """Connected peers."""
         return list(self._links)
 
+    @property
+    def opening(self) -> int:
+        """Connections whose peer has not proved who it is yet."""
+        return len(self._shaking)
+
     def link(self, peer: PeerId) -> Link | None:
         """The best connection to a peer: a direct one before a circuit, then the newest, because an
         older one may be that of a process which is no more."""

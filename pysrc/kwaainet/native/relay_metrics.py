@@ -11,6 +11,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import time
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram, exposition
@@ -91,6 +92,10 @@ class _Figures(Collector):
         yield _gauge("kwaainet_dht_bytes", "Bytes these records take.", self._dht.storage.size)
         yield _by_reason("kwaainet_dht_refusals", "Records refused, by reason.", self._dht.guard.refused)
         yield _by_reason("kwaainet_refusals", "Slots and circuits refused.", relay.refused)
+        admission = self._host.network.admission
+        yield _by_reason("kwaainet_admission_refusals", "What limits and bans kept out.", admission.refused)
+        yield _gauge("kwaainet_bans", "Bans in force.", len(admission.rules.bans(time())))
+        yield _gauge("kwaainet_handshakes", "Connections under handshake.", self._host.network.opening)
         if relay.open_hop is not None:
             yield _by_reason(
                 "kwaainet_open_hop_refusals", "Ways out refused.", relay.open_hop.status["refused"]

@@ -64,7 +64,7 @@ def test_page_and_description(origin: Origin) -> None:
         assert description["relay"] == ["/ip4/127.0.0.1/tcp/1/ws/p2p/X"]
         assert description["model"]["prefix"] == "tiny-hf"
         assert description["model"]["num_blocks"] == 3
-        async with session.get(address + "status.json") as answer:
+        async with session.get(address + "status") as answer:
             assert await answer.json() == {"peers": 2}
             assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
@@ -302,6 +302,22 @@ def test_who_sends_no_whole_request_is_let_go(
         writer.close()
 
     visit(origin, check)
+
+
+def test_an_expectation_that_is_no_text_is_not_logged_as_ours(
+    origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def check(session: aiohttp.ClientSession, address: str) -> None:
+        host, port = address.removeprefix("http://").strip("/").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: \xed\xa0\x80\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.read()).startswith(b"HTTP/1.1 500 ")
+        writer.close()
+
+    with caplog.at_level("WARNING"):
+        visit(origin, check)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("path", ["a" * 300, "%ff%fe", "..%2fsecret", "%00", "sub/" * 200 + "a.mjs"])

@@ -128,8 +128,22 @@ def test_circuits_refusals_and_lookups(built: Path) -> None:
         figures = await watched.figures()
         assert figures["kwaainet_refusals_total", "no_reservation"] == 3
         assert figures["kwaainet_circuits_opened_total",] == 2
+        assert figures["kwaainet_bans",] == figures["kwaainet_handshakes",] == 0
         assert figures["kwaainet_relayed_bytes_total",] == 0
         assert figures["kwaainet_dht_lookups_total",] >= 1
+
+    watch(built, test)
+
+
+def test_what_limits_and_bans_keep_out_is_counted_at_once(built: Path) -> None:
+    async def test(watched: Watched) -> None:
+        network = watched.relay._host.network
+        network.admission.change(network.admission.limits.changed("streams", "1,1,1"))
+        network.admission.rules.ban("192.0.2.1", "rude", None, time.time())
+        network.admission.refusal(None, "192.0.2.1", time.time())
+        figures = await watched.figures()
+        assert figures["kwaainet_admission_refusals_total", "banned"] == 1
+        assert figures["kwaainet_bans",] == 1
 
     watch(built, test)
 

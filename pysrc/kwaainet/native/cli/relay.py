@@ -25,7 +25,7 @@ from ...node.exposure import Exposure, HiddenRecords, announced_reader
 from ...node.gateway import Gateway
 from ...node.overview import Overview
 from ...ports import Report
-from ...swarm.announcement import Announcement
+from .. import operator_page
 from ..assets import find_assets
 from ..doors import Doors
 from ..host import NativeHost
@@ -48,12 +48,12 @@ from .gateway import (
     DEFAULT_OPTIONS,
     GatewayOptions,
     add_gateway_flags,
-    describe,
     gateway_options,
     make_gateway,
 )
 from .joining import join_dht, known_addresses, open_host
 from .logs import add_logging, configure_logging
+from .relay_status import RelayStatus
 from .seed import serve_as_seed
 from .settings import Settings
 from .sharing import among_relays, for_browsers
@@ -137,16 +137,17 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         api = await open_api(options.api, models, host, records) if options.api else None
         metrics = RelayMetrics(host, relay, dht, lambda: announcements.announced.values())
         overview = Overview(records, {one.prefix: one.num_blocks for one in offered}, time.time)
-        swarm = SwarmPage(overview, lambda: _figures(host, relay))
+        status = RelayStatus(stack, host, relay)
+        swarm = SwarmPage(overview, status.figures)
         origin = Origin(
             assets,
             lambda: [*filter(_for_browsers, host.addresses), *for_browsers(relays)],
             __version__,
             offered,
-            lambda: _status(host, relay, announcements, gateway),
+            lambda: status.status(announcements, gateway),
             ice_servers,
             api,
-            [*metrics.routes(), *swarm.routes()],
+            [*metrics.routes(), *swarm.routes(), *operator_page.routes()],
             near_bits=lambda: host.routing.near_bits,
         )
         runner, page = await serve(origin, http_host, http_port, doors, host.network.admission)
@@ -228,39 +229,6 @@ async def _open_gateway(
     await gateway.start()
     stack.push_async_callback(gateway.stop)
     return gateway
-
-
-def _figures(host: NativeHost, relay: Relay) -> dict[str, Any]:
-    return {
-        "peer_id": str(host.peer_id),
-        "peers": len(host.connected_peers),
-        "reservations": relay.reservations,
-        "circuits": relay.circuits,
-        "relayed_bytes": relay.relayed_bytes,
-        "draining": relay.draining,
-    }
-
-
-def _status(
-    host: NativeHost, relay: Relay, announcements: AnnounceHandler, gateway: Gateway | None
-) -> dict[str, Any]:
-    live = announcements.announced
-    return {
-        **_figures(host, relay),
-        "certificate": relay_tls.describe(host.network.doors),
-        "open_hop": relay.open_hop.status if relay.open_hop is not None else None,
-        "gateway": describe(gateway) if gateway is not None else None,
-        "announced": {str(peer): [_describe(one) for one in ones] for peer, ones in live.items()},
-    }
-
-
-def _describe(announcement: Announcement) -> dict[str, Any]:
-    blocks = announcement.server.blocks
-    return {
-        "prefix": announcement.prefix,
-        "state": announcement.server.state.name,
-        "blocks": [blocks.start, blocks.end] if blocks else None,
-    }
 
 
 def add_relay_flags(parser: argparse.ArgumentParser) -> None:

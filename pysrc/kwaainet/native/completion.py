@@ -42,6 +42,7 @@ class Order:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None
     stop: Sequence[str] = ()
+    request_id: str = ""  # of who asked for it, for the logs of all that serve it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,8 @@ class Completer:
         """
         decoder, matcher = self.model.tokenizer.decoder(), StopMatcher(order.stop)
         count = 0
-        async with self.client.session(len(order.prompt) + order.max_new_tokens) as session:
+        length = len(order.prompt) + order.max_new_tokens
+        async with self.client.session(length, request_id=order.request_id) as session:
             on_chain(session.hops)
             output = await self._feed(session, order.prompt)
             chance = random.Random(order.seed).random

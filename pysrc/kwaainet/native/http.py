@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import ConfigError
@@ -267,7 +267,8 @@ def _text_file(model: ModelFiles) -> dict[str, Any]:
 def _as_the_clients_fault(record: logging.LogRecord) -> bool:
     """aiohttp logs a malformed request as an error of ours, with a traceback: make it a line."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError | web.RequestPayloadError) or _is_of_expect(error):
+    theirs = (HttpProcessingError, web.RequestPayloadError, ClientConnectionResetError)  # the last: it left
+    if isinstance(error, theirs) or _is_of_expect(error):
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.msg = f"{record.getMessage()}: {' '.join(str(error).split())[:200]}"
         record.args = record.exc_info = record.exc_text = None

@@ -198,6 +198,7 @@ class OpenAiApi:
 
     async def _prepare(self, caller: str, completer: Completer, asked: ChatRequest | TextRequest) -> _Work:
         wanted, chat = asked.wanted, isinstance(asked, ChatRequest)
+        request_id = ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12)
         if isinstance(asked, ChatRequest):
             prompts = [await completer.chat_prompt(asked.messages)]
         else:
@@ -207,10 +208,10 @@ class OpenAiApi:
             limit = self._limit(completer, prompt, wanted.max_tokens, "messages" if chat else "prompt")
             for choice in range(wanted.n):
                 seed = None if wanted.seed is None else wanted.seed + choice
-                orders.append(Order(prompt, limit, wanted.sampling, seed, wanted.stop))
+                orders.append(Order(prompt, limit, wanted.sampling, seed, wanted.stop, request_id))
         style = Style(
             chat,
-            ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
+            request_id,
             wanted.model,
             int(time.time()),
             f"fp_{completer.fingerprint}",
@@ -237,6 +238,8 @@ class OpenAiApi:
     async def _measured(self, work: _Work, order: Order) -> AsyncGenerator[Piece, None]:
         """A completion, counted and charged as it goes."""
         started, first, tokens = time.monotonic(), None, 0
+        named = {"request_id": order.request_id}
+        log.info("request %s begins, %d tokens long", order.request_id, len(order.prompt), extra=named)
         try:
             async with aclosing(work.completer.complete(order)) as pieces:
                 async for piece in pieces:
@@ -246,7 +249,9 @@ class OpenAiApi:
                         tokens = piece.tokens
                     yield piece
         finally:
-            self._metrics.completed(len(order.prompt), tokens, first, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._metrics.completed(len(order.prompt), tokens, first, seconds)
+            log.info("request %s ends: %d tokens in %.2f s", order.request_id, tokens, seconds, extra=named)
 
     async def _whole(self, work: _Work) -> web.Response:
         texts: list[list[str]] = [[] for _ in work.orders]
@@ -257,14 +262,16 @@ class OpenAiApi:
                 tokens[index] = piece.tokens
                 ends[index] = piece.finish or ""
         choices = [("".join(text), end) for text, end in zip(texts, ends, strict=True)]
-        return _json(work.style.whole(choices, usage(work.prompt_tokens, sum(tokens))))
+        body = work.style.whole(choices, usage(work.prompt_tokens, sum(tokens)))
+        return _json(body, headers={"X-Request-Id": work.style.id})
 
     async def _stream(self, request: web.Request, work: _Work) -> web.StreamResponse:
         """Headers wait for the first piece, so that what fails before it has an honest status."""
         tokens = [0] * len(work.orders)
         async with aclosing(self._pieces(work)) as pieces:
             news: tuple[int, Piece] | None = await anext(pieces)
-            events = _EventStream(request, self._options.access.cors(request))
+            headers = {"X-Request-Id": work.style.id, **self._options.access.cors(request)}
+            events = _EventStream(request, headers)
             await events.start()
             try:
                 for index in range(len(tokens)):

@@ -67,10 +67,16 @@ class Client:
         *,
         blocks: BlockRange | None = None,
         history: Budget | None = None,
+        request_id: str = "",
     ) -> AsyncIterator[ChainSession]:
         """A session of ``batch`` rows of up to ``max_length`` positions, through ``blocks`` if they are not
-        the client's own; its history lies within ``history``, if that is given. Raises ``Unreachable``."""
-        opener = HopOpener(self._host, self.view, self._prefix, self._uuid, max_length, batch)
+        the client's own; its history lies within ``history``, if that is given. Its ids begin with
+        ``request_id``, by which logs of both sides are put together. Raises ``Unreachable``."""
+
+        def session_id() -> str:
+            return f"{request_id}/{self._uuid()}" if request_id else self._uuid()
+
+        opener = HopOpener(self._host, self.view, self._prefix, session_id, max_length, batch)
         session = ChainSession(
             opener,
             self.view,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from ..errors import UNAVAILABLE, KwaaiNetError, RequestError
+from ..inference.push import MAX_ID_LENGTH
 from ..inference.session import Command, End, InferenceSession, OpenCache, Reorder, Reply, Run, Truncate
 from ..ports import Stream
 from ..wire.messages import ExpertRequest, ExpertResponse, Tensor
@@ -88,6 +90,7 @@ class SessionServer:
                 self._cache = await inbox.unless_gone(resources.enter_async_context(opening))
                 self._cache.on_lost = inbox.fail
                 self._tally.blocks = self._session.blocks
+                resources.callback(self._told())
                 if self._session.key is not None:
                     resources.enter_context(self._pushed.session(self._session.key, inbox))
             case Truncate(length):
@@ -111,6 +114,18 @@ class SessionServer:
         if run.onward is not None:
             self._pusher.send(run.onward, output)
         await self._reply(output)
+
+    def _told(self) -> Callable[[], None]:
+        """Log that the session begins, under its request's id; returns what logs that it ends."""
+        key, peer = self._session.key, self._stream.remote_peer
+        name = key[0][:MAX_ID_LENGTH] if key is not None else ""
+        named = {"request_id": name.partition("/")[0]}
+        log.info("session %r of %s begins on blocks %s", name, peer, self._session.blocks, extra=named)
+
+        def ended() -> None:
+            log.info("session %r ends: %d tokens", name, self._tally.tokens, extra=named)
+
+        return ended
 
     def _open_cache(self) -> RunnerCache:
         assert self._cache is not None, "the session's machine commands OpenCache first"

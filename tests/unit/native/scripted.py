@@ -33,10 +33,12 @@ class ScriptedClient:
         self.steps: list[int] = []
         self.open = 0
         self._size = size
+        self.request_ids: list[str] = []
 
     @asynccontextmanager
-    async def session(self, max_length: int) -> AsyncIterator[ScriptedSession]:
+    async def session(self, max_length: int, request_id: str = "") -> AsyncIterator[ScriptedSession]:
         self.lengths.append(max_length)
+        self.request_ids.append(request_id)
         self.open += 1
         try:
             yield ScriptedSession(self, self._size)

@@ -81,6 +81,9 @@ def test_a_chat_at_once_and_in_a_stream(tiny_model: Model) -> None:
         assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]][-2:] == [None, "stop"]
         assert chunks[-1].usage == whole.usage
         assert len({chunk.id for chunk in chunks}) == 1
+        named = [whole.id, chunks[0].id]
+        assert swarm(completer).request_ids == named, "servers log what the caller was told"
+        assert whole._request_id == whole.id
         assert chunks[0].system_fingerprint == whole.system_fingerprint == "fp_print"
 
     completer = scripted(tiny_model, "größe 😀")

@@ -8,6 +8,7 @@ import pytest
 from kwaainet.compression.codec import deserialize, serialize
 from kwaainet.errors import ProtocolError, RequestError, RpcError, StreamReset, Unreachable
 from kwaainet.inference.head import LanguageHead
+from kwaainet.inference.push import MAX_ID_LENGTH
 from kwaainet.inference.sampling import Sampling
 from kwaainet.node.client import Client, generate
 from kwaainet.ports import Floats, Stream
@@ -193,3 +194,19 @@ def test_overlapping_spans_join_and_are_cut_only_where_that_is_no_dearer() -> No
 
     assert run(main(["0:3", "2:4", "3:4"])) == ["0:3", "3:4"]
     assert run(main(["0:3", "2:4"])) == ["0:3", "3:4"]
+
+
+def test_the_ids_of_a_session_begin_with_its_requests() -> None:
+    async def main() -> list[str]:
+        swarm = Swarm(2)
+        await swarm.serve("0:2")
+        ids = []
+        for request_id in ("chatcmpl-1", ""):
+            async with swarm.client().session(4, request_id=request_id) as session:
+                ids += [server.machine.session_id for server in session._hops]
+        return ids
+
+    named, plain = run(main())
+    assert named.startswith("chatcmpl-1/")
+    assert len(named) <= MAX_ID_LENGTH
+    assert "/" not in plain

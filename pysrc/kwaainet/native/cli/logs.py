@@ -17,7 +17,8 @@ _LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class JsonLines(logging.Formatter):
-    """time (ISO 8601, UTC), level, logger, message and, where there is one, the error with its traceback."""
+    """time (ISO 8601, UTC), level, logger, message and, where there are, the request's id (as relay and
+    tab name it both) and the error with its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         told = {
@@ -26,6 +27,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if request_id := getattr(record, "request_id", ""):
+            told["request_id"] = request_id
         if record.exc_info:
             told["error"] = self.formatException(record.exc_info)
         return json.dumps(told, ensure_ascii=False)

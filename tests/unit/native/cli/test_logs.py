@@ -53,3 +53,12 @@ def test_programs_read_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> N
     assert first == {"level": "info", "logger": "kwaainet.somewhere", "message": "two\nlines of ü"}
     assert second["level"] == "error"
     assert "ValueError: why" in second["error"]
+
+
+def test_a_requests_id_is_a_field_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(1, form="json")
+    LOG.info("session begins", extra={"request_id": "chatcmpl-1"})
+    LOG.info("something else")
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert told[0]["request_id"] == "chatcmpl-1"
+    assert "request_id" not in told[1]

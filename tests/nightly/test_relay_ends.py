@@ -25,6 +25,7 @@ from kwaainet.types import ServerState
 
 TABS_BACK, DHT_CONSISTENT = 5.0, 30.0  # seconds from when the relay is up again
 HOUR = 3600
+KEPT = {"identity.key", "peers.json", "admin.sock"}  # the last stays where a relay was killed
 DISK = """
 fill () {{ head -c 1000000 /dev/zero > {disk}/fill 2> {disk}/../ignored; }}
 say () {{ printf '{{"event": "%s", "found": "%s"}}\\n' "$1" "$2"; }}
@@ -44,7 +45,7 @@ say kept "$(ls {state} | tr '\\n' ' ')"
 def check_state(folder: Path) -> bytes:
     """Nothing half written, and no rubbish; returns the identity."""
     names = {path.name for path in folder.iterdir()}
-    assert names <= {"identity.key", "peers.json"}, names
+    assert names <= KEPT, names
     if "peers.json" in names:
         assert isinstance(json.loads((folder / "peers.json").read_text()), list)
     return (folder / "identity.key").read_bytes()
@@ -135,7 +136,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert not [word for word in seen(guests) if word.startswith(("wrong", "failed", "lost"))]
         (tmp_path / "go.2").touch()
         assert running.event("over")["found"] == "0"
-        assert set(running.event("kept")["found"].split()) <= {"identity.key", "peers.json"}
+        assert set(running.event("kept")["found"].split()) <= KEPT
 
 
 def announced(relay: Running) -> int:

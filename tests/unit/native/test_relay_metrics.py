@@ -174,6 +174,7 @@ def test_the_dashboard_asks_for_figures_that_there_are(built: Path) -> None:
 
     async def test(watched: Watched) -> None:
         watched.relay.refused["no_reservation"] += 1
+        watched.relay._host.network.admission.refused["banned"] += 1
         watched.relay.open_hop = cast(OpenHop, SimpleNamespace(status={"refused": {"private": 1}}))
         watched.relay._host.handle_unary("Echo.rpc", echo)
         await watched.client.call(watched.host_id, "Echo.rpc", b"", timeout=5)

@@ -18,6 +18,7 @@ from .stream import RawStream
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 15.0  # seconds for one exchange
+PING_IDLE = 120.0  # seconds between two pings on one stream, and for an echo to be taken
 
 
 class Identification:
@@ -66,10 +67,15 @@ class Identification:
         stream.close()
 
     async def _echo(self, stream: RawStream) -> None:
-        while data := await stream.read():
+        while data := await self._ping(stream):
             stream.write(data)
-            await stream.drain()
+            async with asyncio.timeout(PING_IDLE):
+                await stream.drain()
         stream.close()
+
+    async def _ping(self, stream: RawStream) -> bytes | memoryview:
+        async with asyncio.timeout(PING_IDLE):
+            return await stream.read()
 
     async def _ask(self, link: Link) -> None:
         try:

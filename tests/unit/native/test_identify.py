@@ -3,9 +3,13 @@
 import asyncio
 import os
 
+import pytest
+
+from kwaainet.errors import StreamReset
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.libp2p import identify
 from kwaainet.libp2p.multiaddr import Multiaddr
+from kwaainet.native import identify as module
 from kwaainet.native import transport
 from kwaainet.native.crypto import NativeCrypto
 from kwaainet.native.identify import Identification
@@ -106,6 +110,22 @@ def test_a_peer_that_tells_nonsense_is_served_all_the_same():
             await asyncio.sleep(0)
         stream = link.open_stream(identify.PROTOCOL)
         assert identify.read(await stream.read_message(identify.MAX_MESSAGE)).agent == "server/1"
+        client.close()
+        server.close()
+
+    run(main())
+
+
+def test_who_pings_no_more_does_not_hold_its_stream(monkeypatch):
+    async def main():
+        monkeypatch.setattr(module, "PING_IDLE", 0.02)
+        server, client, link = await connected()
+        stream = link.open_stream(identify.PING_PROTOCOL)
+        stream.write(b"ping")
+        assert bytes(await stream.read()) == b"ping"
+        with pytest.raises(StreamReset):
+            await stream.read()
+        assert not link.closed
         client.close()
         server.close()
 

@@ -20,7 +20,7 @@ from .open_hop import TokenBucket
 
 MAX_BUCKETS = 8192  # paces remembered; of more, the one seen longest ago is forgotten
 _FEW = 64  # that are not worth a sweep
-_ADDRESS_BITS, _SUBNET_BITS = {4: 32, 6: 64}, {4: 24, 6: 48}
+_ADDRESS, _SUBNET = {4: 4, 6: 8}, {4: 3, 6: 6}  # leading bytes, by version; no two are alike
 
 
 class Kind(StrEnum):
@@ -79,7 +79,7 @@ class Limits:
     reservations: Scope = Scope(1, 512, 2048)
     circuits: Scope = Scope(1024, 1536, 2048)
     arrivals: Scope = Scope(240, 1200, 4800)
-    dials: Scope = Scope(120, 240, 600)
+    dials: Scope = Scope(60, 240, 600)  # a client that fails over asks for some at once
     bandwidth: int = 0
     peer_bandwidth: int = 0
     address_bandwidth: int = 0
@@ -107,17 +107,17 @@ class Origin:
     """Who asks: a peer, and from where. What is ``None`` is not known, or not counted."""
 
     peer: PeerId | None = None
-    address: str | None = None
-    subnet: str | None = None
+    address: bytes | None = None  # 4 of IPv4, 8 of IPv6
+    subnet: bytes | None = None  # 3 and 6
 
     @property
-    def keys(self) -> tuple[tuple[str, PeerId | str], ...]:
+    def keys(self) -> tuple[tuple[str, PeerId | bytes], ...]:
         """(the name of the scope, by what it is counted)."""
         named = (("peer", self.peer), ("address", self.address), ("subnet", self.subnet))
         return tuple((scope, key) for scope, key in named if key is not None)
 
 
-Key: TypeAlias = tuple[str, str, PeerId | str]  # of what, by which scope, whose
+Key: TypeAlias = tuple[str, str, PeerId | bytes]  # of what, by which scope, whose
 
 
 class Admission:
@@ -136,19 +136,17 @@ class Admission:
     def origin(self, peer: PeerId | None, host: str | None) -> Origin:
         """Of a peer at an IP address. Loopback, names and what is allowed have no address that counts."""
         at = parse_host(host)
-        if at is None or at.network_address.is_loopback or at.network_address.is_unspecified:
+        if at is None or at.is_loopback or at.is_unspecified or self.rules.allows(peer, at):
             return Origin(peer)
-        if self.rules.allows(peer, at):
-            return Origin(peer)
-        return Origin(
-            peer,
-            str(at.supernet(new_prefix=_ADDRESS_BITS[at.version])),
-            str(at.supernet(new_prefix=_SUBNET_BITS[at.version])),
-        )
+        return Origin(peer, at.packed[: _ADDRESS[at.version]], at.packed[: _SUBNET[at.version]])
+
+    def known(self, origin: Origin, peer: PeerId) -> Origin:
+        """The same, now that its peer has proved who it is; who is allowed has no address that counts."""
+        return Origin(peer) if self.rules.allows(peer, None) else Origin(peer, origin.address, origin.subnet)
 
     def refusal(self, peer: PeerId | None, host: str | None, unix: float) -> str | None:
         """Whether the operator's rules keep it out, and by which; counted. ``unix``: seconds of bans."""
-        reason = self.rules.refusal(peer, parse_host(host), unix)
+        reason = self.rules.refusal(peer, parse_host(host), unix) if self.rules else None
         if reason is not None:
             self.refused[reason] += 1
         return reason

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, TypeAlias
 
 from ..errors import CapacityError, ConfigError, InputError
@@ -21,6 +21,7 @@ MAX_REASON = 200  # characters
 MAX_SECONDS = 10 * 365 * 86400  # of a ban
 MAX_BYTES = 4 << 20  # of a file of bans
 Subnet: TypeAlias = IPv4Network | IPv6Network
+Address: TypeAlias = IPv4Address | IPv6Address
 Subject: TypeAlias = PeerId | Subnet
 
 
@@ -37,12 +38,13 @@ def parse_subject(text: str) -> Subject:
         raise ConfigError(f"{text!r:.80} is neither a peer id, an IP address nor a subnet") from None
 
 
-def parse_host(host: str | None) -> Subnet | None:
-    """An IP address as the subnet of it alone; IPv4 in IPv6 is IPv4. ``None`` for what is no address."""
+def parse_host(host: str | None) -> Address | None:
+    """An IP address; IPv4 in IPv6 is IPv4. ``None`` for what is no address."""
     try:
-        return _plain(ip_network(ip_address(host.partition("%")[0]))) if host else None
+        address = ip_address(host.partition("%")[0]) if host else None
     except ValueError:
         return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def _plain(network: Subnet) -> Subnet:
@@ -83,16 +85,18 @@ class _Subnets:
         self._lengths: dict[tuple[int, int], set[int]] = {}
 
     def add(self, net: Subnet) -> None:
-        self._lengths.setdefault((net.version, net.prefixlen), set()).add(_head(net, net.prefixlen))
+        self._lengths.setdefault((net.version, net.prefixlen), set()).add(
+            _head(net.network_address, net.prefixlen)
+        )
 
-    def holding(self, one: Subnet) -> Iterable[Subnet]:
+    def holding(self, one: Address) -> Iterable[Subnet]:
         for (version, length), heads in self._lengths.items():
-            if version == one.version and length <= one.prefixlen and _head(one, length) in heads:
-                yield one.supernet(new_prefix=length)
+            if version == one.version and _head(one, length) in heads:
+                yield ip_network((int(one), length), strict=False)
 
 
-def _head(net: Subnet, length: int) -> int:
-    return int(net.network_address) >> (net.max_prefixlen - length)
+def _head(one: Address, length: int) -> int:
+    return int(one) >> (one.max_prefixlen - length)
 
 
 class Rules:
@@ -112,11 +116,15 @@ class Rules:
         if allow_only and not self._allowed:
             raise ConfigError("--allow-only without --allow would let nobody in; name who is allowed")
 
-    def allows(self, peer: PeerId | None, host: Subnet | None) -> bool:
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._allowed or self._denied or self._banned)
+
+    def allows(self, peer: PeerId | None, host: Address | None) -> bool:
         """Whether the operator named it as allowed; limits by address do not hold for it, either."""
         return any(True for _ in self._allowed.naming(peer, host))
 
-    def refusal(self, peer: PeerId | None, host: Subnet | None, now: float) -> str | None:
+    def refusal(self, peer: PeerId | None, host: Address | None, now: float) -> str | None:
         """Why it is not let in: ``banned``, ``denied`` or ``not allowed``, or ``None``.
 
         A peer that is not known yet (``None``) is asked for again once it is.
@@ -171,7 +179,7 @@ class Rules:
         try:
             values = json.loads(data)
             bans = [_read(value) for value in values[:MAX_RULES]]
-        except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError, ConfigError) as error:
             raise InputError(f"these are no bans: {error!r:.200}") from None
         self._replace([ban for ban in bans if ban.holds(now)])
 
@@ -205,7 +213,7 @@ class _Listed:
         else:
             self._subnets.add(subject)
 
-    def naming(self, peer: PeerId | None, host: Subnet | None) -> Iterable[Subject]:
+    def naming(self, peer: PeerId | None, host: Address | None) -> Iterable[Subject]:
         if peer is not None and peer in self._peers:
             yield peer
         if host is not None:

@@ -28,7 +28,6 @@ class Reason(StrEnum):
     PRIVATE = "target is in a private range"
     SOURCE_CIRCUITS = "source has too many circuits"
     ALL_CIRCUITS = "all circuits are taken"
-    SOURCE_ATTEMPTS = "source tries too often"
     ALL_ATTEMPTS = "all attempts are used up"
     UNREACHABLE = "target cannot be reached"
 
@@ -44,7 +43,6 @@ _STATUS = {
     Reason.PRIVATE: Status.PERMISSION_DENIED,
     Reason.SOURCE_CIRCUITS: Status.RESOURCE_LIMIT_EXCEEDED,
     Reason.ALL_CIRCUITS: Status.RESOURCE_LIMIT_EXCEEDED,
-    Reason.SOURCE_ATTEMPTS: Status.RESOURCE_LIMIT_EXCEEDED,
     Reason.ALL_ATTEMPTS: Status.RESOURCE_LIMIT_EXCEEDED,
     Reason.UNREACHABLE: Status.CONNECTION_FAILED,
 }
@@ -56,8 +54,7 @@ class Quotas:
 
     source_circuits: int = 32  # a chain of some hops, each reached by a client and by a server
     all_circuits: int = 1024  # a quarter of the relay's
-    source_attempts: float = 60.0  # a minute; a client that fails over asks for some at once
-    all_attempts: float = 1200.0  # a minute
+    all_attempts: float = 1200.0  # a minute; how many of one peer or address ``admission`` says
     source_bytes: float = 512e6  # a minute, both directions; a prefill of 8192 x 8192 float32 is 268 MB
 
 
@@ -89,11 +86,10 @@ class TokenBucket:
 class _Source:
     def __init__(self, quotas: Quotas) -> None:
         self.circuits = 0
-        self.attempts = TokenBucket(quotas.source_attempts)
         self.bytes = TokenBucket(quotas.source_bytes)
 
     def is_idle(self, now: float) -> bool:
-        return not self.circuits and self.attempts.is_full(now) and self.bytes.is_full(now)
+        return not self.circuits and self.bytes.is_full(now)
 
 
 class Ledger:
@@ -112,9 +108,6 @@ class Ledger:
         quotas, used = self.quotas, self._source(source, now)
         if used is None or self._attempts.level(now) < 1:
             return Reason.ALL_ATTEMPTS
-        if used.attempts.level(now) < 1:
-            return Reason.SOURCE_ATTEMPTS
-        used.attempts.take(1, now)
         self._attempts.take(1, now)
         if used.circuits >= quotas.source_circuits:
             return Reason.SOURCE_CIRCUITS

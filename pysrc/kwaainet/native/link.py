@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..errors import HandshakeError, KwaaiNetError, StreamReset
 from ..libp2p import noise
+from ..libp2p.admission import Origin
 from ..libp2p.connection import Connected, Connection, StreamOpened, StreamRefused
 from ..libp2p.multiaddr import Multiaddr
 from ..libp2p.yamux import GoneAway, StreamAborted, StreamData, StreamEnded, StreamSent
@@ -91,6 +92,7 @@ class Link:
         self._paused = self._flush_due = self._closed = False
         self._stalled: asyncio.TimerHandle | None = None  # runs while the wire takes nothing
         self.since = loop.time()
+        self.origin = Origin()  # as the owner's admission counts it
         self.leaving = False  # the peer said that it will close: open no more streams
         self._timer = loop.call_at(self.machine.next_deadline(), self._tick)
         self.flush_soon()

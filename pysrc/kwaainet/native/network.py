@@ -64,7 +64,6 @@ class Network:
         self._links: dict[PeerId, list[Link]] = {}
         self._open = 0  # links in all
         self._shaking: dict[Link, None] = {}
-        self._origins: dict[Link, Origin] = {}  # of those that came in, without their peer
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._opened: list[Callable[[Link], None]] = []
         self._lost: list[Callable[[PeerId], None]] = []
@@ -205,11 +204,10 @@ class Network:
         if self._open >= self.max_connections or len(self._shaking) >= MAX_HANDSHAKES:
             self.admission.refused["too many connections"] += 1
             raise CapacityError(f"{self._open} connections are open and {len(self._shaking)} are opening")
-        origin = None if initiator else self._admit(address)
+        origin = Origin() if initiator else self._admit(address)
         link = Link(self, wire, address, initiator=initiator, expected_peer=expected_peer, machine=machine)
+        link.origin = origin
         self._shaking[link] = None
-        if origin is not None:
-            self._origins[link] = origin
         return link
 
     def _admit(self, address: Multiaddr) -> Origin:
@@ -233,11 +231,14 @@ class Network:
         reason = admission.refusal(peer, _host(link.address), time.time())
         if reason is None and not link.initiator:
             reason = admission.hurry(Pace.ARRIVAL, Origin(peer), time.monotonic())
-        return reason or admission.take(Kind.CONNECTION, Origin(peer))
+        return reason or self._hold(link, admission.known(link.origin, peer))
 
-    def origin(self, stream: RawStream) -> Origin:
-        """Who is at the other end of a stream, and from where, as ``admission`` counts it."""
-        return self.admission.origin(stream.remote_peer, _host(stream.address))
+    def _hold(self, link: Link, origin: Origin) -> str | None:
+        """Its place is that of its peer, too, from now on; or why there is none."""
+        self.admission.release(Kind.CONNECTION, link.origin)
+        reason = self.admission.take(Kind.CONNECTION, origin)
+        link.origin = origin if reason is None else Origin()
+        return reason
 
     def enforce(self) -> int:
         """Close whatever the rules do not let in any more; returns how many connections that were."""
@@ -274,8 +275,7 @@ class Network:
         _tell(self._opened, link)
 
     def link_closed(self, link: Link, reason: str) -> None:
-        if (origin := self._origins.pop(link, None)) is not None:
-            self.admission.release(Kind.CONNECTION, origin)
+        self.admission.release(Kind.CONNECTION, link.origin)
         if link in self._shaking:
             del self._shaking[link]
             logger.debug("no connection with %s: %s", link.address, reason)
@@ -286,7 +286,6 @@ class Network:
             return
         links.remove(link)
         self._open -= 1
-        self.admission.release(Kind.CONNECTION, Origin(peer))
         logger.info("disconnected from %s at %s: %s", peer, link.address, reason)
         if not links:
             del self._links[peer]
@@ -294,7 +293,7 @@ class Network:
             _tell(self._lost, peer)
 
     def stream_opened(self, stream: RawStream) -> None:
-        admission, origin = self.admission, self.origin(stream)
+        admission, origin = self.admission, stream.origin
         reason = "too many streams"
         if len(self._tasks) < MAX_SERVED:
             reason = admission.take(Kind.STREAM, origin) or ""

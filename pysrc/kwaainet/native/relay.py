@@ -165,7 +165,7 @@ class Relay:
     def _take_slot(self, stream: RawStream) -> None:
         peer = stream.remote_peer
         if peer not in self._slots:
-            origin = self._network.origin(stream)
+            origin = stream.origin
             if (reason := self._admission.take(Kind.RESERVATION, origin)) is not None:
                 raise CapacityError(reason)
             self._slots[peer] = origin
@@ -192,7 +192,7 @@ class Relay:
 
     async def _connect_openly(self, source: RawStream, target: PeerId, open_hop: OpenHop) -> None:
         peer = source.remote_peer
-        if self._admission.hurry(Counted.DIAL, self._network.origin(source), time.monotonic()) is not None:
+        if self._admission.hurry(Counted.DIAL, source.origin, time.monotonic()) is not None:
             self._refuse(source, Status.RESOURCE_LIMIT_EXCEEDED)
             return
         try:
@@ -211,7 +211,7 @@ class Relay:
         self, source: RawStream, target: PeerId, link: Link | None, lease: Lease | None = None
     ) -> bool:
         """A circuit over a connection to its target; whether there is one now."""
-        origin = self._network.origin(source)
+        origin = source.origin
         if self._admission.take(Kind.CIRCUIT, origin) is not None:
             self._refuse(source, Status.RESOURCE_LIMIT_EXCEEDED)
             return False

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import KwaaiNetError, ProtocolError, StreamReset
+from ..libp2p.admission import Origin
 from ..libp2p.connection import Connection
 from ..libp2p.delimited import DelimitedReader, delimit
 from ..libp2p.multiaddr import Multiaddr
@@ -27,6 +28,7 @@ class Carrier(Protocol):
 
     machine: Connection
     address: Multiaddr
+    origin: Origin
 
     @property
     def remote_peer(self) -> PeerId:
@@ -84,6 +86,11 @@ class RawStream:
     def address(self) -> Multiaddr:
         """Where the peer is seen from here."""
         return self._carrier.address
+
+    @property
+    def origin(self) -> Origin:
+        """The peer and from where, as limits count it."""
+        return self._carrier.origin
 
     @property
     def unsent(self) -> int:

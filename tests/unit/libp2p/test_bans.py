@@ -8,7 +8,7 @@ import pytest
 
 from kwaainet.errors import CapacityError, ConfigError, InputError
 from kwaainet.libp2p import bans as module
-from kwaainet.libp2p.bans import Rules, Subnet, parse_host, parse_subject
+from kwaainet.libp2p.bans import Address, Rules, parse_host, parse_subject
 from kwaainet.types import PeerId
 
 NOW = 1_000_000.0
@@ -18,7 +18,7 @@ def peer() -> PeerId:
     return PeerId(b"\x00\x24\x08\x01\x12\x20" + os.urandom(32))
 
 
-def at(text: str) -> Subnet:
+def at(text: str) -> Address:
     host = parse_host(text)
     assert host is not None
     return host

@@ -58,22 +58,12 @@ def test_all_circuits_together_are_capped():
 
 
 def test_attempts_are_capped_per_minute_whatever_comes_of_them():
-    ledger = Ledger(Quotas(source_attempts=2))
-    for _ in range(2):
-        assert ledger.admit(ALICE, 0.0) is None
-        ledger.release(ALICE)
-    assert ledger.admit(ALICE, 0.0) is Reason.SOURCE_ATTEMPTS
-    assert ledger.admit(BOB, 0.0) is None
-    assert ledger.admit(ALICE, 31.0) is None
-
-
-def test_refused_attempts_of_one_source_do_not_use_up_those_of_all():
-    ledger = Ledger(Quotas(source_attempts=1, all_attempts=2))
-    assert ledger.admit(ALICE, 0.0) is None
-    for _ in range(5):
-        assert ledger.admit(ALICE, 0.0) is Reason.SOURCE_ATTEMPTS
-    assert ledger.admit(BOB, 0.0) is None
-    assert ledger.admit(BOB, 0.0) is Reason.ALL_ATTEMPTS
+    ledger = Ledger(Quotas(all_attempts=2))
+    for source in (ALICE, BOB):
+        assert ledger.admit(source, 0.0) is None
+        ledger.release(source)
+    assert ledger.admit(ALICE, 0.0) is Reason.ALL_ATTEMPTS
+    assert ledger.admit(BOB, 31.0) is None
 
 
 def test_bytes_over_the_quota_wait():
@@ -92,8 +82,9 @@ def test_no_more_sources_are_remembered_than_the_cap_and_none_that_owes_is_forgo
     assert ledger.admit(BOB, 1e6) is Reason.ALL_ATTEMPTS, "the first has a circuit"
     ledger.release(ALICE)
     assert ledger.admit(ALICE, 1e6) is None
+    ledger.carry(ALICE, 1, 1e6)
     ledger.release(ALICE)
-    assert ledger.admit(BOB, 1e6) is Reason.ALL_ATTEMPTS, "and now an attempt to pay off"
+    assert ledger.admit(BOB, 1e6) is Reason.ALL_ATTEMPTS, "and now bytes to pay off"
     assert ledger.admit(BOB, 2e6) is None
 
 

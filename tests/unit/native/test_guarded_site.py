@@ -67,7 +67,7 @@ def test_who_is_banned_is_told_so() -> None:
 
 def test_one_address_asks_for_so_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     admission = Admission(Limits().changed("streams", "1,1,1"))
-    monkeypatch.setattr(admission, "origin", lambda peer, host: Origin(peer, "192.0.2.1/32", "192.0.2.0/24"))
+    monkeypatch.setattr(admission, "origin", lambda peer, host: Origin(peer, b"\xc0\0\x02\1", b"\xc0\0\x02"))
 
     async def test(site: Slow, address: str, runner: web.AppRunner) -> None:
         async with aiohttp.ClientSession() as session:

@@ -199,7 +199,6 @@ def test_a_server_behind_another_relay_is_not_looked_for():
     [
         (Quotas(source_circuits=0), "source_circuits"),
         (Quotas(all_circuits=0), "all_circuits"),
-        (Quotas(source_attempts=0.5), "source_attempts"),
         (Quotas(all_attempts=0.5), "all_attempts"),
     ],
 )

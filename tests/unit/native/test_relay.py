@@ -294,7 +294,7 @@ def test_draining_takes_no_longer_than_it_may_nor_than_there_are_circuits():
 def test_slots_of_one_subnet_have_a_cap_and_are_free_again():
     async def test(scene):
         scene.hub.network.admission.change(Limits().changed("reservations", "1,1,1"))
-        scene.hub.network.admission.origin = lambda peer, host: Origin(peer, "192.0.2.1/32", "192.0.2.0/24")
+        scene.hub.network.admission.origin = lambda peer, host: Origin(peer, b"\xc0\0\x02\1", b"\xc0\0\x02")
         first = await host(scene.hub.addresses[0] + "/p2p-circuit")
         with pytest.raises(Unreachable, match="RESERVATION_REFUSED"):
             await host(scene.hub.addresses[0] + "/p2p-circuit")

@@ -20,7 +20,8 @@ SLACK = 1.02  # what the last sample may have over the first, or grow by in a th
 AT_ONCE = 4
 # A script that is used much is compiled anew, by the clock as by sessions; here once, when it runs first.
 COMPILED_ONCE = (
-    "--js-flags=--always-sparkplug --no-maglev --no-turbofan --no-flush-bytecode --no-lazy-feedback-allocation"
+    "--js-flags=--always-sparkplug --no-maglev --no-turbofan"
+    " --no-flush-bytecode --no-lazy-feedback-allocation"
 )
 
 

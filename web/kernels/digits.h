@@ -49,17 +49,41 @@ INLINE v4 nibbles_dot(v4 first, v4 second, const Digits *x) {
   return with_digit(wasm_i32x4_shl(sum, 8), x->digit[2], first, second);
 }
 
-INLINE v4 two_digits(v4 first, v4 second, const int8_t *high, const int8_t *low, v4 added) {
-  v4 sum = dot(first, load(high), dot(second, load(high + 16), added));
-  return dot(first, load(low), dot(second, load(low + 16), wasm_i32x4_add(wasm_i32x4_shl(sum, 7), added)));
+#define SIDE_BY_SIDE 2 // rows of weights that are multiplied with the same activations
+
+// Nothing of what comes later before this: else the compiler computes one row after the other, and what they have in
+// common is in no register any more.
+INLINE void together(v4 *s, int rows) {
+  if (rows == 2) __asm__("" : "+r"(s[0]), "+r"(s[1]));
 }
 
-// The same of 32 signed bytes and numbers of four digits, as float32.
-INLINE v4 bytes_dot(v4 first, v4 second, const Digits *x) {
-  v4 all = wasm_i8x16_splat(64), zero = wasm_i32x4_splat(0);
-  v4 added = wasm_i32x4_sub(zero, dot(first, all, dot(second, all, zero)));
-  v4 high = wasm_f32x4_convert_i32x4(two_digits(first, second, x->digit[0], x->digit[1], added));
-  return madd(high, splat(16384.0f), wasm_f32x4_convert_i32x4(two_digits(first, second, x->digit[2], x->digit[3], added)));
+// sum += the products of one digit with nibbles, or with signed bytes.
+INLINE void add_digit(v4 *sum, const int8_t *digit, const v4 *first, const v4 *second, int rows, int bytes) {
+  for (int i = 0; i < 2; i++) {
+    v4 own = load(digit + 16 * i);
+    const v4 *weights = i ? second : first;
+    for (int r = 0; r < rows; r++) sum[r] = bytes ? dot(weights[r], own, sum[r]) : dot(own, weights[r], sum[r]);
+    together(sum, rows);
+  }
+}
+
+INLINE void two_digits(v4 *sum, const int8_t (*digit)[32], const v4 *first, const v4 *second, const v4 *added, int rows) {
+  for (int r = 0; r < rows; r++) sum[r] = added[r];
+  add_digit(sum, digit[0], first, second, rows, 1);
+  for (int r = 0; r < rows; r++) sum[r] = wasm_i32x4_add(wasm_i32x4_shl(sum[r], 7), added[r]);
+  add_digit(sum, digit[1], first, second, rows, 1);
+}
+
+// out = the lane sums, as float32, of 32 signed bytes times numbers of four digits.
+INLINE void bytes_dots(const v4 *first, const v4 *second, const Digits *x, int rows, v4 *out) {
+  v4 added[2], low[2], all = wasm_i8x16_splat(64), zero = wasm_i32x4_splat(0);
+  for (int r = 0; r < rows; r++) added[r] = wasm_i32x4_sub(zero, dot(first[r], all, dot(second[r], all, zero)));
+  together(added, rows);
+  two_digits(out, x->digit, first, second, added, rows);
+  for (int r = 0; r < rows; r++) out[r] = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(out[r]), splat(16384.0f));
+  together(out, rows);
+  two_digits(low, x->digit + 2, first, second, added, rows);
+  for (int r = 0; r < rows; r++) out[r] = wasm_f32x4_add(out[r], wasm_f32x4_convert_i32x4(low[r]));
 }
 
 // Sixteen whole numbers become `places` digits of so many bits, with `added` to each.
@@ -95,10 +119,26 @@ INLINE void digits(const float *x, Digits *out, float *scales, float *totals, in
   }
 }
 
-INLINE v4 quants_dot(int type, const uint8_t *block, const Digits *x) {
-  if (type == Q8_0) return bytes_dot(load(block + 2), load(block + 18), x);
-  v4 q = load(block + (type == Q4_1 ? 4 : 2)), product = nibbles_dot(low_nibbles(q), high_nibbles(q), x);
-  return wasm_f32x4_convert_i32x4(type == Q4_1 ? product : wasm_i32x4_sub(product, load(x->eight)));
+// out = the lane sums, as float32, of the blocks at `w` of one or two rows times 32 activations, in units of their scale.
+INLINE void quants_dots(int type, const uint8_t *const *w, const Digits *x, int rows, v4 *out) {
+  v4 first[2], second[2];
+  for (int r = 0; r < rows; r++) {
+    first[r] = load(w[r] + (type == Q4_1 ? 4 : 2));
+    if (type == Q8_0) second[r] = load(w[r] + 18);
+    else second[r] = high_nibbles(first[r]), first[r] = low_nibbles(first[r]), out[r] = wasm_i32x4_splat(0);
+  }
+  together(first, rows);
+  together(second, rows);
+  if (type == Q8_0) {
+    bytes_dots(first, second, x, rows, out);
+    return;
+  }
+  for (int place = 0; place < 3; place++) {
+    for (int r = 0; r < rows && place > 0; r++) out[r] = wasm_i32x4_shl(out[r], 8);
+    add_digit(out, x->digit[place], first, second, rows, 0);
+  }
+  for (int r = 0; r < rows && type == Q4_0; r++) out[r] = wasm_i32x4_sub(out[r], load(x->eight));
+  for (int r = 0; r < rows; r++) out[r] = wasm_f32x4_convert_i32x4(out[r]);
 }
 
 #else
@@ -141,11 +181,16 @@ INLINE v4 block_dot(v4 first, v4 second, const Digits *x) {
   return madd(wasm_f32x4_convert_i32x4(low), splat(1.0f / DIGIT), wasm_f32x4_convert_i32x4(high));
 }
 
-INLINE v4 quants_dot(int type, const uint8_t *block, const Digits *x) {
-  if (type == Q8_0) return block_dot(load(block + 2), load(block + 18), x);
-  v4 q = load(block + (type == Q4_1 ? 4 : 2)), low = low_nibbles(q), high = high_nibbles(q), eight = wasm_i8x16_splat(8);
-  if (type == Q4_1) return block_dot(low, high, x);
-  return block_dot(wasm_i8x16_sub(low, eight), wasm_i8x16_sub(high, eight), x);
+INLINE void quants_dots(int type, const uint8_t *const *w, const Digits *x, int rows, v4 *out) {
+  v4 eight = wasm_i8x16_splat(type == Q4_0 ? 8 : 0);
+  for (int r = 0; r < rows; r++) {
+    v4 q = load(w[r] + (type == Q4_1 ? 4 : 2));
+    if (type == Q8_0) out[r] = block_dot(q, load(w[r] + 18), x);
+    else out[r] = block_dot(wasm_i8x16_sub(low_nibbles(q), eight), wasm_i8x16_sub(high_nibbles(q), eight), x);
+  }
 }
+
+#define SIDE_BY_SIDE 1
+INLINE void together(v4 *s, int rows) { (void)s, (void)rows; }
 
 #endif

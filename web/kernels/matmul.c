@@ -8,40 +8,48 @@
 #include "panels.h"
 #include "tile.h"
 
-// One row of weights times one row of activations; four blocks at a time share the work on their scales.
-INLINE float row_dot(int type, const uint8_t *w, const Digits *x, const float *scales, const float *totals, int blocks) {
+INLINE v4 four_halves(const uint8_t *at, int size) {
+  v4 halves = wasm_v128_load16_lane(at, wasm_i32x4_splat(0), 0);
+  halves = wasm_v128_load16_lane(at + size, halves, 2);
+  halves = wasm_v128_load16_lane(at + 2 * size, halves, 4);
+  return widen(wasm_v128_load16_lane(at + 3 * size, halves, 6));
+}
+
+// One or two rows of weights, `row` bytes apart, times one row of activations. Two share what they read of these; four
+// blocks at a time share the work on their scales.
+INLINE void row_dots(int type, const uint8_t *weights, int row, const Digits *x, const float *scales, const float *totals, int blocks, int rows, float *y) {
   int size = block_bytes(type), b = 0;
-  v4 result = splat(0);
-  for (; b + 4 <= blocks; b += 4, w += 4 * size) {
-    v4 halves = wasm_i32x4_splat(0);
-    halves = wasm_v128_load16_lane(w, halves, 0);
-    halves = wasm_v128_load16_lane(w + size, halves, 2);
-    halves = wasm_v128_load16_lane(w + 2 * size, halves, 4);
-    halves = wasm_v128_load16_lane(w + 3 * size, halves, 6);
-    v4 d = wasm_f32x4_mul(widen(halves), load(scales + b));
-    result = madd(quants_dot(type, w, x + b), wasm_i32x4_shuffle(d, d, 0, 0, 0, 0), result);
-    result = madd(quants_dot(type, w + size, x + b + 1), wasm_i32x4_shuffle(d, d, 1, 1, 1, 1), result);
-    result = madd(quants_dot(type, w + 2 * size, x + b + 2), wasm_i32x4_shuffle(d, d, 2, 2, 2, 2), result);
-    result = madd(quants_dot(type, w + 3 * size, x + b + 3), wasm_i32x4_shuffle(d, d, 3, 3, 3, 3), result);
-    if (type != Q4_1) continue;
-    halves = wasm_v128_load16_lane(w + 2, halves, 0);
-    halves = wasm_v128_load16_lane(w + size + 2, halves, 2);
-    halves = wasm_v128_load16_lane(w + 2 * size + 2, halves, 4);
-    halves = wasm_v128_load16_lane(w + 3 * size + 2, halves, 6);
-    result = madd(widen(halves), load(totals + b), result);
+  const uint8_t *w[2] = {weights, weights + row};
+  v4 result[2] = {splat(0), splat(0)}, d[2], own[2];
+  for (; b + 4 <= blocks; b += 4) {
+    for (int r = 0; r < rows; r++) {
+      d[r] = wasm_f32x4_mul(four_halves(w[r], size), load(scales + b));
+      if (type == Q4_1) result[r] = madd(four_halves(w[r] + 2, size), load(totals + b), result[r]);
+    }
+    together(d, rows);
+#define BLOCK(I) \
+    quants_dots(type, w, x + b + I, rows, own); \
+    for (int r = 0; r < rows; r++) result[r] = madd(own[r], wasm_i32x4_shuffle(d[r], d[r], I, I, I, I), result[r]), w[r] += size; \
+    together(result, rows);
+    BLOCK(0) BLOCK(1) BLOCK(2) BLOCK(3)
   }
-  for (; b < blocks; b++, w += size) {
-    result = madd(quants_dot(type, w, x + b), splat(half(w) * scales[b]), result);
-    if (type == Q4_1) result = wasm_f32x4_add(result, wasm_f32x4_make(half(w + 2) * totals[b], 0, 0, 0));
+  for (; b < blocks; b++) {
+    quants_dots(type, w, x + b, rows, own);
+    for (int r = 0; r < rows; r++) {
+      result[r] = madd(own[r], splat(half(w[r]) * scales[b]), result[r]);
+      if (type == Q4_1) result[r] = wasm_f32x4_add(result[r], wasm_f32x4_make(half(w[r] + 2) * totals[b], 0, 0, 0));
+      w[r] += size;
+    }
   }
-  return sum(result);
+  for (int r = 0; r < rows; r++) y[r] = sum(result[r]);
 }
 
 INLINE void rows_dot(int type, const uint8_t *weights, int columns, const uint8_t *prepared, float *y, int first, int last) {
-  int blocks = columns / 32, size = blocks * block_bytes(type);
+  int blocks = columns / 32, size = blocks * block_bytes(type), n = first;
   const Digits *x = (const Digits *)prepared;
   const float *scales = (const float *)(x + blocks), *totals = scales + blocks;
-  for (int n = first; n < last; n++) y[n - first] = row_dot(type, weights + n * size, x, scales, totals, blocks);
+  for (; SIDE_BY_SIDE == 2 && n + 2 <= last; n += 2) row_dots(type, weights + n * size, size, x, scales, totals, blocks, 2, y + n - first);
+  for (; n < last; n++) row_dots(type, weights + n * size, 0, x, scales, totals, blocks, 1, y + n - first);
 }
 
 // y[., n .. n + 4] += x[., k .. k + length] times four rows of weights

@@ -1,4 +1,5 @@
-// js-libp2p behind one relay: identity, a reserved slot, protocols served and dialled through it.
+// js-libp2p behind relays: identity, a reserved slot on two of them, protocols served and dialled through either.
+// Each relay has a libp2p node of its own, of the same identity: what happens to one is not seen by the other.
 // A peer is dialled through the relay's circuit, which works for everybody and at once; where it speaks
 // WebRTC a direct connection follows (direct.ts), and new streams go over the best there is.
 // Rule of the file: the only one that imports libp2p. After a lost relay everything is built anew:
@@ -39,6 +40,7 @@ const DIRECT_TIMEOUT = 15_000 // ms an attempt to reach a peer by WebRTC may tak
 const DIRECT_OPEN_TIMEOUT = 5000 // ms to open a stream on a WebRTC connection, which may be dead before it knows
 const SIGNALLING = '/webrtc-signaling/0.0.1' // who answers this can be reached by WebRTC
 const PING = '/ipfs/ping/1.0.0'
+const SLOTS = 2 // relays held at once, where so many are named: who comes through one is not cut off with the other
 const MANY = 4096 // streams per protocol and connection (libp2p: 32), connections through the relay
 const YAMUX_WINDOW = 1024 * 1024 // below the 4 MiB at which js-libp2p aborts a paused stream
 
@@ -52,7 +54,7 @@ type Live = Awaited<ReturnType<typeof build>> & { relay: string, connection: Con
 interface PeerLink extends Link { connection: Connection }
 
 export interface HostOptions {
-  /** Multiaddrs that end in /p2p/ID, tried in turn. */
+  /** Multiaddrs that end in /p2p/ID, tried in turn; slots are held on as many as SLOTS different relays. */
   relays: string[]
   /** Whether to connect to peers by WebRTC. */
   direct: boolean
@@ -117,8 +119,9 @@ export class RelayedHost implements NetworkHost {
   readonly #handlers = new Map<string, StreamHandler>()
   readonly #traffic = new Traffic()
   readonly #echoing = new Set<string>()
-  #live: Live | null = null
+  readonly #lives: Live[] = [] // the longest held first
   #early: Promise<string[]> | null = null
+  #coming = false
   #closed = false
   #reported = ''
 
@@ -137,7 +140,7 @@ export class RelayedHost implements NetworkHost {
   async serve (protocol: string, kind: 'unary' | 'stream', handler: StreamHandler): Promise<void> {
     for (const name of kind === 'stream' ? [protocol, protocol + CREDITED] : [protocol]) {
       this.#handlers.set(name, handler)
-      if (this.#live !== null) await this.#handle(this.#live.node, name, handler)
+      for (const live of this.#lives) await this.#handle(live.node, name, handler)
     }
   }
 
@@ -146,12 +149,13 @@ export class RelayedHost implements NetworkHost {
     this.#early ??= this.#tryRelays()
   }
 
-  /** Take a slot on the first relay that gives one; from then on it is taken again when lost. */
+  /** Take a slot on the first relay that gives one, and on another in the background; both are taken again when lost. */
   async listen (): Promise<void> {
     const early = await this.#early
     this.#early = null
     const reasons = early?.length === 0 ? early : await this.#tryRelays()
-    if (reasons.length > 0) throw fault('Unreachable', `no relay could be reached: ${reasons.join('; ')}`)
+    if (this.#lives.length === 0) throw fault('Unreachable', `no relay could be reached: ${reasons.join('; ')}`)
+    void this.#comeBack(0)
   }
 
   async dial (peer: string, protocol: string, signal: AbortSignal): Promise<RpcStream> {
@@ -168,27 +172,39 @@ export class RelayedHost implements NetworkHost {
 
   async close (): Promise<void> {
     this.#closed = true
-    const live = this.#live
-    this.#live = null
-    await live?.node.stop()
+    await Promise.all(this.#lives.splice(0).map(async live => { await live.node.stop() }))
   }
 
   /** A stream to a peer; `onDirect` are the names the protocol may have on WebRTC, the best first. */
   async #reach (peer: string, protocol: string, onDirect: string[], signal: AbortSignal, patience: number): Promise<RpcStream> {
-    const live = this.#live
-    if (live === null) throw fault('Unreachable', 'the relay is not connected, so no peer can be reached')
-    try {
-      if (live.upgrades.best(peer) === null) await this.#circuit(live, peer, signal)
-      if (patience > 0) await live.upgrades.settled(peer, patience)
-      const link = live.upgrades.best(peer)
-      const stream = link?.direct === true
-        ? await this.#openDirect(live, link.connection, onDirect, protocol, signal)
-        : await (link?.connection ?? await this.#circuit(live, peer, signal)).newStream(protocol, { ...STREAM_OPTIONS, signal })
-      return this.#adopted(stream, peer)
-    } catch (error) {
-      if (isUnsupported(error)) throw fault('HandshakeError', `peer ${peer} does not answer ${protocol}`)
-      throw fault('Unreachable', `peer ${peer} cannot be reached: ${describe(error)}`)
+    const failed: string[] = []
+    for (const live of this.#inOrder(peer)) {
+      try {
+        return await this.#reachBy(live, peer, protocol, onDirect, signal, patience)
+      } catch (error) {
+        if (isUnsupported(error)) throw fault('HandshakeError', `peer ${peer} does not answer ${protocol}`)
+        failed.push(describe(error))
+        if (signal.aborted) break
+      }
     }
+    if (failed.length === 0) throw fault('Unreachable', 'the relay is not connected, so no peer can be reached')
+    throw fault('Unreachable', `peer ${peer} cannot be reached: ${failed.join('; ')}`)
+  }
+
+  /** The relay's nodes, those that are connected to the peer before others. */
+  #inOrder (peer: string): Live[] {
+    const connected = (live: Live): number => live.upgrades.best(peer) === null ? 1 : 0
+    return [...this.#lives].sort((one, other) => connected(one) - connected(other))
+  }
+
+  async #reachBy (live: Live, peer: string, protocol: string, onDirect: string[], signal: AbortSignal, patience: number): Promise<RpcStream> {
+    if (live.upgrades.best(peer) === null) await this.#circuit(live, peer, signal)
+    if (patience > 0) await live.upgrades.settled(peer, patience)
+    const link = live.upgrades.best(peer)
+    const stream = link?.direct === true
+      ? await this.#openDirect(live, link.connection, onDirect, protocol, signal)
+      : await (link?.connection ?? await this.#circuit(live, peer, signal)).newStream(protocol, { ...STREAM_OPTIONS, signal })
+    return this.#adopted(stream, peer)
   }
 
   /** Where a direct connection fails the circuit takes over; if that works, the other is dead. */
@@ -217,11 +233,12 @@ export class RelayedHost implements NetworkHost {
     )
   }
 
-  /** One round over the relays; empty when one took us, else why each did not. */
+  /** One round over the relays that we are not on; empty when one took us, else why each did not. */
   async #tryRelays (): Promise<string[]> {
     const reasons: string[] = []
     for (const relay of this.#options.relays) {
       if (this.#closed) break
+      if (this.#lives.some(live => idOf(live.relay) === idOf(relay))) continue
       this.#listener.connection('connecting', relay, [], '')
       try {
         await this.#connect(relay)
@@ -248,12 +265,13 @@ export class RelayedHost implements NetworkHost {
       const connection = await node.dial(multiaddr(relay), { signal: AbortSignal.timeout(DIAL_TIMEOUT) })
       await built.reserve(relay)
       if (this.#closed) throw new Error('closed meanwhile')
-      this.#live = { ...built, relay, connection, upgrades }
+      const live = { ...built, relay, connection, upgrades }
+      this.#lives.push(live)
+      this.#watch(live)
     } catch (error) {
       void node.stop()
       throw error
     }
-    this.#watch(this.#live)
     await addressesOf(node)
     this.#listener.connection('reserved', relay, node.getMultiaddrs().map(String), '')
   }
@@ -279,17 +297,18 @@ export class RelayedHost implements NetworkHost {
   #watch (live: Live): void {
     const { node, connection, relay } = live
     const lost = (reason: string): void => {
-      if (this.#live !== live) return
-      this.#live = null
+      const place = this.#lives.indexOf(live)
+      if (place < 0) return
+      this.#lives.splice(place, 1)
       clearInterval(ticking)
       void node.stop()
       this.#listener.connection('lost', relay, [], reason)
-      this.#report(new Map())
-      void this.#comeBack()
+      this.#reportKinds()
+      void this.#comeBack(RETRY_FIRST)
     }
     const ticking = setInterval(() => {
-      if (this.#live !== live) clearInterval(ticking)
-      else this.#tick(live, lost)
+      if (this.#lives.includes(live)) this.#tick(live, lost)
+      else clearInterval(ticking)
     }, TICK)
     node.addEventListener('connection:close', event => {
       if (event.detail.id === connection.id) lost('the connection to the relay closed')
@@ -302,19 +321,23 @@ export class RelayedHost implements NetworkHost {
 
   #tick (live: Live, lost: (reason: string) => void): void {
     live.upgrades.tick()
+    this.#reportKinds()
     const relay = live.connection.remotePeer.toString()
-    const kinds = new Map<string, ConnectionKind>([[relay, 'relay']])
-    for (const connection of live.node.getConnections()) {
-      const peer = connection.remotePeer.toString()
-      if (peer !== relay && kinds.get(peer) !== 'webrtc') kinds.set(peer, isDirect(connection) ? 'webrtc' : 'circuit')
-    }
-    this.#report(kinds)
-    for (const peer of kinds.keys()) {
+    for (const peer of new Set([relay, ...live.node.getPeers().map(String)])) {
       if (this.#echoing.size >= MAX_ECHOES && peer !== relay) break
       this.#measure(live, peer).catch((error: unknown) => {
         if (peer === relay) lost(`the relay does not answer pings: ${describe(error)}`)
       })
     }
+  }
+
+  #reportKinds (): void {
+    const kinds = new Map<string, ConnectionKind>(this.#lives.map(live => [live.connection.remotePeer.toString(), 'relay']))
+    for (const connection of this.#lives.flatMap(live => live.node.getConnections())) {
+      const peer = connection.remotePeer.toString()
+      if (kinds.get(peer) !== 'relay' && kinds.get(peer) !== 'webrtc') kinds.set(peer, isDirect(connection) ? 'webrtc' : 'circuit')
+    }
+    this.#report(kinds)
   }
 
   #report (kinds: ReadonlyMap<string, ConnectionKind>): void {
@@ -340,14 +363,22 @@ export class RelayedHost implements NetworkHost {
     }
   }
 
-  async #comeBack (): Promise<void> {
+  /** Take slots until there are as many as there should be. */
+  async #comeBack (first: number): Promise<void> {
+    if (this.#coming) return
+    this.#coming = true
+    const wanted = Math.min(SLOTS, new Set(this.#options.relays.map(idOf)).size)
     const patient = performance.now() + RETRY_SOON_FOR
-    for (let pause = RETRY_FIRST; !this.#closed; pause = Math.min(2 * pause, performance.now() < patient ? RETRY_SOON : RETRY_MOST)) {
+    for (let pause = first; this.#lives.length < wanted; pause = Math.min(Math.max(2 * pause, RETRY_FIRST), performance.now() < patient ? RETRY_SOON : RETRY_MOST)) {
       await new Promise(resolve => setTimeout(resolve, pause * (0.5 + Math.random())))
-      if (this.#closed || (await this.#tryRelays()).length === 0) return
+      if (this.#closed) break
+      if (this.#lives.length < wanted && (await this.#tryRelays()).length === 0) pause = 0
     }
+    this.#coming = false
   }
 }
+
+const idOf = (relay: string): string => relay.slice(relay.lastIndexOf('/') + 1)
 
 const isDirect = (connection: Connection): boolean => connection.multiplexer === '/webrtc'
 

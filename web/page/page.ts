@@ -51,7 +51,7 @@ const watch = new Watch(() => !isOver(node.status()))
 function open (model: string): KwaaiNode {
   serving = model
   const opened = createNode({
-    relay: location.origin,
+    relay: [location.origin, ...query.getAll('relay')],
     model,
     blocks: query.get('blocks') ?? '',
     publicName: query.get('name') ?? '',

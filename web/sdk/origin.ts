@@ -17,6 +17,9 @@ const MOST_MODELS = 64
 
 const CLOCK_ERROR = 10 // s that a clock may be wrong
 
+const BESIDE_TIMEOUT = 5000 // ms
+const MOST_BESIDE = 16 // addresses
+
 /** Of the messages between this SDK and a relay's workers: raised when an older side cannot understand them. */
 export const API_VERSION = 1
 
@@ -33,6 +36,19 @@ export async function askOrigin (relay: string | URL, model = '', signal?: Abort
   const chosen = model === '' ? origin.models[0] : origin.models.find(({ prefix }) => prefix === model)
   if (chosen === undefined) throw new Error(`${url} offers ${origin.models.map(({ prefix }) => prefix).join(', ')}, not ${model}`)
   return { ...origin, model: chosen }
+}
+
+/** What relays beside the first are dialled at: multiaddrs as they are, of pages those that they name. One that does not answer is left out. */
+export async function askRelays (given: Array<string | URL>): Promise<string[]> {
+  const found = await Promise.all(given.map(async one => {
+    if (String(one).startsWith('/')) return [String(one)]
+    if (!URL.canParse(one)) throw new Error(`${one} is neither a relay's page, such as https://relay.example, nor a multiaddr`)
+    const response = await fetch(new URL('/kwaainet.json', one), { cache: 'no-store', signal: AbortSignal.timeout(BESIDE_TIMEOUT) }).catch(() => null)
+    const { relay } = (response?.ok === true ? await response.json().catch(() => null) : null) ?? {}
+    return Array.isArray(relay) ? relay.map(String) : []
+  }))
+  const secure = globalThis.location?.protocol === 'https:'
+  return found.flat().filter(address => isDialable(address, secure)).slice(0, MOST_BESIDE)
 }
 
 /** Check the document, written at `now` by our clock (s); the relays are those a page at `url` can dial. */

@@ -6,7 +6,7 @@ import type { Backend, IceServer, NetworkToPage, PageToNetwork, PeerReport, Stat
 import type { NodeConfig, NodeToPage, PageToNode, PauseReason, Receipt, SetLimits } from '../worker/node_messages.ts'
 import { askToKeep } from './cache.ts'
 import { readIceServers } from './ice.ts'
-import { askOrigin, checkBlocks, type Workers } from './origin.ts'
+import { askOrigin, askRelays, checkBlocks, type Workers } from './origin.ts'
 import { preflight } from './preflight.ts'
 import { TypedWorker } from './worker.ts'
 
@@ -61,8 +61,8 @@ export interface NodeEvent {
 
 /** What a tab's node takes. */
 export interface TabOptions {
-  /** Where relay, model and bundles come from, such as `location.origin`. */
-  relay: string | URL
+  /** Where relay, model and bundles come from, such as `location.origin`; of several the first. The others are relays to hold beside it: addresses of their pages, or multiaddrs (`/ip4/…/ws/p2p/ID`). */
+  relay: string | URL | Array<string | URL>
   /** The model to serve; absent: the one the relay offers. */
   model?: string
   /** START:END; auto:COUNT: so many blocks, where the swarm needs them; empty or absent: all of the model's. */
@@ -136,9 +136,10 @@ export class Tab {
     this.#status = { event: 'starting' }
     this.#tell({ event: 'starting' })
     try {
-      const { relay, model, backend, threads } = this.#options
+      const { model, backend, threads } = this.#options
+      const [relay, ...others] = [this.#options.relay].flat() as [string | URL, ...Array<string | URL>]
       const given = this.#options.iceServers === undefined ? null : readIceServers(this.#options.iceServers, 'the option iceServers')
-      const [described, checked] = await Promise.all([askOrigin(relay, model), preflight(backend, threads)])
+      const [described, checked, beside] = await Promise.all([askOrigin(relay, model), preflight(backend, threads), askRelays(others)])
       const missing = checked.checks.find(check => check.required && !check.ok)
       if (missing !== undefined) throw new Error(missing.message)
       if (attempt !== this.#attempt) return // stopped meanwhile
@@ -149,7 +150,7 @@ export class Tab {
       this.#launch({
         ahead,
         origin: described.url,
-        relays: described.relays,
+        relays: [...new Set([...described.relays, ...beside])],
         model: described.model,
         blocks: this.#options.blocks ?? '',
         backend: checked.backend,

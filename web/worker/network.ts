@@ -24,10 +24,15 @@ async function start ({ identity, relays, node, rtc, direct, ice_servers: iceSer
   attachRtc(rtc)
   gatherSockets()
   const channel: NodeChannel = new Channel(node)
+  const held = new Map<string, string[]>() // our addresses by relay
   const host = await RelayedHost.create(identity === 'kept' ? await takeIdentity() : newSeed(), { relays, direct, iceServers }, {
     connection: (state, relay, addresses, reason) => {
-      report({ type: 'connection', state, relay, addresses, reason })
       channel.post({ type: 'connection', state, relay, addresses, reason })
+      if (state === 'reserved') held.set(relay, addresses)
+      if (state === 'lost') held.delete(relay)
+      const [left] = held.keys() // a page that is reached is not told that another relay is being asked
+      if (left === undefined) report({ type: 'connection', state, relay, addresses, reason })
+      else if (state !== 'connecting') report({ type: 'connection', state: 'reserved', relay: left, addresses: [...held.values()].flat(), reason })
     },
     peers: peers => { report({ type: 'peers', peers }) }
   })

@@ -21,7 +21,7 @@ const ruleSet = {
     { name: 'sdk-loads-no-worker-code', comment: 'what loads before the click is small', severity: 'error', from: { path: '^web/sdk/' }, to: { path: '^web/bridge/', pathNot: '^web/bridge/(rtc|faults|kept|foreign_worker|life)\\.ts$' } },
     { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true, viaOnly: { dependencyTypesNot: ['type-only', 'dynamic-import'] } } },
     { name: 'no-orphans', severity: 'error', from: { orphan: true, pathNot: '\\.d\\.ts$|^web/sdk/embed\\.ts$' }, to: {} },
-    only('libp2p', 'node_modules/(libp2p|@libp2p|@multiformats)/', '^(web/bridge/host\\.ts|node_modules)'),
+    only('libp2p', 'node_modules/(libp2p|@libp2p|@multiformats)/', '^(web/bridge/(host|relay_node)\\.ts|node_modules)'),
     only('pyodide', 'node_modules/pyodide/', '^(web/worker/boot\\.ts|node_modules)'),
     only('onnxruntime-web', 'node_modules/onnxruntime-', '^(web/bridge/(engine\\w*|ort)\\.ts|node_modules)')
   ]

@@ -2,32 +2,21 @@
 // Each relay has a libp2p node of its own, of the same identity: what happens to one is not seen by the other.
 // A peer is dialled through the relay's circuit, which works for everybody and at once; where it speaks
 // WebRTC a direct connection follows (direct.ts), and new streams go over the best there is.
-// Rule of the file: the only one that imports libp2p. After a lost relay everything is built anew:
+// Rule of the file: with relay_node.ts the only one that imports libp2p. After a lost relay everything is built anew:
 // js-libp2p does not reserve again on a relay given by address, and remembers failed ones for ever.
 
-import './rtc_shim.ts' // before @libp2p/webrtc, which looks for RTCPeerConnection when it loads
-import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
-import { identify, identifyPush } from '@libp2p/identify'
 import type { Connection, Libp2p, PrivateKey, Stream, StreamHandlerOptions } from '@libp2p/interface'
-import { noise } from '@libp2p/noise'
 import { peerIdFromPrivateKey, peerIdFromString } from '@libp2p/peer-id'
-import { ping } from '@libp2p/ping'
-import { webRTC, webRTCDirect } from '@libp2p/webrtc'
-import { webSockets } from '@libp2p/websockets'
-import { yamux } from '@libp2p/yamux'
-import { type Multiaddr, multiaddr } from '@multiformats/multiaddr'
-import { createLibp2p } from 'libp2p'
+import { multiaddr } from '@multiformats/multiaddr'
 import type { ConnectionKind, ConnectionState, IceServer, PeerReport } from '../worker/messages.ts'
 import { type Link, Upgrades } from './direct.ts'
 import { describe, fault } from './faults.ts'
-import { sparing } from './muxer.ts'
+import { addressesOf, build, DIAL_TIMEOUT, idOf, MANY } from './relay_node.ts'
 import type { NetworkHost, StreamHandler } from './rpc.ts'
 import type { RpcStream } from './streams.ts'
 import { echo, Traffic } from './traffic.ts'
 
-const DIAL_TIMEOUT = 30_000 // ms; WebRTC dials on a loaded machine need more than libp2p's 6 s
-const RESERVE_TIMEOUT = 15_000
 const RETRY_FIRST = 500 // ms before the second attempt to come back; doubles
 const RETRY_SOON = 2000 // ... to at most this while the relay may be starting anew: its tabs are back within 5 s
 const RETRY_SOON_FOR = 600_000
@@ -36,21 +25,18 @@ const TICK = 2000 // ms between looks at who is connected and how well
 const ECHO_EVERY = 10_000 // ms between pings of a peer
 const ECHO_TIMEOUT = 30_000 // ms a ping may take: a busy tab is slow, not dead
 const MAX_ECHOES = 16 // pings under way at once
-const DIRECT_TIMEOUT = 15_000 // ms an attempt to reach a peer by WebRTC may take
 const DIRECT_OPEN_TIMEOUT = 5000 // ms to open a stream on a WebRTC connection, which may be dead before it knows
 const SIGNALLING = '/webrtc-signaling/0.0.1' // who answers this can be reached by WebRTC
+const HOP = '/libp2p/circuit/relay/0.2.0/hop' // who serves this is a relay, and one that drains no more
 const PING = '/ipfs/ping/1.0.0'
 const SLOTS = 2 // relays held at once, where so many are named: who comes through one is not cut off with the other
-const MANY = 4096 // streams per protocol and connection (libp2p: 32), connections through the relay
-const YAMUX_WINDOW = 1024 * 1024 // below the 4 MiB at which js-libp2p aborts a paused stream
 
-const MAX_EARLY_STREAMS = 128 // that a peer may open before its WebRTC connection is announced here
 const DIRECT_PATIENCE = 1500 // ms a stream RPC waits for a peer's first WebRTC connection: it stays where it began
 const CREDITED = '+credit' // behind a stream RPC's protocol on WebRTC, which has no windows: both ends send credits
 
 const STREAM_OPTIONS: StreamHandlerOptions = { runOnLimitedConnection: true, maxInboundStreams: MANY, maxOutboundStreams: MANY }
 
-type Live = Awaited<ReturnType<typeof build>> & { relay: string, connection: Connection, upgrades: Upgrades<PeerLink> }
+type Live = Awaited<ReturnType<typeof build>> & { relay: string, connection: Connection, upgrades: Upgrades<PeerLink>, leaving: boolean, gone: boolean }
 interface PeerLink extends Link { connection: Connection }
 
 export interface HostOptions {
@@ -64,51 +50,6 @@ export interface HostOptions {
 export interface HostListener {
   connection: (state: ConnectionState, relay: string, addresses: string[], reason: string) => void
   peers: (peers: PeerReport[]) => void
-}
-
-/** A libp2p node that is not started, how to take a slot with it, and how to dial past its queue. */
-async function build (privateKey: PrivateKey, { direct, iceServers }: HostOptions) {
-  let listen: (address: Multiaddr) => Promise<void>
-  let dialNow: (address: Multiaddr, signal: AbortSignal) => Promise<Connection>
-  const circuits = circuitRelayTransport({ maxInboundStopStreams: MANY, maxOutboundStopStreams: MANY, reservationCompletionTimeout: RESERVE_TIMEOUT })
-  const byWebRtc = webRTC({
-    rtcConfiguration: { iceServers },
-    maxEarlyStreams: MAX_EARLY_STREAMS
-  })
-  const node = await createLibp2p({
-    start: false,
-    privateKey,
-    transports: [
-      webSockets(),
-      webRTCDirect(), // relays without a certificate of an authority
-      components => {
-        const { transportManager } = components
-        listen = async address => { await transportManager.listen([address]) }
-        dialNow = async (address, signal) => await transportManager.dial(address, { signal })
-        return circuits(components)
-      },
-      ...(direct ? [byWebRtc] : [])
-    ],
-    connectionEncrypters: [noise()],
-    streamMuxers: [sparing(yamux({ streamOptions: { maxStreamWindowSize: YAMUX_WINDOW }, maxInboundStreams: MANY, maxOutboundStreams: MANY }))],
-    connectionMonitor: { enabled: false }, // its pings and ours (#measure) may not overlap: one stream is allowed
-    connectionManager: {
-      dialTimeout: 2 * DIAL_TIMEOUT,
-      addressDialTimeout: DIAL_TIMEOUT,
-      maxConnections: MANY,
-      inboundConnectionThreshold: MANY, // per second and address: all circuits come from the relay's
-      maxIncomingPendingConnections: MANY
-    },
-    connectionGater: { denyDialMultiaddr: () => false }, // loopback and private relays are meant
-    services: { identify: identify(), identifyPush: identifyPush(), ping: ping() }
-  })
-  return {
-    node,
-    reserve: async (relay: string) => { await listen(multiaddr(`${relay}/p2p-circuit`)) },
-    dialDirect: async (relay: string, peer: string) => {
-      await dialNow(multiaddr(`${relay}/p2p-circuit/webrtc/p2p/${peer}`), AbortSignal.timeout(DIRECT_TIMEOUT))
-    }
-  }
 }
 
 export class RelayedHost implements NetworkHost {
@@ -154,7 +95,7 @@ export class RelayedHost implements NetworkHost {
     const early = await this.#early
     this.#early = null
     const reasons = early?.length === 0 ? early : await this.#tryRelays()
-    if (this.#lives.length === 0) throw fault('Unreachable', `no relay could be reached: ${reasons.join('; ')}`)
+    if (reasons.length > 0 && this.#lives.length === 0) throw fault('Unreachable', `no relay could be reached: ${reasons.join('; ')}`)
     void this.#comeBack(0)
   }
 
@@ -191,10 +132,11 @@ export class RelayedHost implements NetworkHost {
     throw fault('Unreachable', `peer ${peer} cannot be reached: ${failed.join('; ')}`)
   }
 
-  /** The relay's nodes, those that are connected to the peer before others. */
+  /** The relays' nodes by which a peer may be reached, those that are connected to it before others, those that go last. */
   #inOrder (peer: string): Live[] {
-    const connected = (live: Live): number => live.upgrades.best(peer) === null ? 1 : 0
-    return [...this.#lives].sort((one, other) => connected(one) - connected(other))
+    const connected = (live: Live): number => live.leaving ? 2 : live.upgrades.best(peer) === null ? 1 : 0
+    const able = this.#lives.filter(live => !live.gone || live.upgrades.best(peer) !== null)
+    return able.sort((one, other) => connected(one) - connected(other))
   }
 
   async #reachBy (live: Live, peer: string, protocol: string, onDirect: string[], signal: AbortSignal, patience: number): Promise<RpcStream> {
@@ -238,7 +180,7 @@ export class RelayedHost implements NetworkHost {
     const reasons: string[] = []
     for (const relay of this.#options.relays) {
       if (this.#closed) break
-      if (this.#lives.some(live => idOf(live.relay) === idOf(relay))) continue
+      if (this.#lives.some(live => !live.gone && idOf(live.relay) === idOf(relay))) continue
       this.#listener.connection('connecting', relay, [], '')
       try {
         await this.#connect(relay)
@@ -265,7 +207,7 @@ export class RelayedHost implements NetworkHost {
       const connection = await node.dial(multiaddr(relay), { signal: AbortSignal.timeout(DIAL_TIMEOUT) })
       await built.reserve(relay)
       if (this.#closed) throw new Error('closed meanwhile')
-      const live = { ...built, relay, connection, upgrades }
+      const live = { ...built, relay, connection, upgrades, leaving: false, gone: false }
       this.#lives.push(live)
       this.#watch(live)
     } catch (error) {
@@ -273,6 +215,7 @@ export class RelayedHost implements NetworkHost {
       throw error
     }
     await addressesOf(node)
+    this.#reportKinds()
     this.#listener.connection('reserved', relay, node.getMultiaddrs().map(String), '')
   }
 
@@ -280,6 +223,7 @@ export class RelayedHost implements NetworkHost {
     await node.handle(protocol, async (stream, connection) => {
       const peer = connection.remotePeer.toString()
       await handler(this.#adopted(stream, peer), peer)
+      for (const live of this.#lives) if (live.node === node && live.leaving) this.#letGo(live)
     }, { ...STREAM_OPTIONS, force: true })
   }
 
@@ -293,19 +237,10 @@ export class RelayedHost implements NetworkHost {
     }
   }
 
-  /** Notice that the relay is gone: its connection closes, our slot is not renewed, or pings stay out. */
+  /** Notice that the relay is gone: its connection closes, our slot is not renewed, or pings stay out. Or that it will be. */
   #watch (live: Live): void {
-    const { node, connection, relay } = live
-    const lost = (reason: string): void => {
-      const place = this.#lives.indexOf(live)
-      if (place < 0) return
-      this.#lives.splice(place, 1)
-      clearInterval(ticking)
-      void node.stop()
-      this.#listener.connection('lost', relay, [], reason)
-      this.#reportKinds()
-      void this.#comeBack(RETRY_FIRST)
-    }
+    const { node, connection } = live
+    const lost = (reason: string): void => { this.#lose(live, reason) }
     const ticking = setInterval(() => {
       if (this.#lives.includes(live)) this.#tick(live, lost)
       else clearInterval(ticking)
@@ -313,17 +248,60 @@ export class RelayedHost implements NetworkHost {
     node.addEventListener('connection:close', event => {
       if (event.detail.id === connection.id) lost('the connection to the relay closed')
     })
+    node.addEventListener('peer:identify', ({ detail }) => {
+      if (detail.connection.id !== connection.id) return
+      if (!detail.protocols.includes(HOP)) this.#leave(live, 'the relay is about to stop', 0)
+      else if (live.leaving && !live.gone) this.#stay(live)
+    })
     node.addEventListener('self:peer:update', () => {
       if (connection.status === 'open' && node.getMultiaddrs().length === 0) lost('the relay did not renew our slot')
     })
     if (connection.status !== 'open') lost('the connection to the relay closed')
   }
 
+  /** The relay is gone, and every circuit with it; what runs directly goes on. */
+  #lose (live: Live, reason: string): void {
+    if (live.gone) return
+    live.gone = true
+    for (const connection of live.node.getConnections()) if (!isDirect(connection)) connection.abort(new Error(reason))
+    this.#leave(live, reason, RETRY_FIRST)
+    this.#letGo(live)
+    this.#reportKinds()
+    void this.#comeBack(RETRY_FIRST)
+  }
+
+  /** The relay goes: others speak for us and reach us from now on. What runs by this one may end, nothing new begins. */
+  #leave (live: Live, reason: string, pause: number): void {
+    if (live.leaving || this.#closed) return
+    live.leaving = true
+    this.#listener.connection('lost', live.relay, [], reason)
+    this.#letGo(live)
+    void this.#comeBack(pause)
+  }
+
+  /** The relay does not go after all, and we hold our slot still. */
+  #stay (live: Live): void {
+    live.leaving = false
+    this.#listener.connection('reserved', live.relay, live.node.getMultiaddrs().map(String), '')
+  }
+
+  /** Close what is idle of a relay that goes, so that peers come by another, and all of one that is gone and carries nothing. */
+  #letGo (live: Live): void {
+    const others = live.node.getConnections().filter(({ id }) => id !== live.connection.id)
+    const busy = others.filter(({ status, streams }) => status === 'open' && streams.some(stream => stream.status === 'open'))
+    for (const connection of others) if (!busy.includes(connection)) connection.close().catch(() => {})
+    const place = this.#lives.indexOf(live)
+    if (!live.gone || busy.length > 0 || place < 0) return
+    this.#lives.splice(place, 1)
+    void live.node.stop()
+  }
+
   #tick (live: Live, lost: (reason: string) => void): void {
     live.upgrades.tick()
+    if (live.leaving) this.#letGo(live)
     this.#reportKinds()
     const relay = live.connection.remotePeer.toString()
-    for (const peer of new Set([relay, ...live.node.getPeers().map(String)])) {
+    for (const peer of live.gone ? [] : new Set([relay, ...live.node.getPeers().map(String)])) {
       if (this.#echoing.size >= MAX_ECHOES && peer !== relay) break
       this.#measure(live, peer).catch((error: unknown) => {
         if (peer === relay) lost(`the relay does not answer pings: ${describe(error)}`)
@@ -332,7 +310,7 @@ export class RelayedHost implements NetworkHost {
   }
 
   #reportKinds (): void {
-    const kinds = new Map<string, ConnectionKind>(this.#lives.map(live => [live.connection.remotePeer.toString(), 'relay']))
+    const kinds = new Map<string, ConnectionKind>(this.#lives.filter(live => !live.gone).map(live => [live.connection.remotePeer.toString(), 'relay']))
     for (const connection of this.#lives.flatMap(live => live.node.getConnections())) {
       const peer = connection.remotePeer.toString()
       if (kinds.get(peer) !== 'relay' && kinds.get(peer) !== 'webrtc') kinds.set(peer, isDirect(connection) ? 'webrtc' : 'circuit')
@@ -369,16 +347,15 @@ export class RelayedHost implements NetworkHost {
     this.#coming = true
     const wanted = Math.min(SLOTS, new Set(this.#options.relays.map(idOf)).size)
     const patient = performance.now() + RETRY_SOON_FOR
-    for (let pause = first; this.#lives.length < wanted; pause = Math.min(Math.max(2 * pause, RETRY_FIRST), performance.now() < patient ? RETRY_SOON : RETRY_MOST)) {
+    const held = (): number => this.#lives.filter(live => !live.leaving).length
+    for (let pause = first; held() < wanted; pause = Math.min(Math.max(2 * pause, RETRY_FIRST), held() === 0 && performance.now() < patient ? RETRY_SOON : RETRY_MOST)) {
       await new Promise(resolve => setTimeout(resolve, pause * (0.5 + Math.random())))
       if (this.#closed) break
-      if (this.#lives.length < wanted && (await this.#tryRelays()).length === 0) pause = 0
+      if (held() < wanted && (await this.#tryRelays()).length === 0) pause = 0
     }
     this.#coming = false
   }
 }
-
-const idOf = (relay: string): string => relay.slice(relay.lastIndexOf('/') + 1)
 
 const isDirect = (connection: Connection): boolean => connection.multiplexer === '/webrtc'
 
@@ -391,10 +368,4 @@ function linksTo (node: Libp2p, peer: string): PeerLink[] {
     ours: connection.direction === 'outbound',
     idle: connection.streams.length === 0
   }))
-}
-
-/** Wait until a reserved node shows its addresses: it does so a few microtasks later. */
-async function addressesOf (node: Libp2p): Promise<void> {
-  const deadline = Date.now() + RESERVE_TIMEOUT
-  while (node.getMultiaddrs().length === 0 && Date.now() < deadline) await new Promise(resolve => setTimeout(resolve, 5))
 }

@@ -5,7 +5,7 @@ import { draw, Rate } from './chart.ts'
 import { watts, wattHours } from './energy.ts'
 import type { Amounts } from './history.ts'
 import {
-  duration, element, elsewhere, energy, energyOf, FACTS, finishing, KINDS, loadingOf, made, PEER_COLUMNS, RELAY, shortName, size, stateOf, TILES, WORDS
+  duration, element, elsewhere, energy, energyOf, FACTS, finishing, heldRelays, KINDS, loadingOf, made, PEER_COLUMNS, RELAY, shortName, size, stateOf, TILES, WORDS
 } from './words.ts'
 
 const OVER = ['idle', 'stopped', 'failed']
@@ -54,7 +54,7 @@ function say (text: string): void {
 function showFacts (status: NodeStatus): void {
   const { backend = '–', weights = '–', blocks, peerId = '–', relay = '', storage, threads } = status
   const texts: Record<keyof typeof FACTS, string> = {
-    backend, threads: threads === undefined ? '–' : `${threads.count}${threads.message === '' ? '' : `: ${threads.message}`}`, weights, blocks: blocks?.join(':') ?? '–', peer: peerId, relay: RELAY[relay] ?? '–',
+    backend, threads: threads === undefined ? '–' : `${threads.count}${threads.message === '' ? '' : `: ${threads.message}`}`, weights, blocks: blocks?.join(':') ?? '–', peer: peerId, relay: relay === 'reserved' ? heldRelays(status.peers.filter(({ kind }) => kind === 'relay').length) : RELAY[relay] ?? '–',
     storage: storage === undefined ? '–' : storage.message === '' ? size(storage.needed) : storage.message
   }
   const names = Object.keys(FACTS) as Array<keyof typeof FACTS>

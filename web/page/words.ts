@@ -84,7 +84,8 @@ const STAGES: Record<string, string> = { python: 'Python', weights: 'the weights
 
 export const KINDS: Record<string, string> = { relay: 'relay', circuit: 'through the relay', webrtc: 'direct (WebRTC)' }
 
-export const RELAY: Record<string, string> = { connecting: 'connecting…', reserved: 'connected', lost: 'lost, trying again…' }
+export const RELAY: Record<string, string> = { connecting: 'connecting…', lost: 'lost, trying again…' }
+export const heldRelays = (held: number): string => held > 1 ? `connected to ${held}` : 'connected'
 
 export const FACTS = { backend: 'Backend', threads: 'Threads', weights: 'Weights', blocks: 'Blocks', peer: 'Peer id', relay: 'Relay', storage: 'Kept for next time' } as const
 

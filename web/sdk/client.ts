@@ -199,7 +199,7 @@ class TabClient implements Client {
       this.#running = { network, client, endRtc: hostRtc(rtc.port1), ready: resolve, failed: reject, stopped: () => {} }
       const direct = webrtc !== 'off' && typeof RTCPeerConnection === 'function'
       const { relays, model } = described
-      network.post({ type: 'start-network', identity: 'new', relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: given ?? described.iceServers, ahead: described.ahead }, [rpc.port1, rtc.port2])
+      network.post({ type: 'start-network', identity: 'new', relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: given ?? described.iceServers, ahead: described.ahead, near_bits: 0 }, [rpc.port1, rtc.port2])
       client.post({ type: 'start-client', config: { origin, relays, model, push }, network: rpc.port2 }, [rpc.port2])
     })
     if (this.#state === 'loading') this.#tell('ready')

@@ -10,14 +10,15 @@ export interface Workers { network: string, node: string, client: string }
 export interface OfferedModel extends Model { bytes: number }
 
 /** `models` has at least one; the first is for who names none. */
-/** `ahead`: seconds that this machine's clock is ahead of the relay's, 0 where it is about right. */
-export interface Origin { url: string, relays: string[], iceServers: IceServer[], models: OfferedModel[], workers: Workers, version: string, ahead: number }
+/** `nearBits`: of its place among peers that a tab's id should share with the first relay's. `ahead`: seconds that this machine's clock is ahead of the relay's, 0 where it is about right. */
+export interface Origin { url: string, relays: string[], iceServers: IceServer[], models: OfferedModel[], workers: Workers, version: string, ahead: number, nearBits: number }
 
 const MOST_MODELS = 64
 
 const CLOCK_ERROR = 10 // s that a clock may be wrong
 
 const BESIDE_TIMEOUT = 5000 // ms
+const MOST_BITS = 14
 const MOST_BESIDE = 16 // addresses
 
 /** Of the messages between this SDK and a relay's workers: raised when an older side cannot understand them. */
@@ -53,7 +54,7 @@ export async function askRelays (given: Array<string | URL>): Promise<string[]> 
 
 /** Check the document, written at `now` by our clock (s); the relays are those a page at `url` can dial. */
 export function readOrigin (url: string, document: unknown, now = Date.now() / 1000): Origin {
-  const { time, relay, ice_servers: iceServers, model, models = [model], workers, version } = (document ?? {}) as Record<string, unknown>
+  const { time, near_bits: bits, relay, ice_servers: iceServers, model, models = [model], workers, version } = (document ?? {}) as Record<string, unknown>
   if (!Array.isArray(relay)) throw new Error(`${url} names no relay in /kwaainet.json`)
   const secure = url.startsWith('https:')
   const relays = relay.filter((address): address is string => typeof address === 'string' && isDialable(address, secure))
@@ -75,6 +76,7 @@ export function readOrigin (url: string, document: unknown, now = Date.now() / 1
       ...(model.text === undefined ? {} : { text: { ...model.text, url: new URL(model.text.url, url).href } })
     })),
     version: String(version),
+    nearBits: Number.isInteger(bits) ? Math.min(Math.max(bits as number, 0), MOST_BITS) : 0,
     ahead: typeof time === 'number' && Math.abs(now - time) > CLOCK_ERROR ? now - time : 0
   }
 }

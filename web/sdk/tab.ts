@@ -123,6 +123,7 @@ export class Tab {
   #stopping: Promise<void> | null = null
   #patience: ReturnType<typeof setTimeout> | undefined
   #attempt = 0
+  #nearBits = 0
   #present = false // the relay may know of us, so there is something to leave
 
   constructor (options: TabOptions) {
@@ -146,6 +147,7 @@ export class Tab {
       checkBlocks(this.#options.blocks ?? '', described.model.num_blocks)
       if (this.#options.storage !== 'none') void askToKeep().catch(() => false) // a browser that refuses may still keep it
       const { ahead } = described
+      this.#nearBits = described.nearBits
       if (ahead !== 0) this.#emit({ event: 'clock', ahead })
       this.#launch({
         ahead,
@@ -236,7 +238,7 @@ export class Tab {
     this.#running = running
     this.#present = false
     const direct = this.#options.webrtc !== 'off' && typeof RTCPeerConnection === 'function'
-    network.post({ type: 'start-network', identity: this.#options.storage === 'none' ? 'new' : 'kept', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers, ahead: config.ahead }, [rpc.port1, rtc.port2])
+    network.post({ type: 'start-network', identity: this.#options.storage === 'none' ? 'new' : 'kept', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers, ahead: config.ahead, near_bits: this.#nearBits }, [rpc.port1, rtc.port2])
     node.post({ type: 'start-node', config, network: rpc.port2 }, [rpc.port2])
   }
 

@@ -51,7 +51,7 @@ export interface IceServer {
   credential?: string
 }
 
-/** Take up the identity (the one this browser keeps, or one of the moment) and be ready; the Python worker says when to listen. ``direct``: connect to other tabs by WebRTC where that can be done. ``ahead``: seconds that this machine's clock is ahead of the relay's, 0 where it is right. */
+/** Take up the identity (the one this browser keeps, or one of the moment) and be ready; the Python worker says when to listen. ``direct``: connect to other tabs by WebRTC where that can be done. ``ahead``: seconds that this machine's clock is ahead of the relay's, 0 where it is right. ``near_bits``: how many first bits of its place among peers the identity should share with the first relay's, so that the peer is found by its id. */
 export interface StartNetwork {
   type: "start-network"
   identity: "kept" | "new"
@@ -61,6 +61,7 @@ export interface StartNetwork {
   direct: boolean
   ice_servers: IceServer[]
   ahead: number
+  near_bits: number
 }
 
 /** The page goes away now: error frames first, then the farewell call. ``said`` is raised when the frames are on their way; only an isolated page has such a flag. */

@@ -6,6 +6,7 @@ import { asFault, describe, FaultError } from '../bridge/faults.ts'
 import { RelayedHost } from '../bridge/host.ts'
 import { newSeed, takeIdentity } from '../bridge/identity.ts'
 import { showLife } from '../bridge/life.ts'
+import { nearness } from '../bridge/relay_node.ts'
 import { attachRtc } from '../bridge/rtc_shim.ts'
 import { Switchboard } from '../bridge/rpc.ts'
 import { flushed, gatherSockets } from '../bridge/sockets.ts'
@@ -18,14 +19,15 @@ function report (message: NetworkToPage): void {
   postMessage(message)
 }
 
-async function start ({ identity, relays, node, rtc, direct, ice_servers: iceServers, ahead }: StartNetwork): Promise<void> {
+async function start ({ identity, relays, node, rtc, direct, ice_servers: iceServers, ahead, near_bits: bits }: StartNetwork): Promise<void> {
   await showLife()
   setClock(ahead)
   attachRtc(rtc)
   gatherSockets()
   const channel: NodeChannel = new Channel(node)
   const held = new Map<string, string[]>() // our addresses by relay
-  const host = await RelayedHost.create(identity === 'kept' ? await takeIdentity() : newSeed(), { relays, direct, iceServers }, {
+  const seed = await (identity === 'kept' ? takeIdentity : newSeed)(nearness(relays[0]!), bits)
+  const host = await RelayedHost.create(seed, { relays, direct, iceServers }, {
     connection: (state, relay, addresses, reason) => {
       channel.post({ type: 'connection', state, relay, addresses, reason })
       if (state === 'reserved') held.set(relay, addresses)

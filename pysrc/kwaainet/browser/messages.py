@@ -69,7 +69,8 @@ class StartNetwork(TypedDict):
     worker says when to listen.
 
     ``direct``: connect to other tabs by WebRTC where that can be done. ``ahead``: seconds that this machine's
-    clock is ahead of the relay's, 0 where it is right.
+    clock is ahead of the relay's, 0 where it is right. ``near_bits``: how many first bits of its place among
+    peers the identity should share with the first relay's, so that the peer is found by its id.
     """
 
     type: Literal["start-network"]
@@ -80,6 +81,7 @@ class StartNetwork(TypedDict):
     direct: bool
     ice_servers: list[IceServer]
     ahead: float
+    near_bits: int
 
 
 class Bye(TypedDict):

@@ -120,11 +120,11 @@ def near_bits(own: int, servers: Iterable[int]) -> int:
     """How many first bits of its position a peer should share with us, so that whoever looks for it asks us.
 
     A search ends when the ``K`` servers nearest to its target have been asked. Among those are all that share
-    more bits with us than our ``K/2``-th nearest does, and we. 0 where there are fewer servers than are asked
-    anyway.
+    more bits with us than our ``K/2``-th nearest does, and we. 0 only where fewer than that are known: one
+    answer of ``K`` that stays out would else leave tabs anywhere in a swarm of any size.
     """
     shared = sorted((shared_bits(own, server) for server in servers), reverse=True)
-    return min(shared[K // 2 - 1] + 1, MAX_NEAR_BITS) if len(shared) >= K else 0
+    return min(shared[K // 2 - 1] + 1, MAX_NEAR_BITS) if len(shared) >= K // 2 else 0
 
 
 def closest(key: bytes, peers: Iterable[PeerId], count: int = K) -> list[PeerId]:

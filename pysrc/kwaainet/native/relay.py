@@ -57,6 +57,7 @@ class Relay:
         self.opened = 0  # circuits, so far
         self.refused: Counter[str] = Counter()  # by the status they were refused with
         self.draining = False  # nothing new is begun; what there is goes on
+        self.elsewhere: Callable[[PeerId], bool] = lambda peer: False  # who holds a slot on another relay, too
         host.handle_raw(circuit.HOP_PROTOCOL, self._hop)
         host.on_peer_lost(self._peer_lost)
         host.routing.add_source(self._addresses)
@@ -114,13 +115,20 @@ class Relay:
         self._network.show(circuit.HOP_PROTOCOL)
 
     async def drain(self, limit: float) -> None:
-        """Begin nothing new; return when circuits were quiet for ``QUIET``, or after ``limit`` seconds."""
+        """Begin nothing new; return when the rest is over, at the latest after ``limit`` seconds.
+
+        Circuits of tabs that others reach through another relay are waited for: the tab ends them with their
+        last session. Nobody else does, so of the others it counts whether a byte came within ``QUIET``.
+        """
         self.draining = True
         self._network.hide(circuit.HOP_PROTOCOL)  # which identify tells tabs: they go over to other relays
         loop = asyncio.get_running_loop()
         began = since = loop.time()
         carried = self.relayed_bytes
-        while self._circuits and loop.time() - began < limit and loop.time() - since < QUIET:
+        while self._circuits and loop.time() - began < limit:
+            left = any(self.elsewhere(circuit.ends[1]) for circuit in self._circuits)
+            if not left and loop.time() - since >= QUIET:
+                break
             await asyncio.sleep(QUIET / 10)
             if self.relayed_bytes != carried:
                 carried, since = self.relayed_bytes, loop.time()

@@ -280,6 +280,21 @@ def test_a_relay_that_drains_begins_nothing_and_ends_when_it_is_quiet(monkeypatc
     run(main)
 
 
+def test_a_circuit_of_a_tab_that_is_held_elsewhere_is_waited_for_though_it_is_quiet(monkeypatch):
+    monkeypatch.setattr(module, "QUIET", 0.01)
+
+    async def main(scene):
+        stream, _ = await raw(scene)
+        scene.relay.elsewhere = lambda peer: peer == scene.server.peer_id
+        draining = asyncio.ensure_future(scene.relay.drain(3600))
+        await asyncio.sleep(0.1)  # ten times QUIET
+        assert not draining.done()
+        stream.reset()
+        await asyncio.wait_for(draining, 10)
+
+    run(main)
+
+
 def test_draining_takes_no_longer_than_it_may_nor_than_there_are_circuits():
     async def main(scene):
         stream, _ = await raw(scene)

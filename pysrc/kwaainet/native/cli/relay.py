@@ -63,7 +63,7 @@ from .terminal import ProgressLine, emit, say
 log = logging.getLogger(__name__)
 
 PREFIX = "KWAAINET_RELAY_"  # of settings in the environment
-DRAIN = 10.0  # seconds
+DRAIN = 90.0  # seconds: as long as a tab or server that leaves
 DEFAULT_HTTP = "127.0.0.1:8080"
 REMEMBER_PERIOD = 60.0  # seconds between writings of the peers known
 TABLE_LOOK_PERIOD = 1.0  # seconds between the gateway's looks at who is announced; costs no call
@@ -171,7 +171,7 @@ async def _join(
         listen=options.listen,
         announce=options.announce,
         identity_path=identity,
-        of_relay=state is not None,
+        of_relay=True,
     )
     host.network.doors = doors
     relay_defence.arm(host, options.defence, state)
@@ -316,8 +316,8 @@ def add_service_flags(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=DRAIN,
         metavar="SECONDS",
-        help="how long circuits in use may go on after a signal, while nothing new begins (%(default)g); a "
-        "second signal ends it at once",
+        help="how long circuits in use, and those of tabs that another relay holds, too, may go on after a signal, "
+        "while nothing new begins (%(default)g); a second signal ends it at once",
     )
 
 

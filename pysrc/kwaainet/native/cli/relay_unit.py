@@ -21,7 +21,7 @@ from .terminal import say
 UNIT = "kwaainet-relay.service"
 STATE = "kwaainet-relay"  # below /var/lib
 CONFIG = "/etc/kwaainet/relay.toml"
-DRAIN = 30.0
+DRAIN = 90.0  # seconds
 FILES = 65536  # connections, and some
 TEMPLATE = """\
 [Unit]

@@ -41,6 +41,7 @@ def among_relays(stack: AsyncExitStack, host: NativeHost, relay: Relay, records:
 
     relays = Relays(host, records, lambda: relay.held, reach, time.time)
     host.routing.add_source(circuits)
+    relay.elsewhere = lambda peer: bool(relays.circuits(peer))
     running = asyncio.ensure_future(relays.run())
     stack.callback(running.cancel)
     return relays

@@ -57,7 +57,7 @@ class Relay:
         self.opened = 0  # circuits, so far
         self.refused: Counter[str] = Counter()  # by the status they were refused with
         self.draining = False  # nothing new is begun; what there is goes on
-        self.elsewhere: Callable[[PeerId], bool] = lambda peer: False  # who holds a slot on another relay, too
+        self.elsewhere: Callable[[PeerId], bool] = lambda peer: False  # whether another relay holds it, too
         host.handle_raw(circuit.HOP_PROTOCOL, self._hop)
         host.on_peer_lost(self._peer_lost)
         host.routing.add_source(self._addresses)

@@ -316,8 +316,8 @@ def add_service_flags(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=DRAIN,
         metavar="SECONDS",
-        help="how long circuits in use, and those of tabs that another relay holds, too, may go on after a signal, "
-        "while nothing new begins (%(default)g); a second signal ends it at once",
+        help="how long circuits in use, and those of tabs that another relay holds, too, may go on after a "
+        "signal, while nothing new begins (%(default)g); a second signal ends it at once",
     )
 
 

@@ -195,6 +195,19 @@ def test_silence_is_answered_with_a_ping_and_then_with_the_end():
         pair.alice.handle_deadline(now + 2 * KEEPALIVE)
 
 
+def test_a_proxy_sees_something_within_each_minute():
+    pair = Pair().connected()
+    now = pair.alice.next_deadline()
+    pair.alice.handle_deadline(now)
+    pair.bob._mux.ping(0)  # comes right after the look, so that the next one finds that something was heard
+    pair.exchange()
+    pair.alice.handle_deadline(now + KEEPALIVE)
+    assert pair.alice.data_to_send() == b""
+    pair.alice.handle_deadline(pair.alice.next_deadline())
+    assert pair.alice.data_to_send() != b""
+    assert pair.alice.next_deadline() - KEEPALIVE - now < 60
+
+
 def test_an_answered_ping_keeps_the_connection():
     pair = Pair().connected()
     now = pair.alice.next_deadline()

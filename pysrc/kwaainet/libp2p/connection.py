@@ -23,7 +23,9 @@ from .yamux import GoneAway, Pong, StreamAborted, StreamData, StreamEnded, Strea
 
 MUXER = "/yamux/1.0.0"
 HANDSHAKE_TIMEOUT = 15.0  # seconds from the first byte to an open muxer
-KEEPALIVE = 25.0  # seconds between looks: who was silent since the last one is pinged, or else counts as gone;
+KEEPALIVE = (
+    25.0  # seconds between looks: who was silent since the last one is pinged, or else counts as gone;
+)
 # the longest silence is just below two of them, less than the minute after which proxies end a connection
 MAX_NEGOTIATING = 256  # streams whose protocol is not agreed yet
 _BATCH = 4  # noise messages per data_to_send: large writes are cheap, larger ones hog memory

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import Ailment, KwaaiNetError
-from . import probes, relay_probes
+from . import direct_probe, probes, relay_probes
 from .probes import Place, Relay
 
 STEP_TIMEOUT = 20.0  # seconds
@@ -119,13 +119,19 @@ async def examine(
     async with AsyncExitStack() as stack:
         relay = Relay(stack)
         await _reach_page(report, page, relay)
-        await _reach_relay(report, page, relay)
-        await _use_relay(report, relay)
+        if relay.direct:
+            await report.take("webrtc udp", lambda: direct_probe.knock(relay.direct, looked_into=browser))
+        else:
+            await _reach_relay(report, page, relay)
+            await _use_relay(report, relay)
         if browser:
             from .browser_probe import probe
 
             await report.take(
-                "browser", lambda: probe(url, relay.address), "page,relay address", BROWSER_TIMEOUT
+                "browser",
+                lambda: probe(url, relay.address or relay.direct),
+                "page,relay address",
+                BROWSER_TIMEOUT,
             )
     return report
 

@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -75,6 +76,7 @@ class Relay:
     said: dict[str, Any] = field(default_factory=dict)
     date: tuple[float, float] | None = None  # its clock and ours when the page was read
     address: str = ""
+    direct: str = ""  # its WebRTC-Direct address, where that is the only way in
     guest: NativeHost | None = None  # connected to it
     tenant: NativeHost | None = None  # holds a slot
 
@@ -255,16 +257,11 @@ async def compare_clocks(relay: Relay) -> str:
 
 
 async def choose_address(page: Place, relay: Relay) -> str:
-    """The relay announces an address that a tab of this page may dial."""
+    """The relay announces an address that a tab of this page may dial: a WebSocket, or else WebRTC-Direct."""
     told = [str(text) for text in relay.said["relay"]]
-    usable = []
-    for text in told:
-        try:
-            address = Multiaddr.parse(text)
-        except KwaaiNetError:
-            continue
-        if address.transport in (("wss",) if page.secure else ("ws", "wss")) and address.peer is not None:
-            usable.append(address)
+    named = [one for one in _parsed(told) if one.peer is not None]
+    sockets = [one for one in named if one.transport in (("wss",) if page.secure else ("ws", "wss"))]
+    usable = sockets or [one for one in named if "certhash" in one.names]
     if not usable:
         wanted = "wss address, as pages under https need" if page.secure else "WebSocket address"
         raise Ailment(
@@ -278,9 +275,20 @@ async def choose_address(page: Place, relay: Relay) -> str:
             f"the relay announces itself at its own machine only: {usable[0]}",
             f"give the relay --announce {_wished(page)}, and --listen to fit",
         )
-    best = next((one for one in public if one.host_port[0] == page.host), public[0])
-    relay.address = str(best)
-    return relay.address
+    best = next((one for one in public if one.parts[0][1] == page.host), public[0])
+    if sockets:
+        relay.address = str(best)
+    else:
+        relay.direct = str(best)
+    return str(best)
+
+
+def _parsed(told: Iterable[str]) -> Iterator[Multiaddr]:
+    for text in told:
+        try:
+            yield Multiaddr.parse(text)
+        except KwaaiNetError:
+            continue
 
 
 async def upgrade(relay: Relay) -> str:

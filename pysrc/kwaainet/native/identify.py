@@ -78,13 +78,16 @@ class Identification:
             return await stream.read()
 
     async def _ask(self, link: Link) -> None:
+        stream = None
         try:
+            stream = link.open_stream(identify.PROTOCOL)
             async with asyncio.timeout(_TIMEOUT):
-                stream = link.open_stream(identify.PROTOCOL)
                 await self._learn(stream)
             stream.close()
         except (KwaaiNetError, TimeoutError) as error:
-            logger.info("%s did not identify itself: %s", link.remote_peer, error)
+            if stream is not None:  # or it stays with the connection, for nobody
+                stream.reset()
+            logger.info("%s did not identify itself: %s", link.remote_peer, error or "timeout")
 
     async def _learn(self, stream: RawStream) -> None:
         message = await stream.read_message(identify.MAX_MESSAGE)

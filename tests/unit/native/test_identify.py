@@ -59,6 +59,28 @@ def test_both_sides_describe_themselves_on_connecting():
     run(main())
 
 
+def test_a_peer_that_never_answers_leaves_no_stream_behind(monkeypatch):
+    monkeypatch.setattr(module, "_TIMEOUT", 0.01)
+
+    async def silent(stream):
+        await asyncio.Event().wait()
+
+    async def main():
+        server, client = node("server/1"), node("client/1")
+        server.handle(identify.PROTOCOL, silent)
+        await server.listen(Multiaddr.parse("/ip4/127.0.0.1/tcp/0/ws"))
+        [address] = server.addresses
+        link = await transport.dial(address, lambda wire, _: client.connect(wire, address, initiator=True))
+        await link.ready
+        await until(lambda: link.streams)
+        await until(lambda: link.streams == 0)
+        assert client.peerstore.description(server.peer_id).agent == ""
+        client.close()
+        server.close()
+
+    run(main())
+
+
 def test_changes_are_pushed():
     async def main():
         server, client, _ = await connected()

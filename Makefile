@@ -28,7 +28,7 @@ test:  ## every suite, against the real peers too; some tests only: make test AR
 
 nightly:  ## the long proofs whole, hours of them: make nightly ARGS=tests/nightly/test_reloads.py; make test runs them short
 	@$(SETUP) test
-	@KWAAINET_NIGHTLY=1 $(BIN)/python -m pytest $(or $(ARGS),tests/nightly)
+	@KWAAINET_NIGHTLY=1 $(BIN)/python -m pytest $(or $(ARGS),tests/swarm tests/nightly)
 
 bench:  ## the benchmarks of README's table; some only: make bench ARGS="relaying steps --rounds 3"
 	@$(SETUP) test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -14,5 +15,9 @@ if BUNDLED_CHROMIUM.is_file():
     os.environ.setdefault("KWAAINET_CHROMIUM", str(BUNDLED_CHROMIUM))
 
 # A loaded machine, or WebAssembly, is slow; that says nothing about the code under test.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# What holds for any input is tried with fewer of them inside Pyodide: the place is tested there.
+EXAMPLES = 20 if sys.platform == "emscripten" else 100
+settings.register_profile(
+    "patient", deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("patient")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from browser.peers import SMALL
 from browser.tabs import PATIENCE, Event, Tab, eventually
-from interop.running import ROOT
+from interop.running import KWAAINET, started
 from safetensors.numpy import save_file
 
 from kwaainet.formats.huggingface import write_config
@@ -24,6 +24,7 @@ from kwaainet.inference.tokenizer import _ALPHABET
 from kwaainet.inference.vocabulary import Vocabulary
 from kwaainet.native.page import Page
 
+PREFIX = "talking-llama"
 START, END = "<|im_start|>", "<|im_end|>"
 SPECIAL = {START: len(_ALPHABET), END: len(_ALPHABET) + 1}
 TALKING = replace(SMALL, vocab_size=len(_ALPHABET) + len(SPECIAL))
@@ -31,7 +32,6 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-KWAAINET = ROOT / ".venv" / "bin" / "kwaainet"
 
 
 def write_talking_model(folder: Path, seed: int = 0) -> Path:
@@ -57,14 +57,17 @@ def write_talking_model(folder: Path, seed: int = 0) -> Path:
 
 async def generated(model: Path, prefix: str, initial_peer: str, prompt: str, tokens: int) -> str:
     """What ``kwaainet generate`` says, greedily."""
-    process = await asyncio.create_subprocess_exec(
-        KWAAINET, "generate", prompt, "--model", model, "--prefix", prefix, "--initial-peers", initial_peer,
-        "--max-new-tokens", str(tokens), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "NO_COLOR": "1"},
-    )  # fmt: skip
-    said, problems = await asyncio.wait_for(process.communicate(), PATIENCE)
-    assert process.returncode == 0, problems.decode()
-    return said.decode().removesuffix("\n")
+    command = [KWAAINET, "generate", prompt, "--model", model, "--prefix", prefix]
+    command += ["--initial-peers", initial_peer, "--max-new-tokens", str(tokens)]
+
+    def run() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            with started(command, Path(folder), "generate", {"NO_COLOR": "1"}) as running:
+                code = running.process.wait(PATIENCE)
+            assert code == 0, running.tail()
+            return running.out.read_text().removesuffix("\n")
+
+    return await asyncio.to_thread(run)
 
 
 class ChatPage:

@@ -6,20 +6,18 @@ Each one contributes a tab that answers the chat of the plain example.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser.hosting import BUTTON, Host, frame_of, one_line, only_ours, shows, strict, visiting
-from browser.talking import generated, write_talking_model
-from interop.running import relay, run_sdk_build
+from browser.talking import PREFIX, generated
+from interop.running import run_sdk_build
 
 from kwaainet.native.chromium import Browser
 from kwaainet.native.page import Page
 
-PREFIX = "talking-llama"
 QUESTION, TOKENS = "Hi", 16  # as in web/examples/vanilla
 CLICK = BUTTON.format("start") + ".click()"
 # What the host page gets of the frame's document and storage, and what is stored in its own name.
@@ -29,17 +27,6 @@ REACH = (
     "return [frame.contentDocument, why, await indexedDB.databases(), localStorage.length] })()"
 )
 STATE = "document.querySelector('output').textContent"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_talking_model(tmp_path_factory.mktemp("model") / "talking")
-
-
-@pytest.fixture(scope="module")
-def origin(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with relay(tmp_path_factory.mktemp("relay"), "--model", model, "--prefix", PREFIX) as ready:
-        yield ready
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +52,11 @@ async def ask(chat: Page) -> str:
 
 
 def test_each_example_contributes_a_tab_that_answers_the_plain_one(
-    origin: dict[str, Any], examples: Path, model: Path
+    talking_origin: dict[str, Any], examples: Path, talking_model: Path
 ) -> None:
     async def main() -> None:
-        host = Host(strict(origin), folder=examples, relay=origin["http"])
-        query = f"index.html?backend=wasm&relay={origin['http']}"
+        host = Host(strict(talking_origin), folder=examples, relay=talking_origin["http"])
+        query = f"index.html?backend=wasm&relay={talking_origin['http']}"
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(host.open())
             browser = await stack.enter_async_context(await Browser.launch())
@@ -77,22 +64,22 @@ def test_each_example_contributes_a_tab_that_answers_the_plain_one(
             await chat.goto(f"{host.url}/vanilla/{query}")
             await contribute(page, f"{host.url}/react/{query}")
             answer = await ask(chat)
-            assert answer == await generated(model, PREFIX, origin["tcp"], QUESTION, TOKENS)
+            assert answer == await generated(talking_model, PREFIX, talking_origin["tcp"], QUESTION, TOKENS)
             await contribute(page, f"{host.url}/vue/{query}")
             assert await ask(chat) == answer
             await contribute(page, f"{host.url}/svelte/{query}")
             assert await ask(chat) == answer
             for each in (page, chat):
-                only_ours(each, host, origin)
+                only_ours(each, host, talking_origin)
 
     asyncio.run(main())
 
 
 def test_one_line_contributes_in_a_frame_of_the_relays_origin(
-    origin: dict[str, Any], examples: Path, model: Path
+    talking_origin: dict[str, Any], examples: Path, talking_model: Path
 ) -> None:
     async def main() -> None:
-        host = Host(one_line(origin), folder=examples, relay=origin["http"])
+        host = Host(one_line(talking_origin), folder=examples, relay=talking_origin["http"])
         async with visiting(host, "/script/index.html") as page:
             frame = await frame_of(page)
             asked = await page.evaluate_in(frame, "({ ...document.querySelector('kwaai-node').limits })")
@@ -105,7 +92,7 @@ def test_one_line_contributes_in_a_frame_of_the_relays_origin(
             assert await page.evaluate_in(frame, kept) != [], "and there they are"
             asks = await page.evaluate("document.querySelector('iframe').allow")
             assert asks == "cross-origin-isolated; battery"
-            assert await generated(model, PREFIX, origin["tcp"], QUESTION, TOKENS) != ""
-            only_ours(page, host, origin)
+            assert await generated(talking_model, PREFIX, talking_origin["tcp"], QUESTION, TOKENS) != ""
+            only_ours(page, host, talking_origin)
 
     asyncio.run(main())

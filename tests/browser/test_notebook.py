@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser.hosting import Host, only_ours, shows
 from browser.tabs import eventually, open_tab
-from browser.talking import generated, write_talking_model
-from interop.running import ROOT, relay
+from browser.talking import PREFIX, generated
+from interop.running import ROOT
 
 from kwaainet.native.chromium import Browser
 
-PREFIX = "talking-llama"
 SOURCES = Path(__file__).parent / "notebook"
 PYODIDE = ROOT / "node_modules" / "pyodide"
 WHEELS = ROOT / ".cache" / "pyodide-tests"
 INTERPRETER = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
 NOWHERE = "http://localhost:1"  # of visit.py
 PACKAGES = ("micropip", "packaging", "numpy", "msgpack")  # that every Pyodide distribution has
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_talking_model(tmp_path_factory.mktemp("model") / "talking")
-
-
-@pytest.fixture(scope="module")
-def origin(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with relay(tmp_path_factory.mktemp("relay"), "--model", model, "--prefix", PREFIX) as ready:
-        yield ready
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +47,25 @@ def policy(origin: dict[str, Any]) -> str:
     )
 
 
-def test_micropip_installs_the_client_and_it_talks(origin: dict[str, Any], model: Path, site: Path) -> None:
+def test_micropip_installs_the_client_and_it_talks(
+    talking_origin: dict[str, Any], talking_model: Path, site: Path
+) -> None:
     """On the page, with WebRTC at hand, and in a worker, where there is none."""
 
     async def main() -> None:
-        host = Host(policy(origin), folder=site)
+        host = Host(policy(talking_origin), folder=site)
         async with host.open(), await Browser.launch() as browser:
-            server = await open_tab(browser, origin["http"], backend="wasm")
+            server = await open_tab(browser, talking_origin["http"], backend="wasm")
             await server.contribute()
-            expected = await generated(model, PREFIX, origin["tcp"], "Hi", 16)
+            expected = await generated(talking_model, PREFIX, talking_origin["tcp"], "Hi", 16)
             for place in ("page", "worker"):
                 page = await browser.new_page(watch_network=True)
-                await page.goto(f"{host.url}/index.html?in={place}&relay={origin['http']}")
+                await page.goto(f"{host.url}/index.html?in={place}&relay={talking_origin['http']}")
                 await shows(page, "document.querySelector('output').textContent", "}")
                 found = json.loads(await page.evaluate("document.querySelector('output').textContent"))
                 check(found, expected)
                 page.requests[:] = [url for url in page.requests if not url.startswith(NOWHERE)]
-                only_ours(page, host, origin)
+                only_ours(page, host, talking_origin)
                 await page.close()
 
             async def idle() -> bool:

@@ -23,35 +23,39 @@ def fixed_relay(tmp_path: Path, small_model: Path) -> FixedRelay:
     return FixedRelay(tmp_path, small_model)
 
 
+async def away_and_back(relay: FixedRelay, model: Path, seconds: float) -> None:
+    """A tab loses its relay, which is started again ``seconds`` later: it returns, and its owner is told."""
+    async with await Browser.launch() as browser:
+        with relay.started() as running:
+            running.event("ready")
+            tab = await open_tab(browser, relay.url, backend="wasm")
+            server = (await tab.contribute())["peer_id"]
+            before = len(tab.events)
+            running.process.kill()
+            await tab.until("connection", since=before, connection="lost")
+            assert await tab.text("relay") in ("lost, trying again…", "connecting…")
+            await tab.reads("notices", "The relay was lost")
+        await asyncio.sleep(seconds)
+        with relay.started() as running:
+            address = next(one for one in running.event("ready")["maddrs"] if "/ws" not in one)
+            await tab.until("connection", since=before, connection="reserved")
+            await tab.reads("relay", "connected")
+            await tab.reads("notices", "Connected to the relay again after")
+            async with joined(address) as peer:
+
+                async def announced() -> bool:
+                    return await peer.states(PREFIX, len(ALL), server) == [ServerState.ONLINE] * len(ALL)
+
+                await eventually(announced)
+                hidden = hidden_states(1, 5)
+                found = await (await peer.session(server)).step(hidden)
+                assert np.abs(found - await expected(model, hidden)).max() < 1e-3
+            assert await tab.text("problem") == ""
+            await tab.stop()
+
+
 def test_a_tab_returns_to_a_restarted_relay(fixed_relay: FixedRelay, small_model: Path) -> None:
-    async def main() -> None:
-        async with await Browser.launch() as browser:
-            with fixed_relay.started() as running:
-                running.event("ready")
-                tab = await open_tab(browser, fixed_relay.url, backend="wasm")
-                server = (await tab.contribute())["peer_id"]
-                before = len(tab.events)
-                running.process.kill()
-                await tab.until("connection", since=before, connection="lost")
-                assert await tab.text("relay") in ("lost, trying again…", "connecting…")
-            with fixed_relay.started() as running:
-                address = next(one for one in running.event("ready")["maddrs"] if "/ws" not in one)
-                await tab.until("connection", since=before, connection="reserved")
-                assert await tab.text("relay") == "connected"
-                await tab.reads("notices", "Connected to the relay again after")
-                async with joined(address) as peer:
-
-                    async def announced() -> bool:
-                        return await peer.states(PREFIX, len(ALL), server) == [ServerState.ONLINE] * len(ALL)
-
-                    await eventually(announced)
-                    hidden = hidden_states(1, 5)
-                    session = await peer.session(server)
-                    found = await session.step(hidden)
-                    assert np.abs(found - await expected(small_model, hidden)).max() < 1e-3
-                await tab.stop()
-
-    asyncio.run(main())
+    asyncio.run(away_and_back(fixed_relay, small_model, 0.0))
 
 
 def test_no_origin_is_said_and_can_be_tried_again(fixed_relay: FixedRelay) -> None:

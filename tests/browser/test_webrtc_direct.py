@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import numpy as np
 from browser.peers import PREFIX, expected, hidden_states, joined
 from browser.tabs import SOON, open_tab
-from interop.running import KWAAINET, started
+from interop.running import started
+from nightly.test_networks import RELAY_WITH
 
 from kwaainet.native.chromium import Browser
 
+SILENCE = "12"  # seconds, instead of 30, after which the relay lets go of a tab that is gone
+
 
 def test_a_tab_reserves_and_serves_over_webrtc_direct(small_model: Path, tmp_path: Path) -> None:
-    command = [KWAAINET, "relay", "-v", "--http", "127.0.0.1:0", "--model", small_model, "--prefix", PREFIX]
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+    command = [sys.executable, RELAY_WITH, clock, SILENCE, "-v", "--http", "127.0.0.1:0"]
+    command += ["--model", small_model, "--prefix", PREFIX, "--state-dir", tmp_path / "state"]
     command += ["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/webrtc-direct"]
-    command += ["--state-dir", tmp_path / "state"]
 
     async def main() -> None:
         with started(command, tmp_path, "relay") as running:

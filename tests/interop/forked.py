@@ -1,7 +1,7 @@
-"""Processes of the real peers' interpreter, forked from one that has imported torch, hivemind and petals.
+"""Processes that are forked from an interpreter that has imported what they need, one of each kind a run.
 
-``peers/zygote.py`` is the other side. Rule of the file: ``Forked`` is to its caller what a
-``subprocess.Popen`` of the same script is, down to the exit code and the exceptions.
+``zygote.py`` is the other side. Rule of the file: ``Forked`` is to its caller what a ``subprocess.Popen`` of
+the same script is, down to the exit code and the exceptions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -73,13 +74,28 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+@dataclass(frozen=True)
+class Zygote:
+    """What an interpreter has imported: ``modules``, found in ``folder`` or installed."""
+
+    python: Path
+    folder: Path
+    modules: tuple[str, ...]
+
+
 @cache
-def _zygote(python: Path, script: Path) -> Path:
-    """Start the one of this process; the address it listens at once it has imported everything."""
+def _zygote(zygote: Zygote) -> Path:
+    """Start one; the address it listens at once it has imported everything."""
     folder = tempfile.TemporaryDirectory(prefix="kwaainet-zygote-")
     address = Path(folder.name) / "socket"
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([python, script, address], stdin=subprocess.PIPE, env=env, cwd=folder.name)
+    process = subprocess.Popen(
+        [zygote.python, Path(__file__).with_name("zygote.py"), address, zygote.folder, *zygote.modules],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**env, "OPENBLAS_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
     def end() -> None:
         assert process.stdin is not None
@@ -91,18 +107,17 @@ def _zygote(python: Path, script: Path) -> Path:
     deadline = time.monotonic() + START_TIMEOUT
     while not address.exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise ChildProcessError("the real peers' interpreter did not import them")
+            raise ChildProcessError(f"{zygote.python} did not import {zygote.modules}")
         time.sleep(0.05)
     return address
 
 
 def forked(
-    command: Sequence[str], zygote: Path, *, cwd: Path, env: Mapping[str, str], out: Path, err: Path
+    argv: Sequence[str], zygote: Zygote, *, cwd: Path, env: Mapping[str, str], out: Path, err: Path
 ) -> Forked:
-    """Run ``[python, script, *arguments]`` without importing anything anew."""
-    python, *argv = command
+    """Run ``[script, *arguments]`` without importing again what the zygote has."""
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(_zygote(Path(python), zygote)))
-    request = {"argv": argv, "cwd": str(cwd), "env": dict(env), "out": str(out), "err": str(err)}
+    connection.connect(str(_zygote(zygote)))
+    request = {"argv": list(argv), "cwd": str(cwd), "env": dict(env), "out": str(out), "err": str(err)}
     connection.sendall(json.dumps(request).encode() + b"\n")
-    return Forked(connection, command)
+    return Forked(connection, argv)

@@ -20,13 +20,21 @@ from pathlib import Path
 from typing import Any
 
 from interop.cases import Case
-from interop.forked import Forked, forked
+from interop.forked import Forked, Zygote, forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "tests" / "interop" / "peers"
 PEERS_PYTHON = ROOT / ".cache" / "peers" / "bin" / "python"
 KWAAINET = Path(sys.executable).parent / "kwaainet"
+THEIR_MODULES = (  # the shim first: it mends the others; the last is else imported by whom first uses it
+    "petals_shim",
+    "petals.server.server",
+    "transformers.models.llama.modeling_llama",
+)
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+OURS = Zygote(Path(sys.executable), ROOT / "tests", ("kwaainet.native.cli",))
+THEIRS = Zygote(PEERS_PYTHON, PEERS, THEIR_MODULES)
+ZYGOTES = {str(KWAAINET): OURS, sys.executable: OURS, str(PEERS_PYTHON): THEIRS}  # by a command's first word
 START_TIMEOUT = 120.0  # seconds; a tab needs 5 on a quiet machine
 POLL = 0.05
 FIXED = (20_000, 32_000)  # below those that Linux hands out
@@ -93,14 +101,18 @@ def started(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[Running]:
-    """Run ``command`` in a process group of its own; stopped at the end."""
+    """Run ``command`` in a process group of its own; stopped at the end.
+
+    In a test what is Python is forked from a process that has imported it; benchmarks start theirs afresh.
+    """
     out, err = folder / f"{name}.out", folder / f"{name}.err"
     words, environment = [str(word) for word in command], {**os.environ, **(env or {})}
     process: subprocess.Popen[bytes] | Forked
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        if words[0] == str(PEERS_PYTHON):
-            zygote = PEERS / "zygote.py"
-            process = forked(words, zygote, cwd=folder, env=environment, out=out, err=err)
+        script = words[words[0] in (sys.executable, str(PEERS_PYTHON)) :]
+        zygote = ZYGOTES.get(words[0])
+        if zygote is not None and "PYTEST_CURRENT_TEST" in os.environ and not pass_fds:
+            process = forked(script, zygote, cwd=folder, env=environment, out=out, err=err)
         else:
             process = subprocess.Popen(
                 words,

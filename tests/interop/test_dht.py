@@ -154,7 +154,6 @@ def test_they_keep_us_and_we_keep_them(tmp_path: Path) -> None:
             await state(real, lambda line: peer in line["table"])
             for n in range(20):
                 assert await node.store("counter", None, msgpack.dumps(n), time.time() + 100 + n)
-                await asyncio.sleep(0.2)
             seen = await state(real, lambda line: (line["records"]["counter"] or {}).get("value") == 19)
             assert peer in seen["table"]
             assert [str(neighbour.peer_id) for neighbour in node.table] == [maddr.rpartition("/")[2]]

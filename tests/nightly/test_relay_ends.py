@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import urllib.request
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from browser.fixed_relay import FixedRelay
@@ -59,11 +60,12 @@ def test_killed_and_started_again(small_model: Path, tmp_path: Path) -> None:
         return all(states == [ServerState.ONLINE] * len(ALL) for states in found)
 
     async def main() -> None:
-        async with await Browser.launch() as one, await Browser.launch() as other:
+        async with AsyncExitStack() as stack:
+            browsers = [await stack.enter_async_context(await Browser.launch()) for _ in range(size(1, 2))]
             running = relay.started()
             process = running.__enter__()
             process.event("ready")
-            tabs = [await open_tab(browser, relay.url, backend="wasm") for browser in (one, other)]
+            tabs = [await open_tab(browser, relay.url, backend="wasm") for browser in browsers]
             servers = [(await tab.contribute())["peer_id"] for tab in tabs]
             identity = check_state(relay.state)
             for turn in range(size(1, 10)):
@@ -82,7 +84,7 @@ def test_killed_and_started_again(small_model: Path, tmp_path: Path) -> None:
                 async with joined(address) as peer:
                     await eventually(lambda peer=peer: is_online(peer, servers))
                     consistent = time.monotonic() - up
-                    await (await peer.session(servers[turn % 2])).step(hidden_states(1, 3))
+                    await (await peer.session(servers[turn % len(servers)])).step(hidden_states(1, 3))
                 print(f"tabs back after {back:.1f} s, DHT consistent after {consistent:.1f} s")
                 if whole():
                     assert back < TABS_BACK

@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 import pytest
+from nightly.sizes import size
 
 from kwaainet.dht.record import Dictionary, StoreItem, Value
 from kwaainet.errors import RemoteError
@@ -76,7 +77,7 @@ async def found(node: DhtNode, count: int) -> int:
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(size(1, 3)))
 def test_everything_is_found_under_loss(seed: int) -> None:
     async def scene(swarm: Swarm) -> None:
         await swarm.grow(60)
@@ -89,7 +90,7 @@ def test_everything_is_found_under_loss(seed: int) -> None:
     play(seed, scene)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(size(1, 2)))
 def test_records_outlive_the_nodes_that_came_and_went(seed: int) -> None:
     """A quarter of the nodes is replaced within half an hour; announcements are renewed, as servers do."""
 

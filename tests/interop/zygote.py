@@ -1,10 +1,11 @@
-"""Forks scripts of this folder from one interpreter that has torch, hivemind and petals imported already.
+"""Forks scripts from one interpreter that has imported what they need already.
 
-Importing them costs more than most scripts do. ``zygote.py SOCKET`` takes one request a connection, a JSON
-line {argv, cwd, env, out, err}, and answers in two: the process id, and the exit code once it ended. It goes
-when its standard input ends. Rule of the file: a child has what a fresh interpreter would: a session,
-streams, environment, arguments and chance of its own; nothing is started before the fork, least of all a
-thread.
+For most of them importing is most of their work: that of torch, hivemind and petals, or of a relay.
+``zygote.py SOCKET FOLDER MODULE...`` imports the modules, found in FOLDER or installed. Then it takes one
+request a connection, a JSON line {argv, cwd, env, out, err}, and answers in two: the process id, and the exit
+code once it ended. It goes when its standard input ends. Rule of the file: a child has what a fresh
+interpreter would: a session, streams, environment, arguments, path and chance of its own; nothing is started
+before the fork, least of all a thread.
 """
 
 import gc
@@ -16,15 +17,8 @@ import select
 import signal
 import socket
 import sys
+from importlib import import_module
 from pathlib import Path
-
-import petals_shim  # noqa: F401  (before petals: it mends its imports)
-import numpy
-import petals.server.server
-import torch
-import transformers.models.llama.modeling_llama  # noqa: F401  (else imported by whom first uses it)
-
-assert petals.server.server
 
 
 def become(request):
@@ -36,26 +30,14 @@ def become(request):
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
-    for seed in (random.seed, numpy.random.seed, torch.seed):
-        seed()
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
     sys.argv = request["argv"]
+    sys.path[0] = os.path.dirname(sys.argv[0])
     runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-def run(request):
-    """``become``, and the exit code that an interpreter would end with; never returns."""
-    code = 1
-    try:
-        become(request)
-        code = 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def tell(connection, number):
@@ -65,7 +47,8 @@ def tell(connection, number):
         connection.close()
 
 
-def main(path):
+def serve(path):
+    """The request that this process is the child for; None in the zygote once it is to end."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(path + ".part")
     server.listen(64)
@@ -79,7 +62,7 @@ def main(path):
     while True:
         ready, _, _ = select.select([sys.stdin, server, woken], [], [])
         if sys.stdin in ready:
-            return
+            return None
         if woken in ready:
             os.read(woken, 4096)
             while waiting and (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
@@ -101,8 +84,13 @@ def main(path):
                 one.close()
             os.close(woken)
             os.close(wake)
-            run(request)
+            return request
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    address, sys.path[0], *modules = sys.argv[1:]
+    for module in modules:
+        import_module(module)
+    asked = serve(address)
+    if asked is not None:
+        become(asked)

@@ -15,6 +15,7 @@ from kwaainet.native.page import Page
 CATEGORIES = ["toplevel", "__metadata"]
 MAIN = "CrRendererMain"
 TASK = "ThreadControllerImpl::RunTask"
+ANOTHER = "new Promise(done => setTimeout(done))"
 PATIENCE = 60.0  # seconds for the browser to hand a trace over
 
 
@@ -37,6 +38,7 @@ async def tasks(page: Page) -> AsyncIterator[list[float]]:
     devtools.on_events(session, heard)
     await page.command("Tracing.start", {"traceConfig": {"includedCategories": CATEGORIES}})
     yield found
+    await page.evaluate(ANOTHER)  # or the last one might not have ended
     await page.command("Tracing.end")
     await asyncio.wait_for(complete.wait(), PATIENCE)
     devtools.on_events(session, handle)

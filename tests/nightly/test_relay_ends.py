@@ -161,7 +161,7 @@ def test_a_clock_that_jumps(tmp_path: Path) -> None:
     ]
     with started([sys.executable, RELAY_WITH, clock, "30", *flags], tmp_path, "relay") as relay:
         address = relay.event("ready")["maddrs"][0]
-        words = [sys.executable, GUESTS, address, "8", "1", str(size(1.0, 30.0)), "0.3"]
+        words = [sys.executable, GUESTS, address, "8", "1", str(size(2.0, 30.0)), "0.3"]
         with started(words, tmp_path, "guests") as guests:
             wait(lambda: seen(guests).get("answered", 0) >= 16, guests.tail)
             for jump in (HOUR, 0, -HOUR, 24 * HOUR, 0):

@@ -57,33 +57,37 @@ async def reserve(relay: Relay) -> str:
 async def call_through(relay: Relay) -> str:
     """Somebody else calls who holds the slot, through the relay."""
     assert relay.tenant is not None
-    caller = await relay.host()
-    address = f"{relay.address}/p2p-circuit/p2p/{relay.tenant.peer_id}"
-    try:
-        await caller.connect(address)
-        began = time.monotonic()
-        await caller.call(relay.tenant.peer_id, ECHO, b"hello", timeout=CALL_TIMEOUT)
-    except (KwaaiNetError, TimeoutError) as error:
-        raise Ailment(
-            f"a tab with a slot cannot be called through the relay: {error or 'no answer'}",
-            "see the relay's limits (relay_circuits in /metrics) and its log",
-        ) from None
-    return f"there and back in {1000 * (time.monotonic() - began):.1f} ms"
+    took = await _call_tenant(
+        relay,
+        f"{relay.address}/p2p-circuit/p2p/{relay.tenant.peer_id}",
+        "a tab with a slot cannot be called through the relay",
+        "see the relay's limits (relay_circuits in /metrics) and its log",
+    )
+    return f"there and back in {1000 * took:.1f} ms"
 
 
 async def look_up(relay: Relay) -> str:
     """Somebody who knows the relay alone finds the tab by its bare id, as Petals clients do."""
+    await _call_tenant(
+        relay,
+        relay.address,
+        "a tab is not found by its id",
+        "the relay must serve kad: it does while it listens anywhere; see its log",
+    )
+    return "found by its id"
+
+
+async def _call_tenant(relay: Relay, through: str, ailment: str, fix: str) -> float:
+    """Seconds of a call there and back, by somebody connected to ``through`` alone."""
     assert relay.tenant is not None
     caller = await relay.host()
     try:
-        await caller.connect(relay.address)
+        await caller.connect(through)
+        began = time.monotonic()
         await caller.call(relay.tenant.peer_id, ECHO, b"hello", timeout=CALL_TIMEOUT)
     except (KwaaiNetError, TimeoutError) as error:
-        raise Ailment(
-            f"a tab is not found by its id: {error or 'no answer'}",
-            "the relay must serve kad: it does while it listens anywhere; see its log",
-        ) from None
-    return "found by its id"
+        raise Ailment(f"{ailment}: {error or 'no answer'}", fix) from None
+    return time.monotonic() - began
 
 
 async def store_and_read(relay: Relay) -> str:

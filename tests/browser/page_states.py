@@ -84,6 +84,7 @@ class Visit:
         await self.tab.reads("tiles", "tokens in all")
         await self.tab.reads("receipts", " tokens in ")
         await self.tab.reads("coverage", "blocks are served")
+        await self.tab.reads("coverage", "Your last message went to this tab for blocks 0 to 2.")
 
     async def on_battery(self) -> None:
         """Paused by a limit."""

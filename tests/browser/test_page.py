@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,20 @@ def test_the_keyboard_reaches_all_there_is_in_order_and_sees_where_it_is(origin:
     asyncio.run(main())
 
 
+async def enter(tab: Tab, field: str, value: str) -> None:
+    """Fill in a field and leave it."""
+    await tab.page.evaluate(
+        f"void Object.assign(document.getElementById('{field}'), {{ value: '{value}' }})"
+        ".dispatchEvent(new Event('change', { bubbles: true }))"
+    )
+
+
+def zone_of_noon() -> str:
+    """A time zone in which it is between noon and one o'clock."""
+    behind = datetime.now(UTC).hour - 12
+    return f"Etc/GMT{behind:+d}" if behind else "Etc/GMT"
+
+
 def test_a_pause_is_known_to_the_swarm_and_limits_hold_at_once(origin: dict[str, Any]) -> None:
     async def main() -> None:
         async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
@@ -179,15 +194,31 @@ def test_a_pause_is_known_to_the_swarm_and_limits_hold_at_once(origin: dict[str,
             await is_said(ServerState.OFFLINE)
             await tab.click("onBattery")
             await is_said(ServerState.ONLINE)
-            await tab.page.evaluate(
-                "void Object.assign(document.getElementById('memory'), { value: '1' })"
-                ".dispatchEvent(new Event('change', { bubbles: true }))"
-            )
+            await tab.page.command("Emulation.setDataSaverOverride", {"dataSaverEnabled": True})
+            await tab.page.evaluate("void navigator.connection.dispatchEvent(new Event('change'))")
+            await tab.reads("state", "Paused: this connection is metered.")
+            await tab.click("onMetered")
+            await tab.reads("state", "Online")
+            await tab.page.command("Emulation.setTimezoneOverride", {"timezoneId": zone_of_noon()})
+            await tab.click("hours")
+            await tab.reads("state", "Paused: it is outside the hours you set.")
+            await enter(tab, "hours-from", "10:00")
+            await enter(tab, "hours-to", "14:00")
+            await tab.reads("state", "Online")
+            await tab.click("whenHidden")
+            before = await browser.new_page()
+            await tab.reads("state", "Paused: this tab is hidden.")
+            await before.close()
+            await tab.reads("state", "Online")
+            await enter(tab, "watts", "25")
+            await tab.reads("energy-note", "of computing at the 25 W you gave")
+            await enter(tab, "memory", "1")
             await tab.reads("state", "the weights alone take more memory")
             await is_said(ServerState.OFFLINE)
             await tab.page.reload()
-            kept = "[document.getElementById('onBattery').checked, document.getElementById('memory').value]"
-            assert await tab.page.evaluate(kept) == [False, "1"], "they are this browser's now"
+            assert not await tab.page.evaluate("document.getElementById('onBattery').checked")
+            kept = "['memory', 'hours-to', 'watts'].map(id => document.getElementById(id).value)"
+            assert await tab.page.evaluate(kept) == ["1", "14:00", "25"], "they are this browser's now"
 
     asyncio.run(main())
 
@@ -213,11 +244,10 @@ def test_a_worker_that_crashes_is_started_anew_and_its_owner_may_stop_that(origi
         async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
             tab = await open_page(browser, origin["http"], webrtc="off")
             server = (await tab.contribute())["peer_id"]
-            for worker, wait in (("network", 2), ("node", 10)):
+            for worker, does, wait in (("network", "talks to the network", 2), ("node", "computes", 10)):
                 since = len(tab.events)
                 await tab.page.evaluate(CRASH % worker)
-                text = f"(the {worker} worker broke: it crashed). It starts anew in {wait} s"
-                await tab.reads("notices", text)
+                await tab.reads("notices", f"{does} broke. It starts anew in {wait} s")
                 if wait == 2:
                     await tab.again(since)
             await tab.click("stop")

@@ -67,7 +67,9 @@ def test_no_origin_is_said_and_can_be_tried_again(fixed_relay: FixedRelay) -> No
             await tab.click("contribute")
             error = await tab.until("error")
             assert error["message"] == f"{fixed_relay.url[:-1]} does not answer; is the relay running?"
-            assert await tab.text("problem") == error["message"]
+            said = await tab.text("problem")
+            assert said.startswith("The relay does not answer.")
+            assert said.endswith(error["message"]), "its own words stand under the details"
             with fixed_relay.started() as running:
                 running.event("ready")
                 before = len(tab.events)

@@ -139,7 +139,7 @@ test('a worker that breaks ends every answer, and the next one loads anew', asyn
   network.onerror({ message: 'out of memory' })
   await assert.rejects(answer, /network worker broke: out of memory/)
   assert.ok(network.ended && worker.ended)
-  assert.deepEqual(events.at(-1), { event: 'state', state: 'error', message: 'the network worker broke: out of memory' })
+  assert.deepEqual(events.at(-1), { event: 'state', state: 'error', message: 'the network worker broke: out of memory', code: 'LocalError' })
   FakeWorker.made = []
   void client.chat.completions.create(HI).catch(() => {})
   while (FakeWorker.made.length < 2) await new Promise(resolve => setImmediate(resolve))

@@ -46,7 +46,7 @@ export async function openLoop (): Promise<() => void> {
   const channel = one.createDataChannel('awake')
   const opened = new Promise<void>((resolve, reject) => {
     channel.onopen = () => { resolve() }
-    setTimeout(() => { reject(new Error('no channel to ourselves')) }, 10_000)
+    setTimeout(() => { reject(new DOMException('', 'TimeoutError')) }, 10_000)
   })
   try {
     await one.setLocalDescription()

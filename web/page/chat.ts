@@ -2,6 +2,7 @@
 // Rule of the file: nothing loads before the first message; what comes from outside is shown as text only.
 
 import { type Client, type ClientEvent, createClient } from '../sdk/index.ts'
+import { showProblem } from './problem.ts'
 import { CHAT, element, made } from './words.ts'
 
 const MAX_TOKENS = 256
@@ -28,7 +29,7 @@ function open (model: string): Client {
     onEvent: event => {
       if (client !== opened) return // its last words
       show(event)
-      dispatchEvent(new CustomEvent('kwaainet-chat', { detail: event }))
+      dispatchEvent(new CustomEvent('kwaainet-chat', { detail: { ...event, model } }))
     }
   })
   return opened
@@ -50,18 +51,18 @@ export function offerChat (models: readonly string[]): void {
 }
 
 function show (event: ClientEvent): void {
-  if (event.event === 'state') showState(event.state, event.message)
+  if (event.event === 'state') showState(event.state, event.code, event.message)
   else if (event.event === 'progress') showProgress(event.stage, event.done, event.total)
   else if (event.event === 'chain') showChain(event.hops, event.lost)
   else if (event.event === 'connection' && event.connection === 'lost') say(CHAT.lost)
   else if (event.event === 'peers') showPeers()
 }
 
-function showState (state: string, message = ''): void {
+function showState (state: string, code = '', message = ''): void {
   bar.hidden = state !== 'loading'
   bar.removeAttribute('value')
   say(state === 'loading' ? CHAT.loading : '')
-  if (state === 'error') problem(message)
+  if (state === 'error') problem({ code, message })
 }
 
 function showProgress (stage: string, done: number, total: number): void {
@@ -89,9 +90,8 @@ function say (text: string): void {
   element('chat-status').textContent = text
 }
 
-function problem (text: string): void {
-  element('chat-problem').hidden = text === ''
-  element('chat-problem').textContent = text
+function problem (what: { code: string, message: string } | null): void {
+  showProblem(element('chat-problem'), what)
 }
 
 /** One turn in the conversation that people see. */
@@ -159,7 +159,10 @@ async function answer (text: string): Promise<void> {
     say(CHAT.done(client.status().tokens_per_second))
   } catch (error) {
     if (control.signal.aborted) say(CHAT.stopped)
-    else problem(error instanceof Error ? error.message : String(error))
+    else {
+      const { code, type = code, message } = error as { code?: string, type?: string, message?: string }
+      problem({ code: type ?? '', message: message ?? String(error) })
+    }
   }
   article.removeAttribute('aria-busy')
   underWay = null
@@ -184,7 +187,7 @@ form.addEventListener('submit', event => {
   event.preventDefault()
   const text = input.value.trim()
   if (text === '' || underWay !== null) return
-  problem('')
+  problem(null)
   input.value = ''
   enable(true)
   void answer(text).finally(() => {
@@ -196,7 +199,7 @@ function startAnew (): void {
   conversation.length = 0
   element('chat-log').replaceChildren()
   element('chat-log').hidden = true
-  problem('')
+  problem(null)
   say('')
   enable(false)
 }

@@ -1,8 +1,8 @@
 // Before the click: what would run, load, be used and be seen, and whether this browser can.
 // Rule of the file: it only looks; nothing runs, loads or is stored by it.
 
-import { type Check, preflight } from '../sdk/index.ts'
-import { CANNOT, CHECKS, checkOf, element, made, OFFER, preflightOf, WORDS } from './words.ts'
+import { type Check, planThreads, preflight } from '../sdk/index.ts'
+import { CANNOT, CHECKS, checkOf, element, GRAPHICS, made, OFFER, preflightOf, threadsOf, WORDS } from './words.ts'
 
 type Backend = 'wasm' | 'webgpu'
 const LITTLE_ROOM = 200e6 // bytes; the weights of a small model
@@ -54,20 +54,24 @@ export async function showChecks (wanted: Backend | undefined, bytes: number, re
     line.dataset.ok = String(ok)
     return line
   }))
-  const { message = '' } = found.checks.find(({ name }) => name === 'WebGPU') ?? {}
+  const { code = '' } = found.checks.find(({ name }) => name === 'WebGPU') ?? {}
   const failed = checks.filter(({ ok }) => !ok).length
-  element('preflight-summary').textContent = found.ok ? preflightOf(found.backend, wanted === 'wasm' ? '' : message, failed) : CANNOT
+  element('preflight-summary').textContent = found.ok ? preflightOf(found.backend, wanted === 'wasm' ? '' : GRAPHICS[code] ?? '', failed) : CANNOT
   element<HTMLButtonElement>('contribute').disabled = !found.ok
   if (!found.ok) element<HTMLDetailsElement>('preflight').open = true
   return found.ok
 }
 
 /** One of the SDK's checks in the page's words, with its fix. */
-function toCheck ({ name, ok, required, message }: Check): Check {
-  const words = CHECKS[name]
-  if (words === undefined) return { name, ok, required, message }
-  if (name === 'threads') return { name: words[0], ok: crossOriginIsolated, required, message: crossOriginIsolated ? message : words[1] }
-  return { name: words[0], ok, required, message: ok ? name === 'WebGPU' ? message : '' : name === 'WebGPU' ? `${message}. ${words[1]}` : words[1] }
+function toCheck ({ name, ok, required, code = '' }: Check): Check {
+  const words = CHECKS[name] ?? [name, '']
+  if (name === 'threads') return { name: words[0], ok: crossOriginIsolated, required, message: crossOriginIsolated ? threadsOf(planThreads().count, navigator.hardwareConcurrency) : words[1] }
+  return { name: words[0], ok, required, message: name === 'WebGPU' ? graphics(ok, code, words[1]) : ok ? '' : words[1] }
+}
+
+function graphics (ok: boolean, code: string, fix: string): string {
+  const what = GRAPHICS[code] ?? ''
+  return ok ? what : `${what}. ${fix}`
 }
 
 /** What the page can say beside the SDK. */

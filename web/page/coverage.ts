@@ -16,14 +16,14 @@ export type Hop = Pick<Server, 'peer' | 'start' | 'end'>
 /** `counts`: servers of each block. `route`: a way that a request could take, none where a block has no server. */
 export interface Model { name: string, counts: number[], servers: Server[], more: number, route: Hop[] }
 
-export interface Swarm { models: Model[], peers: number, circuits: number, bytes: number, draining: boolean, problem: string }
+export interface Swarm { models: Model[], peers: number, circuits: number, bytes: number, draining: boolean, problem: boolean }
 
 /** What /swarm.json says, as far as it makes sense. */
 export function readSwarm (document: unknown): Swarm {
   const { models, relay, problem } = (document ?? {}) as Record<string, any>
   const { peers, circuits, relayed_bytes: bytes, draining } = (relay ?? {}) as Record<string, unknown>
   const found = (Array.isArray(models) ? models : []).slice(0, MOST_MODELS).map(readModel).filter(model => model !== null)
-  return { models: found, peers: number(peers), circuits: number(circuits), bytes: number(bytes), draining: draining === true, problem: typeof problem === 'string' ? problem : '' }
+  return { models: found, peers: number(peers), circuits: number(circuits), bytes: number(bytes), draining: draining === true, problem: typeof problem === 'string' && problem !== '' }
 }
 
 function readModel (value: any): Model | null {
@@ -64,25 +64,29 @@ export function rangesOf (numbers: readonly number[]): string {
   return ranges.map(([first, last]) => first === last ? String(first) : `${first}–${last}`).join(', ')
 }
 
-/** Draw it. `ours`: this tab's peer id; `answering`: who answers the chat now; `took`: ms the relay took to answer. */
-export function showSwarm (swarm: Swarm | null, took: number, ours: string, answering: ReadonlySet<string>): void {
+/** The way that the chat's last message took through a model. */
+export interface Chain { model: string, hops: Hop[] }
+
+/** Draw it. `ours`: this tab's peer id; `took`: ms the relay took to answer. */
+export function showSwarm (swarm: Swarm | null, took: number, ours: string, chain: Chain | null): void {
   const health = element('swarm-health')
   health.dataset.ok = String(swarm !== null && !swarm.draining)
   health.textContent = swarm === null ? SWARM.unreachable : swarm.draining ? SWARM.draining : SWARM.health(took, swarm.peers, swarm.circuits, swarm.bytes)
   if (swarm === null) return
-  if (swarm.problem !== '') health.textContent += ` ${SWARM.problem(swarm.problem)}`
-  element('coverage').replaceChildren(...swarm.models.map(model => draw(model, ours, answering)))
+  if (swarm.problem) health.textContent += ` ${SWARM.problem}`
+  element('coverage').replaceChildren(...swarm.models.map(model => draw(model, ours, chain?.model === model.name ? chain.hops : [])))
 }
 
-function draw (model: Model, ours: string, answering: ReadonlySet<string>): HTMLElement {
+function draw (model: Model, ours: string, chain: readonly Hop[]): HTMLElement {
   const { counts, servers, route } = model
+  const answering = new Set(chain.map(({ peer }) => peer))
+  const way = (hops: readonly Hop[]): string[] => hops.map(({ peer, start, end }) => SWARM.hop(peer === ours ? SWARM.ours : shortName(peer), start, end))
   const map = made('div')
   map.className = 'map'
   map.style.setProperty('--blocks', String(counts.length))
   map.append(...counts.map(column), ...axis(counts.length))
   const rows = lanes(servers)
-  const onRoute = new Set(route.map(({ peer }) => peer))
-  rows.forEach((row, index) => { map.append(...row.map(server => bar(server, index, ours, onRoute, answering))) })
+  rows.forEach((row, index) => { map.append(...row.map(server => bar(server, index, ours, answering))) })
   const hidden = servers.length - rows.flat().length + model.more
   const peers = new Set(servers.filter(({ joining, gateway }) => !joining && !gateway).map(({ peer }) => peer)).size + model.more
   const gaps = rangesOf(counts.flatMap((servers, block) => servers === 0 ? [block] : []))
@@ -93,7 +97,9 @@ function draw (model: Model, ours: string, answering: ReadonlySet<string>): HTML
   whole.className = 'model-map'
   if (hidden > 0) whole.append(note(SWARM.hidden(hidden)))
   if (servers.length > 0) whole.append(legend(servers, ours, answering))
-  whole.append(note(route.length > 0 ? SWARM.route(route.map(({ peer, start, end }) => SWARM.hop(peer === ours ? SWARM.ours : shortName(peer), start, end))) : servers.length === 0 ? SWARM.nobody : SWARM.gap(gaps)))
+  if (chain.length > 0) whole.append(note(SWARM.chain(way(chain))))
+  if (route.length === 0) whole.append(note(servers.length === 0 ? SWARM.nobody : SWARM.gap(gaps)))
+  else if (chain.length === 0) whole.append(note(SWARM.route(way(route))))
   return whole
 }
 
@@ -117,10 +123,10 @@ function axis (blocks: number): HTMLElement[] {
   })
 }
 
-function bar (server: Server, row: number, ours: string, onRoute: ReadonlySet<string>, answering: ReadonlySet<string>): HTMLElement {
+function bar (server: Server, row: number, ours: string, answering: ReadonlySet<string>): HTMLElement {
   const { peer, start, end, joining, gateway, name } = server
   const line = made('span', peer === ours ? SWARM.oursShort : name === '' ? shortName(peer) : name)
-  const kinds = ['bar', joining ? 'joining' : '', gateway ? 'gateway' : '', peer === ours ? 'ours' : '', answering.has(peer) ? 'answering' : '', onRoute.has(peer) ? 'route' : '']
+  const kinds = ['bar', joining ? 'joining' : '', gateway ? 'gateway' : '', peer === ours ? 'ours' : '', answering.has(peer) ? 'answering' : '']
   line.className = kinds.filter(kind => kind !== '').join(' ')
   line.style.gridColumn = `${start + 1} / ${end + 1}`
   line.style.gridRow = String(row + 3)

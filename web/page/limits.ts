@@ -7,9 +7,10 @@ import { element, LIMITS, made } from './words.ts'
 const KEY = 'kwaainet-limits'
 const LEAST_DUTY = 10 // %
 const MEGA = 1e6
+const MOST_WATTS = 5000
 
 /** What the form holds, as it is kept. */
-export interface Choice extends Required<Pick<Limits, 'duty' | 'onBattery' | 'onMetered' | 'whenHidden'>>, Pick<Limits, 'memoryBytes' | 'hours'> { awake: boolean, unfrozen: boolean, model?: string }
+export interface Choice extends Required<Pick<Limits, 'duty' | 'onBattery' | 'onMetered' | 'whenHidden'>>, Pick<Limits, 'memoryBytes' | 'hours'> { awake: boolean, unfrozen: boolean, model?: string, watts?: number }
 
 export const DEFAULTS: Choice = { duty: 1, onBattery: 'pause', onMetered: 'pause', whenHidden: 'continue', awake: false, unfrozen: false }
 
@@ -17,7 +18,7 @@ export const DEFAULTS: Choice = { duty: 1, onBattery: 'pause', onMetered: 'pause
 export function readChoice (text: string | null): Choice {
   let found: Record<string, unknown> = {}
   try { found = (JSON.parse(text ?? '{}') ?? {}) as typeof found } catch { return { ...DEFAULTS } }
-  const { duty, memoryBytes, hours, awake, unfrozen, model } = found
+  const { duty, memoryBytes, hours, awake, unfrozen, model, watts } = found
   const pauses = Object.fromEntries((['onBattery', 'onMetered', 'whenHidden'] as const).filter(name => found[name] === 'pause' || found[name] === 'continue').map(name => [name, found[name]]))
   const [first] = Array.isArray(hours) ? hours as Array<Record<string, unknown> | null> : []
   return {
@@ -27,9 +28,14 @@ export function readChoice (text: string | null): Choice {
     ...(Number.isSafeInteger(memoryBytes) && (memoryBytes as number) > 0 ? { memoryBytes: memoryBytes as number } : {}),
     ...(isTime(first?.from) && isTime(first.to) ? { hours: [{ from: first.from, to: first.to }] } : {}),
     ...(typeof model === 'string' ? { model } : {}),
+    ...(isPower(watts) ? { watts } : {}),
     awake: awake === true,
     unfrozen: unfrozen === true
   }
+}
+
+function isPower (value: unknown): value is number {
+  return typeof value === 'number' && value > 0 && value <= MOST_WATTS
 }
 
 function isTime (value: unknown): value is string {
@@ -51,6 +57,7 @@ export class LimitsForm {
     element('limits-form').append(this.#duty(), this.#memory(), this.#hours(),
       this.#pauses('onBattery'), this.#pauses('onMetered'), this.#pauses('whenHidden'),
       this.#wish('unfrozen', typeof RTCPeerConnection === 'function'), this.#wish('awake', 'wakeLock' in navigator))
+    this.#watts()
     element('limits-form').addEventListener('submit', event => { event.preventDefault() })
   }
 
@@ -104,6 +111,17 @@ export class LimitsForm {
       this.#set(input.validity.valid && input.value !== '' ? { memoryBytes: Math.round(input.valueAsNumber * MEGA) } : {})
     })
     return field(text, input, hint)
+  }
+
+  /** What the estimate of energy reckons with: beside the figure, as it limits nothing. */
+  #watts (): void {
+    const input = element<HTMLInputElement>('watts')
+    input.value = this.#choice.watts?.toString() ?? ''
+    input.addEventListener('change', () => {
+      const { watts, ...rest } = this.#choice
+      this.#choice = rest
+      this.#set(isPower(input.valueAsNumber) ? { watts: input.valueAsNumber } : {})
+    })
   }
 
   #hours (): HTMLElement {

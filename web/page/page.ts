@@ -1,11 +1,11 @@
 // The contributor's page: what the SDK's node says, in words and figures, and its owner's wishes.
 // Rule of the file: it puts the other files together; it starts nothing that nobody clicked.
 
-import { createNode, type KwaaiNode, type NodeEvent, planThreads } from '../sdk/index.ts'
+import { createNode, type KwaaiNode, type NodeEvent, type NodeStatus, planThreads } from '../sdk/index.ts'
 import { Awake } from './awake.ts'
 import { offerChat } from './chat.ts'
 import { askOffer, showChecks, showNoOffer, showOffer } from './consent.ts'
-import { readSwarm, showSwarm } from './coverage.ts'
+import { type Chain, readSwarm, showSwarm } from './coverage.ts'
 import { History } from './history.ts'
 import { removeKept, showKept } from './kept.ts'
 import { LimitsForm, limitsOf } from './limits.ts'
@@ -14,7 +14,7 @@ import { notice, Watch } from './notices.ts'
 import { showReceipt } from './receipts.ts'
 import { Restart } from './restart.ts'
 import { Figures, isOver, showPeers, showProgress, showState } from './serving.ts'
-import { element, NOTICES } from './words.ts'
+import { element, NOTICES, problemIn } from './words.ts'
 
 const BEAT = 2000 // ms between two points of the chart
 const KEEP_EVERY = 10_000 // ms between two entries into the history
@@ -31,7 +31,7 @@ const threads = query.has('threads') ? Number(query.get('threads')) : planThread
 
 let figures: Figures | null = null
 let serving = '' // the model of `node`
-let answering: ReadonlySet<string> = new Set() // who answers the chat
+let chain: Chain | null = null // of the chat's last message
 let waits = false // for a node that broke to start anew
 const awake = new Awake()
 const history = new History(() => { notice(NOTICES.storage) })
@@ -65,12 +65,12 @@ function open (model: string): KwaaiNode {
   })
   opened.addEventListener('state', ({ detail }) => {
     watch.state(detail)
-    if (detail.state === 'serving' || detail.state === 'paused') figures ??= new Figures(threads)
+    if (detail.state === 'serving' || detail.state === 'paused') figures ??= new Figures(threads, () => form.choice.watts)
     if (detail.state === 'serving') {
       restart.served()
       void showKept()
     }
-    if (detail.state === 'failed') broke(detail.message ?? '')
+    if (detail.state === 'failed') broke(detail)
     showState(detail, waits)
     choice.show(isOver(detail) ? null : serving)
     if (isOver(detail)) ended()
@@ -92,10 +92,10 @@ function begin (): void {
   void keepAwake()
 }
 
-function broke (message: string): void {
+function broke ({ problem = { code: '', values: {} } }: NodeStatus): void {
   const wait = restart.failed()
   waits = wait !== null
-  if (wait !== null) notice(NOTICES.broke(message, wait))
+  if (wait !== null) notice(NOTICES.broke(problemIn(problem), wait))
 }
 
 function keep (): void {
@@ -124,7 +124,7 @@ async function look (): Promise<void> {
   const response = await fetch('/swarm.json', { cache: 'no-store' }).catch(() => null)
   const took = performance.now() - asked
   const swarm = response?.ok === true ? readSwarm(await response.json().catch(() => null)) : null
-  showSwarm(swarm, took, isOver(node.status()) ? '' : node.status().peerId ?? '', answering)
+  showSwarm(swarm, took, isOver(node.status()) ? '' : node.status().peerId ?? '', chain)
 }
 
 element('contribute').addEventListener('click', () => {
@@ -154,9 +154,9 @@ element('switch').addEventListener('click', () => {
 })
 element('kept-delete').addEventListener('click', () => { void removeKept({}) })
 addEventListener('kwaainet-chat', event => {
-  const { detail } = event as CustomEvent<{ event: string, hops?: Array<{ peer: string }> }>
+  const { detail } = event as CustomEvent<{ event: string, model: string, hops?: Chain['hops'] }>
   if (detail.event !== 'chain') return
-  answering = new Set(detail.hops?.map(({ peer }) => peer))
+  chain = { model: detail.model === '' ? models[0]?.model ?? '' : detail.model, hops: detail.hops ?? [] } // empty: the first
   void look()
 })
 document.addEventListener('visibilitychange', () => {

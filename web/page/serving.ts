@@ -2,10 +2,12 @@
 
 import type { NodeStatus, Peer, Progress } from '../sdk/index.ts'
 import { draw, Rate } from './chart.ts'
-import { watts, wattHours } from './energy.ts'
+import { wattHours, watts } from './energy.ts'
 import type { Amounts } from './history.ts'
+import { showProblem } from './problem.ts'
 import {
-  duration, element, elsewhere, energy, energyOf, FACTS, finishing, heldRelays, KINDS, loadingOf, made, PEER_COLUMNS, RELAY, shortName, size, stateOf, TILES, WORDS
+  BACKENDS, duration, element, elsewhere, energy, energyOf, FACTS, finishing, heldRelays, KINDS, loadingOf, made, PEER_COLUMNS, RELAY, shortName, size, stateOf,
+  storageOf, threadsOf, TILES, weightsOf, WORDS
 } from './words.ts'
 
 const OVER = ['idle', 'stopped', 'failed']
@@ -32,9 +34,8 @@ export function showState (status: NodeStatus, waiting: boolean): void {
   else if (state === 'draining' && leavingIn !== undefined) say(finishing(status.work.sessions, leavingIn))
   else if (state === 'loading' && progress !== undefined && status.step === 'loading') showProgress(progress)
   else say(stateOf(state === 'loading' ? status.step ?? state : state, status.reasons))
-  const problem = element('problem')
-  problem.hidden = state !== 'failed'
-  problem.textContent = status.message ?? ''
+  const { code = '', values = {} } = status.problem ?? {}
+  showProblem(element('problem'), state === 'failed' ? { code, values, message: status.message ?? '' } : null)
   const bar = element<HTMLProgressElement>('progress')
   bar.hidden = WAITS.includes(state) || state === 'draining'
   if (progress === undefined) bar.removeAttribute('value')
@@ -52,10 +53,15 @@ function say (text: string): void {
 }
 
 function showFacts (status: NodeStatus): void {
-  const { backend = '–', weights = '–', blocks, peerId = '–', relay = '', storage, threads } = status
+  const { backend = '', weights = '', blocks, peerId = '–', relay = '', storage, threads } = status
   const texts: Record<keyof typeof FACTS, string> = {
-    backend, threads: threads === undefined ? '–' : `${threads.count}${threads.message === '' ? '' : `: ${threads.message}`}`, weights, blocks: blocks?.join(':') ?? '–', peer: peerId, relay: relay === 'reserved' ? heldRelays(status.peers.filter(({ kind }) => kind === 'relay').length) : RELAY[relay] ?? '–',
-    storage: storage === undefined ? '–' : storage.message === '' ? size(storage.needed) : storage.message
+    backend: BACKENDS[backend] ?? '–',
+    threads: threads === undefined ? '–' : threadsOf(threads.count, navigator.hardwareConcurrency),
+    weights: readWeights(weights) ?? '–',
+    blocks: blocks?.join(':') ?? '–',
+    peer: peerId,
+    relay: relay === 'reserved' ? heldRelays(status.peers.filter(({ kind }) => kind === 'relay').length) : RELAY[relay] ?? '–',
+    storage: storage === undefined ? '–' : storageOf(storage.kept, storage.needed, storage.room)
   }
   const names = Object.keys(FACTS) as Array<keyof typeof FACTS>
   if (element('facts').children.length === 0) {
@@ -63,6 +69,12 @@ function showFacts (status: NodeStatus): void {
     element('peers-head').append(...PEER_COLUMNS.map(name => Object.assign(made('th', name), { scope: 'col' })))
   }
   for (const name of names) element(name).textContent = texts[name]
+}
+
+/** How weights are kept, of what the node says of them (kwaainet.inference.weight_format), in the page's words. */
+export function readWeights (text: string): string | undefined {
+  const [, name, mega, exact] = /^(\w+) \((\d+) MB, (the file's numbers)?/.exec(text) ?? []
+  return name === undefined ? undefined : weightsOf(name, Number(mega) * 1e6, exact !== undefined)
 }
 
 /** Who is connected: one row a peer, of texts that came from outside. */
@@ -99,10 +111,13 @@ export class Figures {
   readonly #requests = new Rate()
   readonly #started = performance.now()
   readonly #threads: number
+  readonly #watts: () => number | undefined
   #told: Amounts = { seconds: 0, tokens: 0, requests: 0, received: 0, sent: 0, energy: 0 }
 
-  constructor (threads: number) {
+  /** `own`: the watts that the contributor gave, if any. */
+  constructor (threads: number, own: () => number | undefined) {
     this.#threads = threads
+    this.#watts = own
   }
 
   /** Every two seconds or so. */
@@ -111,7 +126,7 @@ export class Figures {
     const { work, blocks, backend } = status
     const tokens = this.#tokens.add(work.tokensDone, now)
     const requests = this.#requests.add(work.requestsDone ?? 0, now)
-    const power = watts(backend, status.threads?.count ?? this.#threads)
+    const power = this.#power(status)
     const busy = work.busySeconds ?? 0
     const texts: Record<keyof typeof TILES, [string, string?]> = {
       tokens: [tokens.toFixed(1)],
@@ -123,7 +138,7 @@ export class Figures {
       traffic: [`${size(this.traffic.received)} / ${size(this.traffic.sent)}`],
       energy: [energy(wattHours(busy, power))]
     }
-    element('energy-note').textContent = energyOf(busy, power, backend === 'webgpu')
+    element('energy-note').textContent = energyOf(busy, power, backend === 'webgpu', this.#watts() !== undefined)
     element('tiles').replaceChildren(...(Object.keys(texts) as Array<keyof typeof TILES>).map(name => {
       const [text, more = ''] = texts[name]
       return made('div', '', made('dt', TILES[name]), made('dd', text, ...(more === '' ? [] : [made('small', more)])))
@@ -132,17 +147,22 @@ export class Figures {
   }
 
   /** What has come since this was asked last, for the history. */
-  since ({ work, backend, threads }: NodeStatus): Amounts {
+  since (status: NodeStatus): Amounts {
+    const { work } = status
     const now: Amounts = {
       seconds: (performance.now() - this.#started) / 1000,
       tokens: work.tokensDone,
       requests: work.requestsDone ?? 0,
       received: this.traffic.received,
       sent: this.traffic.sent,
-      energy: wattHours(work.busySeconds ?? 0, watts(backend, threads?.count ?? this.#threads))
+      energy: wattHours(work.busySeconds ?? 0, this.#power(status))
     }
     const before = this.#told
     this.#told = now
     return Object.fromEntries(Object.entries(now).map(([name, value]) => [name, value - before[name as keyof Amounts]])) as unknown as Amounts
+  }
+
+  #power ({ backend, threads }: NodeStatus): number {
+    return this.#watts() ?? watts(backend, threads?.count ?? this.#threads)
   }
 }

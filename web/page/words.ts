@@ -28,6 +28,8 @@ export const WORDS: Record<string, string> = {
   stop: 'Stop',
   idle: 'Not contributing.',
   connections: 'Connections',
+  watts: 'Watts that computing adds here, if you know:',
+  details: 'Details',
   limits: 'Limits',
   limitsNote: 'They hold from the moment you change them, while contributing too.',
   swarm: 'The swarm',
@@ -53,7 +55,7 @@ export const WORDS: Record<string, string> = {
 /** Before the click. */
 export const OFFER = {
   runs: ['What runs', (model: string, blocks: number) => `A Python program in this tab computes some of the ${blocks} blocks of ${model} for people who generate text. It is kept apart from your files and other tabs by the browser.`],
-  loads: ['What it loads', (bytes: number, kept: number) => `At most ${size(bytes)} of the model's weights, and about 10 MB of Python. ${kept > 1e6 ? `${size(kept)} are kept here from before.` : 'They stay in this browser, so the next start is short.'}`],
+  loads: ['What it loads', (bytes: number, kept: number) => `At most ${size(bytes)} of the model's weights, and about 15 MB of Python. ${kept > 1e6 ? `${size(kept)} are kept here from before.` : 'They stay in this browser, so the next start is short.'}`],
   uses: ['What it uses', (threads: number, memory: number) => `Your graphics card, or ${count(threads, 'core')} of your processor; at most ${size(memory)} of memory; electricity, and your network. The limits below set less.`],
   seen: ['What others see', () => 'The relay and the peers you connect to see your network address. The numbers that pass through this tab are other people\'s prompts and answers in another form: activations can be inverted, which means that whoever serves blocks could work out words from them. That holds for you, and for what you write in the chat.']
 } as const
@@ -80,12 +82,31 @@ const REASONS: Record<PauseReason, string> = {
   memory: 'the weights alone take more memory than you allow'
 }
 
+/** `name` is the format, `bytes` what the weights take in memory; `exact`: none is rounded. */
+export function weightsOf (name: string, bytes: number, exact: boolean): string {
+  return `${WEIGHTS[name] ?? name}, ${size(bytes)}, ${exact ? 'nothing rounded' : 'rounded'}`
+}
+
+export function threadsOf (count: number, all: number): string {
+  return `${count} of the processor's ${all}`
+}
+
+/** Whether weights stay for the next start. */
+export function storageOf (kept: boolean, needed: number, room: number): string {
+  if (kept) return size(needed)
+  return needed > room ? `no: they need ${size(needed)}, and this browser gives them ${size(room)}. Free space on the disk, or delete what is kept below.` : 'no: this browser refuses to store them. An ordinary window, not a private one, may.'
+}
+
 const STAGES: Record<string, string> = { python: 'Python', weights: 'the weights', build: 'the engine' }
 
 export const KINDS: Record<string, string> = { relay: 'relay', circuit: 'through the relay', webrtc: 'direct (WebRTC)' }
 
 export const RELAY: Record<string, string> = { connecting: 'connecting…', lost: 'lost, trying again…' }
 export const heldRelays = (held: number): string => held > 1 ? `connected to ${held}` : 'connected'
+
+export const BACKENDS: Record<string, string> = { wasm: 'the processor (WASM)', webgpu: 'the graphics card (WebGPU)' }
+
+const WEIGHTS: Record<string, string> = { stored: 'as the file has them', float32: '32-bit floats', float16: '16-bit floats', q4: 'in 4 bits', q8: 'in 8 bits' }
 
 export const FACTS = { backend: 'Backend', threads: 'Threads', weights: 'Weights', blocks: 'Blocks', peer: 'Peer id', relay: 'Relay', storage: 'Kept for next time' } as const
 
@@ -107,6 +128,9 @@ export const LIMITS = {
   awake: ['Keep the screen awake while contributing', 'Works while this tab is visible. Without it the machine may sleep, and what it serves goes on elsewhere.']
 } as const
 
+/** Of the check of WebGPU: what is wrong. */
+export const GRAPHICS: Record<string, string> = { absent: 'this browser has no WebGPU', 'no-adapter': 'WebGPU found no graphics adapter', software: 'the graphics adapter is emulated in software, slower than the processor' }
+
 /** By the name of a check: what it is called, and how to mend it. */
 export const CHECKS: Record<string, readonly [string, string]> = {
   'secure context': ['secure page', 'Open this page by https, or on this machine as localhost: browsers give others neither storage nor locks nor graphics.'],
@@ -123,14 +147,65 @@ export const CHECKS: Record<string, readonly [string, string]> = {
   jspi: ['suspending WebAssembly (JSPI)', 'Nothing must be done: it works without. A current Chrome or Edge has it.']
 }
 
+type Values = Readonly<Record<string, string>>
+const DAMAGED = 'What was downloaded is damaged, or not what the relay promised. Try again; if it stays so, tell the operator of the relay.'
+const ODD_PEER = 'A server did not answer as it should. Try again: another one may take its place.'
+const OURS = 'This tab made a mistake. Reload the page; if it happens again, please report it with these details.'
+
+/** By code, which is one of the SDK's or a class of the Python side's errors. What came with it in English stands under "Details". */
+const PROBLEMS: Record<string, string | ((values: Values) => string)> = {
+  'relay-address': 'This is not the address of a relay.',
+  'relay-silent': 'The relay does not answer. Is this machine online, and the relay running?',
+  'relay-foreign': 'What answers at this address is no relay of KwaaiNet, or one that is not set up yet.',
+  'relay-undialable': 'The relay names no address that a browser can connect to. Tell its operator.',
+  'relay-version': 'This page and the relay are of different versions. Reload the page.',
+  'no-model': 'The relay offers no model now. Reload the page later.',
+  'unknown-model': ({ model = '' }) => `The relay no longer offers ${model}. Reload the page.`,
+  blocks: ({ blocks = '', most = '' }) => `The address of this page asks for the blocks ${blocks}, which this model does not have: give 0:${most} or a part of it, or auto:1 to auto:${most}.`,
+  unfit: ({ check = '' }) => `This browser cannot contribute. ${CHECKS[check]?.[1] ?? ''}`,
+  'worker-broke': ({ worker }) => worker === 'network' ? 'The part of this tab that talks to the network broke.' : 'The part of this tab that computes broke.',
+  left: 'This tab left the swarm because of a problem.',
+  ConfigError: 'What was asked for cannot be done here: the text is too long, or a setting in the address of this page does not fit.',
+  CapacityError: 'There is no room for more now. Try again in a moment.',
+  Unavailable: 'No server has room now. Try again in a moment.',
+  EngineError: 'The engine that computes failed here. Add ?backend=wasm to the address to use the processor.',
+  DeviceLost: 'The graphics card was taken away from this tab. Start again; if it happens again, add ?backend=wasm to the address.',
+  InputError: DAMAGED,
+  ModelFileError: DAMAGED,
+  Truncated: DAMAGED,
+  IntegrityError: DAMAGED,
+  UnsupportedModel: 'This model cannot be computed in this browser. Choose another, or add ?backend=wasm to the address.',
+  RemoteError: ODD_PEER,
+  ProtocolError: ODD_PEER,
+  LimitExceeded: ODD_PEER,
+  RequestError: ODD_PEER,
+  HandshakeError: ODD_PEER,
+  RpcError: ODD_PEER,
+  Ailment: ODD_PEER,
+  ApiError: ODD_PEER,
+  ClockSkew: 'The clocks of this machine and of the swarm differ too much. Set the clock, then try again.',
+  Unreachable: 'Nobody who serves this model can be reached. The map of the swarm shows which blocks have no server.',
+  StreamReset: 'The connection ended before the answer did. Try again.',
+  TimeoutError: 'No answer came in time. Try again.',
+  MemoryError: 'There was not enough memory. Close other programs, or serve a part: add ?blocks=auto:8 to the address.',
+  KwaaiNetError: OURS,
+  LocalError: OURS,
+  UsageError: OURS
+}
+
+export function problemIn ({ code, values = {} }: { code: string, values?: Values }): string {
+  const words = PROBLEMS[code] ?? OURS
+  return typeof words === 'string' ? words : words(values)
+}
+
 export const MODELS = {
   size: (blocks: number, bytes: number) => `${count(blocks, 'block')}, at most ${size(bytes)} to load`,
   change: (model: string) => `Serve ${model} instead`
 } as const
 
 export const RECEIPTS = {
-  line: (at: Date, peer: string, kind: 'session' | 'forward' | 'backward', tokens: number, seconds: number, error = '') =>
-    `${clock(at)} ${shortName(peer)}: ${kind === 'backward' ? 'training, ' : kind === 'forward' ? 'evaluating, ' : ''}${count(tokens, 'token')} in ${duration(seconds)}${error === '' ? '' : ` (${error})`}`
+  line: (at: Date, peer: string, kind: 'session' | 'forward' | 'backward', tokens: number, seconds: number, whole: boolean) =>
+    `${clock(at)} ${shortName(peer)}: ${kind === 'backward' ? 'training, ' : kind === 'forward' ? 'evaluating, ' : ''}${count(tokens, 'token')} in ${duration(seconds)}${whole ? '' : ' (ended early)'}`
 } as const
 
 export const KEPT = {
@@ -153,7 +228,7 @@ export const NOTICES = {
   frozen: (seconds: number) => `The browser froze this tab for ${duration(seconds)}. Going on. A limit below can prevent that.`,
   rebuilt: 'The engine was lost and built anew; sessions went on elsewhere.',
   moved: (blocks: string) => `Moved to blocks ${blocks}, where the swarm needs them more.`,
-  broke: (message: string, seconds: number) => `This tab's node broke (${message}). It starts anew in ${seconds} s; sessions went on elsewhere.`,
+  broke: (what: string, seconds: number) => `${what} It starts anew in ${seconds} s; sessions went on elsewhere.`,
   storage: 'The history cannot be kept: this browser refuses storage.'
 }
 
@@ -162,17 +237,18 @@ export const SWARM = {
   oursShort: 'you',
   unreachable: 'The relay does not answer. Asking again.',
   draining: 'The relay is about to stop and takes nobody new.',
-  problem: (text: string) => `It cannot read the swarm now: ${text}`,
-  health: (took: number, peers: number, circuits: number, bytes: number) => `The relay answers in ${Math.round(took)} ms. It has ${count(peers, 'peer')} and ${count(circuits, 'circuit')}, and has carried ${size(bytes)}.`,
+  problem: 'It cannot read the swarm now.',
+  health: (took: number, peers: number, circuits: number, bytes: number) => `The relay answers in ${Math.round(took)} ms. It has ${count(peers, 'peer')}, passes on ${count(circuits, 'connection')} between them, and has carried ${size(bytes)}.`,
   nobody: 'Nobody serves this model yet. Yours would be the first machine.',
   block: (block: number, servers: number) => `block ${block}: ${count(servers, 'server')}`,
-  model: (name: string, servers: number, blocks: number, gaps: string) => `${name}: ${count(servers, 'server')}, ${gaps === '' ? `all ${blocks} blocks are served` : `nobody serves block ${gaps}`}`,
+  model: (name: string, servers: number, blocks: number, gaps: string) => `${name}: ${count(servers, 'server')}, ${gaps === '' ? `all ${blocks} blocks are served` : `nobody serves ${blocksIn(gaps)}`}`,
   server: (name: string, start: number, end: number, joining: boolean, gateway: boolean) => `${name}: blocks ${start} to ${end - 1}${joining ? ', loading' : ''}${gateway ? ', a gateway: it passes requests on' : ''}`,
   hidden: (servers: number) => `and ${count(servers, 'more server')}`,
-  route: (hops: string[]) => `A request could go ${hops.join(', then ')}.`,
+  route: (hops: string[]) => `A request could go ${hops.join(', then ')}. Each client chooses its own way.`,
+  chain: (hops: string[]) => `Your last message went ${hops.join(', then ')}.`,
   hop: (peer: string, start: number, end: number) => `to ${peer} for blocks ${start} to ${end - 1}`,
-  gap: (gaps: string) => `A request goes nowhere now: block ${gaps} has no server.`,
-  legend: { ours: 'this tab', answering: 'answers your chat', joining: 'still loading', gateway: 'a gateway, which holds no blocks' }
+  gap: (gaps: string) => `A request goes nowhere now: ${blocksIn(gaps)} without a server.`,
+  legend: { ours: 'this tab', answering: 'answered your chat', joining: 'still loading', gateway: 'a gateway, which holds no blocks' }
 } as const
 
 export const CHAT = {
@@ -224,9 +300,14 @@ export function chartOf (now: number, most: number, mean: number): string {
   return `Tokens a second over the last two minutes: now ${now.toFixed(1)}, most ${most.toFixed(1)}, on average ${mean.toFixed(1)}.`
 }
 
-/** What the figure of energy assumes. */
-export function energyOf (seconds: number, watts: number, graphics: boolean): string {
+/** What the figure of energy assumes; `own`: the watts are the contributor's. */
+export function energyOf (seconds: number, watts: number, graphics: boolean, own: boolean): string {
+  if (own) return `Energy is not measured: it is ${duration(seconds)} of computing at the ${watts} W you gave.`
   return `Energy is not measured: it is ${duration(seconds)} of computing at an assumed ${watts} W, ${graphics ? 'a guess between integrated and discrete graphics' : 'what a busy core adds to an idle machine (mean of server processors, Cloud Carbon Footprint)'}.`
+}
+
+function blocksIn (ranges: string): string {
+  return `${/[–,]/.test(ranges) ? 'blocks' : 'block'} ${ranges}`
 }
 
 function sentence (text: string): string {
@@ -241,7 +322,7 @@ export function shortName (peer: string): string {
 export function size (bytes: number): string {
   const [unit, factor] = bytes < 1e6 ? ['kB', 1e3] : bytes < 1e9 ? ['MB', 1e6] : ['GB', 1e9]
   const value = bytes / (factor as number)
-  return `${value.toFixed(value < 10 ? 1 : 0)} ${unit}`
+  return `${value.toFixed(bytes > 0 && value < 10 ? 1 : 0)} ${unit}`
 }
 
 export function energy (wattHours: number): string {

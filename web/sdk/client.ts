@@ -11,6 +11,7 @@ import { type Abortable, abortable, cutShort } from './abort.ts'
 import { Answer, type ChatCompletion, type ChatCompletionChunk, CompletionError, type CompletionParams, orderOf } from './completion.ts'
 import { readIceServers } from './ice.ts'
 import { askOrigin } from './origin.ts'
+import { problemOf } from './problem.ts'
 import { TypedWorker } from './worker.ts'
 
 const STOP_PATIENCE = 5000 // ms for ending sessions in order before the workers are ended
@@ -42,7 +43,8 @@ export type ClientState = 'idle' | 'loading' | 'ready' | 'closed' | 'error'
  * again when one was lost, with those that left it; how the relay is reached; who is connected.
  */
 export type ClientEvent =
-  | { event: 'state', state: ClientState, message?: string }
+  /** `code`: what kind of error, as of a Problem. */
+  | { event: 'state', state: ClientState, message?: string, code?: string }
   | { event: 'progress', stage: string, done: number, total: number }
   | { event: 'chain', hops: HopReport[], lost: string[] }
   | { event: 'connection', connection: string, message: string }
@@ -121,7 +123,7 @@ class TabClient implements Client {
     if (this.#state === 'closed') throw new CompletionError('UsageError', 'this client was closed; create another')
     this.#starting ??= this.#load().catch((error: unknown) => {
       this.#starting = null
-      if (this.#state === 'loading') this.#fail(error instanceof Error ? error.message : String(error))
+      if (this.#state === 'loading') this.#fail(problemOf(error))
       throw error
     })
     await abortable(this.#starting, signal)
@@ -193,7 +195,7 @@ class TabClient implements Client {
     const rpc = new MessageChannel()
     const rtc = new MessageChannel()
     await new Promise<void>((resolve, reject) => {
-      const broken = (what: string) => (reason: string): void => { this.#fail(`the ${what} worker broke: ${reason}`) }
+      const broken = (what: string) => (reason: string): void => { this.#fail({ code: 'LocalError', message: `the ${what} worker broke: ${reason}` }) }
       const network = new TypedWorker<PageToNetwork, NetworkToPage>(described.workers.network, message => { this.#fromNetwork(message) }, broken('network'))
       const client = new TypedWorker<PageToClient, ClientToPage>(described.workers.client, message => { this.#fromClient(message) }, broken('client'))
       this.#running = { network, client, endRtc: hostRtc(rtc.port1), ready: resolve, failed: reject, stopped: () => {} }
@@ -207,7 +209,7 @@ class TabClient implements Client {
 
   #fromNetwork (message: NetworkToPage): void {
     if (message.type === 'identity') this.#peerId = message.peer_id
-    else if (message.type === 'failed') this.#fail(message.message)
+    else if (message.type === 'failed') this.#fail({ code: message.error, message: message.message })
     else if (message.type === 'peers') this.#emit({ event: 'peers', peers: this.#peers = message.peers })
     else this.#emit({ event: 'connection', connection: message.state, message: message.reason })
   }
@@ -216,7 +218,7 @@ class TabClient implements Client {
     if (message.type === 'client-state') {
       if (message.state === 'ready') this.#running?.ready()
     } else if (message.type === 'progress') this.#emit({ event: 'progress', stage: message.stage, done: message.done, total: message.total })
-    else if (message.type === 'failed') this.#fail(message.message)
+    else if (message.type === 'failed') this.#fail({ code: message.error, message: message.message })
     else if (message.type === 'stopped') this.#running?.stopped()
     else if (message.type === 'chain') this.#onChain(message)
     else {
@@ -240,11 +242,11 @@ class TabClient implements Client {
     this.#chains.delete(id)
   }
 
-  #fail (message: string): void {
+  #fail ({ code, message }: { code: string, message: string }): void {
     if (this.#state === 'closed') return
-    const error = new CompletionError('LocalError', message)
+    const error = new CompletionError(code, message)
     this.#starting = null
-    this.#tell('error', message)
+    this.#tell('error', { message, code })
     this.#end(error)
   }
 
@@ -263,9 +265,9 @@ class TabClient implements Client {
     running.endRtc()
   }
 
-  #tell (state: ClientState, message?: string): void {
+  #tell (state: ClientState, why: { message?: string, code?: string } = {}): void {
     this.#state = state
-    this.#emit({ event: 'state', state, ...(message === undefined ? {} : { message }) })
+    this.#emit({ event: 'state', state, ...why })
   }
 
   #emit (event: ClientEvent): void {

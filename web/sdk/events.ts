@@ -3,6 +3,7 @@
 
 import type { Backend as WorkerBackend, ConnectionKind as WorkerKind, PeerReport } from '../worker/messages.ts'
 import type { PauseReason as WorkerReason } from '../worker/node_messages.ts'
+import type { Problem } from './problem.ts'
 
 /** What computes: the graphics card, or the processor by WebAssembly. */
 export type Backend = WorkerBackend
@@ -89,6 +90,8 @@ export interface NodeStatus {
   reasons?: PauseReason[]
   /** Why it failed, for people. */
   message?: string
+  /** ... and by its code, for those who say it in another language. */
+  problem?: Pick<Problem, 'code' | 'values'>
   model?: string
   peerId?: string
   /** Those it serves, without the second. */

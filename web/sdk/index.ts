@@ -7,6 +7,7 @@ export { type ChatCompletion, type ChatCompletionChunk, CompletionError, type Co
 export type { Backend, ConnectionKind, Elsewhere, Limits, NodeEvents, NodeState, NodeStatus, PauseReason, Peer, PeerChange, Progress, Receipt, Storage, Work } from './events.ts'
 export { createNode, type KwaaiNode, type NodeOptions } from './node.ts'
 export { type Check, preflight, type Preflight } from './preflight.ts'
+export { Problem } from './problem.ts'
 export { planThreads, type ThreadPlan } from './threads.ts'
 export type { NodeEvent, TabOptions } from './tab.ts'
 export type { Owner } from '../bridge/kept.ts'

@@ -9,6 +9,7 @@ import {
   changeOf, type Limits, type NodeEvents, type NodeState, type NodeStatus, type Peer, type Progress, toPeer, TypedEventTarget
 } from './events.ts'
 import { type Facts, limitsMessage, readLimits, reasonsAgainst, watchMachine } from './limits.ts'
+import { Problem, problemOf } from './problem.ts'
 import { type NodeEvent, Tab, type TabOptions } from './tab.ts'
 import { Turn } from './turn.ts'
 
@@ -146,7 +147,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
         this.#heed()
       })
       .catch((error: unknown) => {
-        if (this.#turn === turn) this.#fail(error instanceof Error ? error : new Error(String(error)))
+        if (this.#turn === turn) this.#fail(problemOf(error))
       })
   }
 
@@ -197,7 +198,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     else if (name === 'serving') this.#onServing(event)
     else if (name === 'receipt') this.#onReceipt(event)
     else if (name === 'connection') this.#tell(this.#status.state, { relay: event.connection as 'reserved' })
-    else if (name === 'error') this.#fail(new Error(event.message ?? 'the node failed without a reason'))
+    else if (name === 'error') this.#fail(new Problem(event.code ?? '', event.message ?? 'the node failed without a reason', event.values))
     else if (name === 'offline') this.#onPeers([])
     else if (name !== 'elsewhere') this.#onState(name, event)
   }
@@ -248,11 +249,11 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     })
   }
 
-  #fail (error: Error): void {
+  #fail (error: Problem): void {
     this.#settle?.reject(error)
     this.#settle = null
     this.#end()
-    this.#tell('failed', { message: error.message })
+    this.#tell('failed', { message: error.message, problem: error })
     this.emit('error', error)
   }
 
@@ -267,9 +268,9 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
   }
 
   #tell (state: NodeState, more: Partial<NodeStatus> = {}): void {
-    const { step, reasons, message, elsewhere, progress, leavingIn, ...kept } = this.#status
+    const { step, reasons, message, problem, elsewhere, progress, leavingIn, ...kept } = this.#status
     const same = state === this.#status.state
-    const passing = { step, reasons, message, elsewhere, progress, leavingIn }
+    const passing = { step, reasons, message, problem, elsewhere, progress, leavingIn }
     const lasting = Object.fromEntries(Object.entries(passing).filter(([, value]) => same && value !== undefined))
     this.#status = { ...kept, ...lasting, state, ...more }
     this.emit('state', this.status())

@@ -5,8 +5,8 @@ import type { Backend } from '../worker/messages.ts'
 import { type Abortable, abortable } from './abort.ts'
 import { planThreads } from './threads.ts'
 
-/** One thing a tab needs. `required`: without it nothing works; `message` is for people. */
-export interface Check { name: string, ok: boolean, required: boolean, message: string }
+/** One thing a tab needs. `required`: without it nothing works; `message` says it in English, `code` which of several reasons it has. */
+export interface Check { name: string, ok: boolean, required: boolean, message: string, code?: string }
 
 /** `threads` are those of the processor that a node uses. */
 export interface Preflight { checks: Check[], backend: Backend, threads: number, ok: boolean }
@@ -25,7 +25,7 @@ export async function preflight (wanted?: Backend, threads?: number, { signal }:
     { name: 'locks', ok: 'locks' in navigator, required: true, message: 'this browser has no Web Locks' },
     { name: 'WebRTC', ok: typeof RTCPeerConnection === 'function', required: false, message: 'this browser has no WebRTC; the tab is reached through its relay only' },
     { name: 'WebRTC in workers', ok: canTransferChannels(), required: false, message: 'this browser keeps WebRTC channels on the page, which forwards their messages' },
-    { name: 'WebGPU', ok: gpu.ok, required: wanted === 'webgpu', message: gpu.message },
+    { name: 'WebGPU', ok: gpu.ok, required: wanted === 'webgpu', message: gpu.message, code: gpu.code },
     { name: 'threads', ok: plan.count > 1, required: false, message: plan.message }
   ]
   return {
@@ -37,11 +37,11 @@ export async function preflight (wanted?: Backend, threads?: number, { signal }:
 }
 
 /** `otherwise`: what happens without a graphics device. */
-async function lookForGpu (otherwise: string): Promise<{ ok: boolean, software: boolean, message: string }> {
-  if (!('gpu' in navigator) || navigator.gpu === undefined) return { ok: false, software: false, message: `this browser has no WebGPU; ${otherwise}` }
+async function lookForGpu (otherwise: string): Promise<{ ok: boolean, software: boolean, message: string, code: string }> {
+  if (!('gpu' in navigator) || navigator.gpu === undefined) return { ok: false, software: false, message: `this browser has no WebGPU; ${otherwise}`, code: 'absent' }
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null)
-  if (adapter === null) return { ok: false, software: false, message: `WebGPU found no graphics adapter; ${otherwise}` }
+  if (adapter === null) return { ok: false, software: false, message: `WebGPU found no graphics adapter; ${otherwise}`, code: 'no-adapter' }
   const { isFallbackAdapter, architecture } = adapter.info
   const software = isFallbackAdapter || architecture === 'swiftshader'
-  return { ok: true, software, message: software ? 'the graphics adapter is emulated in software, slower than the processor' : '' }
+  return { ok: true, software, message: software ? 'the graphics adapter is emulated in software, slower than the processor' : '', code: software ? 'software' : '' }
 }

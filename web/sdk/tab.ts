@@ -8,6 +8,7 @@ import { askToKeep } from './cache.ts'
 import { readIceServers } from './ice.ts'
 import { askOrigin, askRelays, checkBlocks, type Workers } from './origin.ts'
 import { preflight } from './preflight.ts'
+import { Problem, problemOf } from './problem.ts'
 import { TypedWorker } from './worker.ts'
 
 const STOP_PATIENCE = 10_000 // ms for an orderly leave, beside its draining, before the workers are ended
@@ -25,6 +26,9 @@ export interface NodeEvent {
   /** How weights are kept in memory, and why so. */
   weights?: string
   message?: string
+  /** Of `error`: what kind, and its parts; see `Problem`. */
+  code?: string
+  values?: Readonly<Record<string, string>>
   /** While paused. */
   reasons?: PauseReason[]
   /** Of `progress`: bytes of everything there is to load, 0 = unknown; `stage` is what is waited for: python, weights, build. */
@@ -142,7 +146,7 @@ export class Tab {
       const given = this.#options.iceServers === undefined ? null : readIceServers(this.#options.iceServers, 'the option iceServers')
       const [described, checked, beside] = await Promise.all([askOrigin(relay, model), preflight(backend, threads), askRelays(others)])
       const missing = checked.checks.find(check => check.required && !check.ok)
-      if (missing !== undefined) throw new Error(missing.message)
+      if (missing !== undefined) throw new Problem('unfit', missing.message, { check: missing.name })
       if (attempt !== this.#attempt) return // stopped meanwhile
       checkBlocks(this.#options.blocks ?? '', described.model.num_blocks)
       if (this.#options.storage !== 'none') void askToKeep().catch(() => false) // a browser that refuses may still keep it
@@ -163,7 +167,7 @@ export class Tab {
         ...(this.#options.storage === 'none' ? { cache: 0 } : this.#options.cacheBytes === undefined ? {} : { cache: this.#options.cacheBytes })
       }, described.workers, given ?? described.iceServers)
     } catch (error) {
-      this.#fail(error instanceof Error ? error.message : String(error))
+      this.#fail(problemOf(error))
     }
   }
 
@@ -228,11 +232,11 @@ export class Tab {
     }
     const network = new TypedWorker<PageToNetwork, NetworkToPage>(
       workers.network, whileRunning(message => { this.#fromNetwork(message) }),
-      whileRunning(reason => { this.#fail(`the network worker broke: ${reason}`) })
+      whileRunning(reason => { this.#fail(new Problem('worker-broke', `the network worker broke: ${reason}`, { worker: 'network' })) })
     )
     const node = new TypedWorker<PageToNode, NodeToPage>(
       workers.node, whileRunning(message => { this.#fromNode(message) }),
-      whileRunning(reason => { this.#fail(`the node worker broke: ${reason}`) })
+      whileRunning(reason => { this.#fail(new Problem('worker-broke', `the node worker broke: ${reason}`, { worker: 'node' })) })
     )
     const running: Running = { network, node, endRtc: hostRtc(rtc.port1, this.#options.webrtc === 'forwarded' || undefined) }
     this.#running = running
@@ -244,13 +248,13 @@ export class Tab {
 
   #fromNetwork (message: NetworkToPage): void {
     if (message.type === 'identity') this.#status = { ...this.#status, peer_id: message.peer_id }
-    else if (message.type === 'failed') this.#fail(message.message)
+    else if (message.type === 'failed') this.#fail(new Problem(message.error, message.message))
     else if (message.type === 'peers') this.#emit({ event: 'peers', peers: this.#peers = message.peers })
     else this.#emit({ event: 'connection', connection: message.state, ...(message.reason === '' ? {} : { message: message.reason }) })
   }
 
   #fromNode (message: NodeToPage): void {
-    if (message.type === 'state' && message.state === 'error') this.#fail(message.message)
+    if (message.type === 'state' && message.state === 'error') this.#fail(new Problem('left', message.message))
     else if (message.type === 'state') {
       this.#present ||= message.state !== 'starting'
       this.#tell({ event: message.state, blocks: message.blocks, backend: message.backend, weights: message.weights, ...(message.reasons === undefined ? {} : { reasons: message.reasons }) })
@@ -271,14 +275,14 @@ export class Tab {
     } else if (message.type === 'receipt') {
       const { type, ...receipt } = message
       this.#emit({ event: type, receipt })
-    } else if (message.type === 'failed') this.#fail(message.message)
+    } else if (message.type === 'failed') this.#fail(new Problem(message.error, message.message))
     else this.#stopped()
   }
 
-  #fail (message: string): void {
+  #fail ({ code, message, values }: Problem): void {
     this.#running?.network.post({ type: 'bye', reason: 'the node of this tab failed' })
     this.#end()
-    this.#tell({ event: 'error', message })
+    this.#tell({ event: 'error', message, code, values })
   }
 
   #end (): void {

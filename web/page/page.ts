@@ -105,6 +105,7 @@ function keep (): void {
 function ended (): void {
   keep()
   figures = null
+  element('figures').hidden = true
   watch.ended()
   showPeers([])
   void keepAwake()

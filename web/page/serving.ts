@@ -53,22 +53,26 @@ function say (text: string): void {
 }
 
 function showFacts (status: NodeStatus): void {
-  const { backend = '', weights = '', blocks, peerId = '–', relay = '', storage, threads } = status
+  const { backend = '', weights = '', blocks, peerId = '', relay = '', storage, threads } = status
   const texts: Record<keyof typeof FACTS, string> = {
-    backend: BACKENDS[backend] ?? '–',
-    threads: threads === undefined ? '–' : threadsOf(threads.count, navigator.hardwareConcurrency),
-    weights: readWeights(weights) ?? '–',
-    blocks: blocks?.join(':') ?? '–',
+    backend: BACKENDS[backend] ?? '',
+    threads: threads === undefined ? '' : threadsOf(threads.count, navigator.hardwareConcurrency),
+    weights: readWeights(weights) ?? '',
+    blocks: blocks?.join(':') ?? '',
     peer: peerId,
-    relay: relay === 'reserved' ? heldRelays(status.peers.filter(({ kind }) => kind === 'relay').length) : RELAY[relay] ?? '–',
-    storage: storage === undefined ? '–' : storageOf(storage.kept, storage.needed, storage.room)
+    relay: relay === 'reserved' ? heldRelays(status.peers.filter(({ kind }) => kind === 'relay').length) : RELAY[relay] ?? '',
+    storage: storage === undefined ? '' : storageOf(storage.kept, storage.needed, storage.room)
   }
   const names = Object.keys(FACTS) as Array<keyof typeof FACTS>
   if (element('facts').children.length === 0) {
     element('facts').append(...names.flatMap(name => [made('dt', FACTS[name]), Object.assign(made('dd'), { id: name })]))
     element('peers-head').append(...PEER_COLUMNS.map(name => Object.assign(made('th', name), { scope: 'col' })))
   }
-  for (const name of names) element(name).textContent = texts[name]
+  for (const name of names) {
+    const fact = element(name)
+    fact.textContent = texts[name]
+    fact.hidden = (fact.previousElementSibling as HTMLElement).hidden = texts[name] === ''
+  }
 }
 
 /** How weights are kept, of what the node says of them (kwaainet.inference.weight_format), in the page's words. */
@@ -144,6 +148,7 @@ export class Figures {
       return made('div', '', made('dt', TILES[name]), made('dd', text, ...(more === '' ? [] : [made('small', more)])))
     }))
     draw(this.#tokens.samples)
+    element('figures').hidden = false
   }
 
   /** What has come since this was asked last, for the history. */

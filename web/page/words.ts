@@ -97,7 +97,7 @@ export function storageOf (kept: boolean, needed: number, room: number): string 
   return needed > room ? `no: they need ${size(needed)}, and this browser gives them ${size(room)}. Free space on the disk, or delete what is kept below.` : 'no: this browser refuses to store them. An ordinary window, not a private one, may.'
 }
 
-const STAGES: Record<string, string> = { python: 'Python', weights: 'the weights', build: 'the engine' }
+const STAGES: Record<string, string> = { python: 'Python', weights: 'the weights' }
 
 export const KINDS: Record<string, string> = { relay: 'relay', circuit: 'through the relay', webrtc: 'direct (WebRTC)' }
 
@@ -257,8 +257,8 @@ export const CHAT = {
   loading: 'Loading…',
   lost: 'The relay is lost, trying again…',
   stopped: 'Stopped.',
-  pace: (rate: number) => `About ${rate.toFixed(1)} tokens a second…`,
-  done: (rate: number | undefined) => rate === undefined ? 'Done.' : `Done, ${rate.toFixed(1)} tokens a second.`,
+  pace: (rate: number) => `About ${pace(rate)} tokens a second…`,
+  done: (rate: number | undefined) => rate === undefined ? 'Done.' : `Done, ${pace(rate)} tokens a second.`,
   progress: (stage: string, done: number, total: number) => `Loading ${stage === 'weights' ? 'the first and last layer' : STAGES[stage] ?? stage}${total > 1e5 ? ` ${size(done)} of ${size(total)}` : ''}…`,
   moved: (lost: string[], now: string[]) => `${lost.map(shortName).join(', ')} left; continued on ${now.map(shortName).join(', ')}.`,
   hop: (peer: string, start: number, end: number, kind: string | undefined, roundTrip: number | undefined) =>
@@ -279,6 +279,7 @@ export function finishing (sessions: number, seconds: number): string {
 }
 
 export function loadingOf (stage: string, done: number, total: number, cached: number, rate: number, left: number | undefined): string {
+  if (stage === 'build') return 'Preparing the engine…'
   const kept = cached > 0 ? ` (${size(cached)} were kept here)` : ''
   const speed = rate > 0 ? `, ${size(rate)}/s` : ''
   const time = left === undefined ? '' : `, ${duration(left)} left`
@@ -304,6 +305,10 @@ export function chartOf (now: number, most: number, mean: number): string {
 export function energyOf (seconds: number, watts: number, graphics: boolean, own: boolean): string {
   if (own) return `Energy is not measured: it is ${duration(seconds)} of computing at the ${watts} W you gave.`
   return `Energy is not measured: it is ${duration(seconds)} of computing at an assumed ${watts} W, ${graphics ? 'a guess between integrated and discrete graphics' : 'what a busy core adds to an idle machine (mean of server processors, Cloud Carbon Footprint)'}.`
+}
+
+function pace (rate: number): string {
+  return rate.toFixed(rate < 1 ? 2 : 1)
 }
 
 function blocksIn (ranges: string): string {

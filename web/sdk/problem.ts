@@ -8,7 +8,6 @@ export class Problem extends Error {
 
   constructor (code: string, message: string, values: Readonly<Record<string, string>> = {}) {
     super(message)
-    this.name = 'Problem'
     this.code = code
     this.values = values
   }

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,15 +17,15 @@ from kwaainet.errors import KwaaiNetError
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.native.host import NativeHost
 
-from .running import KWAAINET, relay
+from .running import KWAAINET, relay, started
 
 
 def told(state: Path, *words: str, code: int = 0) -> Any:
     """What a command prints as JSON; of one that fails, its words."""
     command = [KWAAINET, "relay", *words, "--state-dir", str(state), *(["--json"] if not code else [])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout) if not code else done.stderr
+    with started(command, state.parent, f"told-{words[0]}") as running:
+        assert running.process.wait(60) == code, running.tail()
+    return json.loads(running.out.read_text()) if not code else running.err.read_text()
 
 
 async def guest() -> NativeHost:

@@ -71,7 +71,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "killed_tabs": kills.measure_tabs,
     "kernel": kernel.measure,
     "attention": attention.measure,
-    "llama.cpp": llama_cpp.measure,
+    "llama_cpp": llama_cpp.measure,
     "guard": guard.measure,
     "quality": quality.measure,
     "gpu": gpu.measure,

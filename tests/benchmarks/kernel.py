@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from kwaainet.formats.config import ModelConfig
 from kwaainet.formats.quantize import quantize
 from kwaainet.formats.weights import Weight
 from kwaainet.inference.program import ProgramWriter
-from kwaainet.types import BlockRange
+from kwaainet.inference.writer import Tensor
+from kwaainet.types import BlockRange, SpanShape
 
 from .report import Result, Row
 
@@ -54,14 +55,24 @@ def write_span(path: Path, sizes: tuple[int, int, int, int], dtype: str, blocks:
     tensors = list(writer.constants())
     for index in range(blocks):
         tensors += writer.pack_block(index, weights)
-    shape = {"blocks": blocks, "hiddenSize": sizes[0], "kvHeads": sizes[3], "headDim": 64}
+    write_tensors(path, writer.graph(), writer.shape, tensors)
+    return blocks * sum(len(weight.data) for weight in weights.values())
+
+
+def write_tensors(path: Path, graph: bytes, shape: SpanShape, tensors: Sequence[Tensor]) -> None:
+    """A program and its tensors, as ``kernel_runs.mjs`` reads them."""
+    known = {
+        "blocks": shape.blocks,
+        "hiddenSize": shape.hidden_size,
+        "kvHeads": shape.kv_heads,
+        "headDim": shape.head_dim,
+    }
     entries = [[name, array.nbytes] for name, array in tensors]
-    head = json.dumps({"graph": writer.graph().decode(), "shape": shape, "sizes": entries}).encode()
+    head = json.dumps({"graph": graph.decode(), "shape": known, "sizes": entries}).encode()
     with path.open("wb") as file:
         file.write(struct.pack("<I", len(head)) + head)
         for _, array in tensors:
             file.write(np.ascontiguousarray(array).data)
-    return blocks * sum(len(weight.data) for weight in weights.values())
 
 
 def measure(folder: Path, rounds: int) -> Result:

@@ -2,34 +2,40 @@
 
 The reference is the file's numbers in float32. For each format the divergence KL(reference || format) of the
 next token's distribution, the perplexity, and how often both find the same token best, over all
-positions. Rule of the file: one run of the native engine for all positions; nothing is timed.
+positions. Rule of the file: one run for all positions, of our kernels also one for each; nothing is timed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from interop.running import ROOT
 from numpy.typing import NDArray
 
 from kwaainet.errors import EngineError
 from kwaainet.inference.graph import OnnxWriter
 from kwaainet.inference.head import LanguageHead
+from kwaainet.inference.program import ProgramWriter
 from kwaainet.inference.weight_format import FLOAT32, Q4, Q8, forms_of
-from kwaainet.inference.writer import SpanWriter
+from kwaainet.inference.writer import SpanWriter, Tensor
 from kwaainet.native.engine import NativeEngine
 from kwaainet.native.model import Model, open_model
 from kwaainet.native.store import NoStore
 from kwaainet.node.model import load_span
 from kwaainet.ports import Floats
-from kwaainet.types import BlockRange
+from kwaainet.types import BlockRange, SpanShape
 
+from .kernel import HERE, write_tensors
 from .model import GGUF
 from .report import Result, Row
 
-TEXT = Path(__file__).with_name("quality.txt")
+TEXT = HERE / "quality.txt"
+NODE = ROOT / ".venv" / "bin" / "node"
 REFERENCE = "float32"
 ROUNDED_ACTIVATIONS = 4  # MatMulNBits' accuracy_level that rounds activations to 8 bits
 
@@ -52,6 +58,10 @@ def measure(folder: Path, rounds: int) -> Result:
         found = _log_probabilities(head, hidden[0, :-1])
         reference = found if reference is None else reference
         figures[name] = _compare(reference, found, wanted)
+        rows.append(_row(name, figures[name]))
+    assert reference is not None
+    for name, own in asyncio.run(_run_in_wasm(model, embedded, folder)).items():
+        figures[name] = _compare(reference, _log_probabilities(head, own[:-1]), wanted)
         rows.append(_row(name, figures[name]))
     return Result(rows, {"tokens": len(tokens), **figures})
 
@@ -81,6 +91,36 @@ async def _run(model: Model, writer: SpanWriter, embedded: Floats) -> Floats:
         return await engine.run(cache, embedded)
     finally:
         await engine.close()
+
+
+class _Collecting(NativeEngine):
+    """Writes the span that is built into a file instead."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path, self._named = path, list[Tensor]()
+
+    async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
+        """See ``ports.Engine``."""
+        self._named.append((name, array))
+
+    async def build(self, graph: bytes, shape: SpanShape) -> None:
+        """See ``ports.Engine``."""
+        write_tensors(self._path, graph, shape, self._named)
+
+
+async def _run_in_wasm(model: Model, embedded: Floats, folder: Path) -> dict[str, Floats]:
+    """embedded [1, n, hidden] through all blocks on our kernels: as one prompt, and step by step."""
+    span, hidden, out = (folder / name for name in ("span", "hidden", "out"))
+    blocks = BlockRange(0, model.config.num_hidden_layers)
+    writer = ProgramWriter(model.config, blocks)
+    await load_span(model.manifest, blocks, model.source, NoStore(), _Collecting(span), writer=writer)
+    hidden.write_bytes(np.ascontiguousarray(embedded, np.float32).data)
+    command = [NODE, HERE / "quality_runs.mjs", span, hidden, out]
+    subprocess.run([str(part) for part in command], check=True)
+    prompt, steps = np.frombuffer(out.read_bytes(), np.float32).reshape(2, *embedded.shape[1:])
+    kept = "wasm, as the file has them, activations of 24 bits"
+    return {f"{kept}: a prompt": prompt, f"{kept}: steps": steps}
 
 
 def _log_probabilities(head: LanguageHead, hidden: Floats) -> Floats:

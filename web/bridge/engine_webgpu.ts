@@ -3,8 +3,9 @@
 // of one block are one buffer, given to a run as past and as present, so that the attention writes in place; truncating is
 // a smaller length. A run for all rows of a slab, as decode steps are, copies nothing. Rows of a run for some of them, as
 // prefills are, pass through buffers of their own, because a tensor over a buffer starts at its first byte.
-// Graph capture is left alone: it is for one shape a session, so that decode steps would need a session of their own and
-// all weights twice, and no device was at hand to show that it pays.
+// Graph capture is left alone. onnxruntime-web 1.30 binds a session's inputs and outputs once and for all where it captures
+// (wasm-core-impl.ts, `inputOutputBound`), so that each slab's decode steps would need a session, and with it the weights,
+// of their own; capturing without that (onnxruntime's #32456, its run option `gpu_graph_id`) is in no release so far.
 
 import type { InferenceSession, Tensor } from 'onnxruntime-web'
 import {

@@ -109,6 +109,10 @@ export class Threads {
     const division = plan(job, this.#heap.kernels, this.#parts(job, bench === this.#shared ? this.#places : 1))
     this.#reserve(space(division))
     bench.post(job, division, this.#address, this.#stride)
+    if (bench === this.#alone) {
+      for (let part = bench.take(); part >= 0; part = bench.take()) bench.own(part)
+      return
+    }
     const left = new Set(Array(division.parts).keys())
     let shortest = NO_PART // who was interrupted says nothing about how long a part takes
     for (let start = performance.now(), part = bench.take(); part >= 0; part = bench.take()) {
@@ -118,8 +122,7 @@ export class Threads {
       shortest = Math.min(shortest === NO_PART ? Infinity : shortest, now - start)
       start = now
     }
-    const back = this.#gather(bench, left, HOPING * shortest)
-    if (bench === this.#shared) this.#watch(back)
+    this.#watch(this.#gather(bench, left, HOPING * shortest))
   }
 
   /** Memory of its own for each thread. What there was before is not given to others: somebody who is late may write there. */

@@ -19,6 +19,7 @@ from .bans import Rules, parse_host
 from .open_hop import TokenBucket
 
 MAX_BUCKETS = 8192  # paces remembered; of more, the one seen longest ago is forgotten
+_SCOPES = ("peer", "address", "subnet")
 _FEW = 64  # that are not worth a sweep
 _ADDRESS, _SUBNET = {4: 4, 6: 8}, {4: 3, 6: 6}  # leading bytes, by version; no two are alike
 
@@ -30,6 +31,7 @@ class Kind(StrEnum):
     STREAM = "streams"
     RESERVATION = "reservations"
     CIRCUIT = "circuits"
+    OPENING = "openings"  # sockets that have not said yet what they want; whose they are nobody knows
 
 
 class Pace(StrEnum):
@@ -37,6 +39,7 @@ class Pace(StrEnum):
 
     ARRIVAL = "arrivals"  # new connections
     DIAL = "dials"  # ways out to servers that hold no slot here
+    TARGET = "targets"  # the same, counted for where they lead: so that nobody is flooded from here
 
 
 class Priority(IntEnum):
@@ -78,11 +81,14 @@ class Limits:
     streams: Scope = Scope(1024, 2048, 4096)
     reservations: Scope = Scope(1, 512, 2048)
     circuits: Scope = Scope(1024, 1536, 2048)
+    openings: Scope = Scope(128, 128, 192)  # one address leaves room in ``doors.MAX_OPENING`` for others
     arrivals: Scope = Scope(240, 1200, 4800)
     dials: Scope = Scope(60, 240, 600)  # a client that fails over asks for some at once
+    targets: Scope = Scope(60, 60, 240)  # a data centre has many servers in one subnet
     bandwidth: int = 0
     peer_bandwidth: int = 0
     address_bandwidth: int = 0
+    subnet_bandwidth: int = 0
 
     def changed(self, name: str, text: str) -> Limits:
         """With one of them as given. ``ConfigError`` names what there is."""
@@ -113,7 +119,7 @@ class Origin:
     @property
     def keys(self) -> tuple[tuple[str, PeerId | bytes], ...]:
         """(the name of the scope, by what it is counted)."""
-        named = (("peer", self.peer), ("address", self.address), ("subnet", self.subnet))
+        named = zip(_SCOPES, (self.peer, self.address, self.subnet), strict=True)
         return tuple((scope, key) for scope, key in named if key is not None)
 
 
@@ -125,7 +131,7 @@ class Admission:
 
     def __init__(self, limits: Limits | None = None, rules: Rules | None = None) -> None:
         self.limits = limits or Limits()
-        self.rules = rules or Rules()
+        self.rules = rules if rules is not None else Rules()
         self.refused: Counter[str] = Counter()
         self._held: Counter[Key] = Counter()
         self._paces: dict[Key, TokenBucket] = {}
@@ -202,7 +208,7 @@ class Admission:
     def paces_bytes(self) -> bool:
         """Whether there is any limit on bytes."""
         limits = self.limits
-        return bool(limits.bandwidth or limits.peer_bandwidth or limits.address_bandwidth)
+        return bool(limits.bandwidth or any(getattr(limits, f"{scope}_bandwidth") for scope in _SCOPES))
 
     def carry(self, origin: Origin, size: int, priority: Priority, now: float) -> float:
         """Count bytes carried; returns the seconds that the next ones of this origin should wait.
@@ -210,10 +216,9 @@ class Admission:
         One allowance is of all: the last half of it is for tabs, so that ways out wait first.
         """
         limits, wait = self.limits, 0.0
-        for name, key in (("peer", origin.peer), ("address", origin.address)):
-            rate = getattr(limits, f"{name}_bandwidth")
-            if rate and key is not None:
-                bucket = self._bucket(self._bytes, ("bytes", name, key), rate * 60.0, now, burst=rate * 1.0)
+        for scope, key in origin.keys:
+            if rate := getattr(limits, f"{scope}_bandwidth"):
+                bucket = self._bucket(self._bytes, ("bytes", scope, key), rate * 60.0, now, burst=rate * 1.0)
                 wait = max(wait, bucket.take(size, now))
         if limits.bandwidth:
             if self._all_bytes is None:

@@ -78,7 +78,7 @@ class Dialer:
         for known_link in self._network.links_to(peer):
             if not known_link.address.is_circuit and allowed(known_link.address.parts[0][1]):
                 return known_link
-        attempt = _DirectDial(peer, allowed, self._dial_any)
+        attempt = _DirectDial(peer, allowed, self._network.too_often, self._dial_any)
         known = tuple(self._network.peerstore.addresses(peer))
         link = await attempt.dial(known)
         if link is None:
@@ -191,9 +191,10 @@ class _DirectDial:
         self,
         peer: PeerId,
         allowed: Callable[[str], bool],
+        too_often: Callable[[Multiaddr], str | None],
         dial_any: Callable[[PeerId, Sequence[Multiaddr], list[str]], Awaitable[Link | None]],
     ) -> None:
-        self._peer, self._allowed, self._dial_any = peer, allowed, dial_any
+        self._peer, self._allowed, self._too_often, self._dial_any = peer, allowed, too_often, dial_any
         self._refused: dict[Multiaddr, None] = {}
         self._tried: list[str] = []
 
@@ -201,12 +202,12 @@ class _DirectDial:
         """The peer itself."""
         permitted, refused = await self._sort(addresses)
         self._refused |= dict.fromkeys(refused)
-        return await self._dial_any(self._peer, permitted, self._tried)
+        return await self._dial_any(self._peer, self._calm(permitted), self._tried)
 
     async def dial_record(self, record: PeerRecord) -> Link:
         """A kad server on the way. Raises ``Unreachable``."""
         permitted, _ = await self._sort(record.addresses)
-        link = await self._dial_any(record.peer, permitted, [])
+        link = await self._dial_any(record.peer, self._calm(permitted), [])
         if link is None:
             raise Unreachable(f"{record.peer} is at no allowed address that answers")
         return link
@@ -219,6 +220,12 @@ class _DirectDial:
         return Unreachable(
             f"{self._peer} cannot be reached: {'; '.join(self._tried) or 'no address is known'}"
         )
+
+    def _calm(self, addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+        """Those to which not too many dials lead already; of the others it is noted."""
+        reasons = {address: self._too_often(address) for address in addresses}
+        self._tried += [f"{address}: {reason}" for address, reason in reasons.items() if reason is not None]
+        return [address for address, reason in reasons.items() if reason is None]
 
     async def _sort(self, addresses: Sequence[Multiaddr]) -> tuple[list[Multiaddr], list[Multiaddr]]:
         found = [one for address in addresses[:MAX_ADDRESSES] for one in await _resolved(address)]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from ..errors import ConfigError
+from ..libp2p.admission import Admission, Kind, Origin
 from .tls import Tls
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ HEAD_TIMEOUT = 15.0  # seconds for the head of the first request
 MAX_HEAD = 16384  # bytes of it that are kept
 BACKLOG = 1024
 OUT_OF_FILES = 0.5  # seconds to wait when the system has no descriptor for us
+_TRUST = "if it is your proxy, give --trusted-proxy with its address"
 _UPGRADE = re.compile(rb"\r\nupgrade:[ \t]*websocket[ \t]*\r\n", re.IGNORECASE)
 _STARTING = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -50,12 +52,16 @@ class Doors:
     site: MakeProtocol | None = None
     trusted: Sequence[Subnet] = ()
     url: str = ""  # of the site, once it is served
+    warned: bool = False  # of a proxy that is not trusted
     webrtc_key: Path | None = None  # where the certificate of WebRTC-Direct is kept
+    admission: Admission | None = None  # holds each address to its share of sockets that say nothing
 
     def client(self, peer: str, forwarded: str) -> str:
         """The address a connection is from: ``peer``, or what trusted proxies say in ``X-Forwarded-For``."""
         hops = [hop.strip() for hop in forwarded.split(",")] if forwarded else []
-        while hops and self._is_trusted(peer):
+        if hops and not self.trusts(peer):
+            self._warn(peer)
+        while hops and self.trusts(peer):
             peer = hops.pop()
         return peer if _is_address(peer) else "0.0.0.0"
 
@@ -63,11 +69,45 @@ class Doors:
         """``upgraded``, or on a shared port what asks first whether a WebSocket is wished."""
         return (lambda: Fork(self, upgraded)) if port in self.shared else upgraded
 
-    def _is_trusted(self, host: str) -> bool:
+    def trusts(self, host: str) -> bool:
+        """Whether there is a proxy of ours."""
         if not self.trusted or not _is_address(host):
             return False
         address = ip_address(host)
         return any(address.version == net.version and address in net for net in self.trusted)
+
+    def _warn(self, peer: str) -> None:
+        """Once: all that come through a proxy that is not trusted count as one address."""
+        if not self.warned:
+            self.warned = True
+            log.warning(
+                "%s speaks for others, but is not trusted: all of them count as one; %s", peer, _TRUST
+            )
+
+
+@dataclass(slots=True)
+class Opening:
+    """The place of a socket that has not said yet what it wants, among those of its address."""
+
+    doors: Doors
+    _origin: Origin | None = None
+
+    def enter(self, host: str) -> bool:
+        """Whether there is room for one more from there; it is held until ``leave``."""
+        admission = self.doors.admission
+        if admission is None or self.doors.trusts(host):
+            return True
+        origin = admission.origin(None, host)
+        if admission.take(Kind.OPENING, origin) is not None:
+            return False
+        self._origin = origin
+        return True
+
+    def leave(self) -> None:
+        """It has said it, or is gone."""
+        if self._origin is not None and self.doors.admission is not None:
+            self.doors.admission.release(Kind.OPENING, self._origin)
+            self._origin = None
 
 
 def parse_subnet(text: str) -> Subnet:
@@ -81,10 +121,11 @@ def parse_subnet(text: str) -> Subnet:
 class Door:
     """A port on which connections are accepted; ``open_door`` makes it."""
 
-    def __init__(self, sock: socket.socket, make: MakeProtocol, tls: Tls | None) -> None:
+    def __init__(self, sock: socket.socket, make: MakeProtocol, tls: Tls | None, doors: Doors) -> None:
         self.sockets = [sock]
+        self._doors = doors
         self._sock, self._make, self._tls = sock, make, tls
-        self._opening: dict[asyncio.Task[None], None] = {}
+        self._opening: dict[asyncio.Task[None], Opening] = {}
         self._accepting = asyncio.ensure_future(self._accept())
 
     @property
@@ -103,17 +144,21 @@ class Door:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, _ = await loop.sock_accept(self._sock)
+                sock, peer = await loop.sock_accept(self._sock)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     log.error("no connection can be accepted: %s", error.strerror)
                     await asyncio.sleep(OUT_OF_FILES)
                 continue  # else: it went away before it was taken
+            opening = Opening(self._doors)
+            if not opening.enter(str(peer[0])):
+                sock.close()
+                continue
             if len(self._opening) >= MAX_OPENING:
                 next(iter(self._opening)).cancel()
             task = asyncio.ensure_future(self._open(sock))
-            self._opening[task] = None
-            task.add_done_callback(lambda done: self._opening.pop(done, None))
+            self._opening[task] = opening
+            task.add_done_callback(lambda done: self._opening.pop(done).leave())
 
     async def _open(self, sock: socket.socket) -> None:
         try:
@@ -129,25 +174,28 @@ class Door:
             raise
 
 
-def open_door(host: str, port: int, make: MakeProtocol, tls: Tls | None) -> Door:
+def open_door(host: str, port: int, make: MakeProtocol, tls: Tls | None, doors: Doors) -> Door:
     """Accept on an IP address. Raises ``OSError``."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     sock.setblocking(False)
-    return Door(sock, make, tls)
+    return Door(sock, make, tls, doors)
 
 
 class Fork(asyncio.Protocol):
     """Reads the head of a connection's first request, then hands all to who serves it."""
 
     def __init__(self, doors: Doors, upgraded: MakeProtocol) -> None:
-        self._doors, self._upgraded = doors, upgraded
+        self._doors, self._upgraded, self._opening = doors, upgraded, Opening(doors)
         self._head = b""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if not self._opening.enter(peer_host(transport)):
+            self._transport.abort()
+            return
         self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -156,6 +204,7 @@ class Fork(asyncio.Protocol):
             self._hand_over()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._opening.leave()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -164,6 +213,7 @@ class Fork(asyncio.Protocol):
         assert transport is not None
         assert self._timer is not None
         self._timer.cancel()
+        self._opening.leave()
         asked, _, _ = head.partition(b"\r\n\r\n")
         make = self._upgraded if _UPGRADE.search(asked + b"\r\n") else self._doors.site
         if make is None:  # the site is not up yet
@@ -191,6 +241,11 @@ def _feed(protocol: asyncio.BaseProtocol, data: bytes) -> None:
 def shared_ports(http_port: int, listen: Iterable[tuple[str | None, int]]) -> frozenset[int]:
     """Ports that are given both for the site and for WebSockets; ``listen`` are transports and ports."""
     return frozenset(port for kind, port in listen if kind in ("ws", "wss") and port == http_port and port)
+
+
+def peer_host(transport: asyncio.BaseTransport) -> str:
+    """The IP address at the other end of a socket; unspecified if it is gone already."""
+    return str((transport.get_extra_info("peername") or ("0.0.0.0",))[0]).partition("%")[0]
 
 
 def _is_address(text: str) -> bool:

@@ -317,8 +317,7 @@ async def serve(
     doors = doors or Doors()
     app = site.application()
     app.middlewares.insert(0, guarded_by(admission))
-    if doors.trusted:
-        app.middlewares.insert(0, forwarded_by(doors))
+    app.middlewares.insert(0, forwarded_by(doors))
     runner = web.AppRunner(
         app,
         access_log=None,

@@ -240,6 +240,11 @@ class Network:
         link.origin = origin if reason is None else Origin()
         return reason
 
+    def too_often(self, address: Multiaddr) -> str | None:
+        """Why we should not dial once more where strangers want us to, or ``None``; counted."""
+        target = self.admission.origin(None, _host(address))
+        return self.admission.hurry(Pace.TARGET, target, time.monotonic())
+
     def enforce(self) -> int:
         """Close whatever the rules do not let in any more; returns how many connections that were."""
         refusal, now = self.admission.rules.refusal, time.time()

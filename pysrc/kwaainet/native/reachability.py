@@ -80,7 +80,8 @@ class Reachability:
         found = [one for one in network.peerstore.addresses(target) if one.transport and not one.is_circuit]
         if not (self._allow_private or came_privately):
             found = [one for one in found if one.parts[0][0] in ("ip4", "ip6") and is_public(one.parts[0][1])]
-        return [str(one.with_peer(target)) for one in found[:MAX_ADDRESSES]]
+        calm = [one for one in found[:MAX_ADDRESSES] if network.too_often(one) is None]
+        return [str(one.with_peer(target)) for one in calm]
 
 
 async def _probe(target: PeerId, addresses: Sequence[str]) -> bool:

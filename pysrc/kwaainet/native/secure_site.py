@@ -29,7 +29,7 @@ class DoorSite(web.BaseSite):
         await super().start()
         server = self._runner.server
         assert server is not None
-        self._server = open_door(self._host, self._port, server, self._doors.tls)  # type: ignore[assignment]
+        self._server = open_door(self._host, self._port, server, self._doors.tls, self._doors)  # type: ignore[assignment]
 
 
 def shown_address(host: str, port: int, doors: Doors) -> str:

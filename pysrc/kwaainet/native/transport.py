@@ -15,13 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
+import aiofastnet
 import picows
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # a server of picows' would take a port
 
 from ..errors import InputError, StreamReset, Unreachable
 from ..libp2p.multiaddr import Multiaddr
-from .doors import Door, Doors, open_door
+from .doors import Door, Doors, Opening, open_door, peer_host
 from .link import Link, Wire
 from .stream import HIGH_WATER, LINGER, RawStream
 
@@ -219,19 +220,12 @@ async def listen(address: Multiaddr, make_link: MakeLink, doors: Doors | None = 
             loop = asyncio.get_running_loop()
             server = await loop.create_server(lambda: TcpWire(make_link), host, port)
         elif kind == "ws" and port not in doors.shared:
-            server = await picows.ws_create_server(
-                lambda request: _upgrade(request, make_link, doors),
-                host,
-                port,
-                websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
-                max_frame_size=MAX_WS_FRAME,
-                read_buffer_init_size=READ_BUFFER,
-                enable_auto_pong=False,
-                logger_name=_ws_logger,
+            server = await aiofastnet.create_server(
+                asyncio.get_running_loop(), lambda: _ws_server(make_link, doors), host, port
             )
         else:
             make = doors.fork(lambda: _ws_server(make_link, doors), port)
-            server = open_door(host, port, make, doors.tls if kind == "wss" else None)
+            server = open_door(host, port, make, doors.tls if kind == "wss" else None, doors)
     except OSError as error:
         raise Unreachable(f"cannot listen on {address}: {error}") from error
     port = server.sockets[0].getsockname()[1]
@@ -243,7 +237,7 @@ async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
     """Connect to a TCP or WebSocket address. Raises ``Unreachable``; the handshake is still to come."""
     host, port = address.host_port
     family = _FAMILIES.get(address.names[0], socket.AF_UNSPEC)
-    wire: TcpWire | WsWire
+    wire: TcpWire | WsWire | None
     try:
         if address.transport == "tcp":
             loop = asyncio.get_running_loop()
@@ -260,9 +254,11 @@ async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
                 logger_name=_ws_logger,
                 family=family,
             )
-            wire = cast(WsWire, listener)
+            wire = cast(WsWire | None, listener)
     except (OSError, UnicodeError, picows.WSError) as error:  # a peer's name may be one that no host can have
         raise Unreachable(f"{address}: {error}") from error
+    if wire is None:  # as picows has it
+        raise Unreachable(f"{address}: the connection was closed before it was a WebSocket")
     if wire.link is None:
         raise Unreachable(f"{address}: too many connections are open")
     return wire.link
@@ -278,12 +274,35 @@ def _upgrade(request: WSUpgradeRequest, make_link: MakeLink, doors: Doors) -> WS
     return WsWire(make_link, (lambda peer: doors.client(peer, forwarded)) if forwarded else None)
 
 
+class _WsServer(WSProtocol):  # type: ignore[misc]  # has no types
+    """A connection that should become a WebSocket; until it did, it is one of few of its address."""
+
+    opening: Opening
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if not self.opening.enter(peer_host(transport)):  # later, or aiofastnet watches a socket that is gone
+            asyncio.get_running_loop().call_soon(cast(asyncio.Transport, transport).abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.opening.leave()
+        super().connection_lost(exc)
+
+
 def _ws_server(make_link: MakeLink, doors: Doors) -> asyncio.BaseProtocol:
     """The protocol of one WebSocket that came in, as ``picows.ws_create_server`` makes it."""
-    upgrading = (None, None, False, lambda request: _upgrade(request, make_link, doors), _ws_logger, True)
+    opening = Opening(doors)
+
+    def upgrade(request: WSUpgradeRequest) -> WSListener:
+        opening.leave()
+        return _upgrade(request, make_link, doors)
+
+    upgrading = (None, None, False, upgrade, _ws_logger, True)
     pings = (False, 20, 20, picows.WSAutoPingStrategy.PING_WHEN_IDLE, False)
     limits = (MAX_WS_FRAME, None, READ_BUFFER)
-    return cast(asyncio.BaseProtocol, WSProtocol(*upgrading, _WS_HANDSHAKE_TIMEOUT, *pings, *limits))
+    protocol = _WsServer(*upgrading, _WS_HANDSHAKE_TIMEOUT, *pings, *limits)
+    protocol.opening = opening
+    return cast(asyncio.BaseProtocol, protocol)
 
 
 def _remote(transport: asyncio.BaseTransport, client: Callable[[str], str] | None = None) -> Multiaddr:

@@ -10,10 +10,11 @@ from kwaainet.errors import ConfigError
 from kwaainet.libp2p import admission as module
 from kwaainet.libp2p.admission import Admission, Kind, Limits, Origin, Pace, Priority, Scope
 from kwaainet.libp2p.bans import Rules
+from kwaainet.native.doors import MAX_OPENING
 from kwaainet.types import PeerId
 
 SMALL = Scope(2, 3, 4)
-TIGHT = Limits(SMALL, SMALL, SMALL, SMALL, SMALL, SMALL)
+TIGHT = Limits(*[SMALL] * (len(Kind) + len(Pace)))
 
 
 def peer() -> PeerId:
@@ -122,12 +123,12 @@ def test_a_peer_waits_for_what_it_overdrew() -> None:
     assert admission.carry(other, 500, Priority.TAB, 5.0) == 0.0
 
 
-def test_peers_at_one_address_share_its_allowance() -> None:
-    admission = Admission(Limits(address_bandwidth=1000))
-    waits = [
-        admission.carry(admission.origin(peer(), "192.0.2.1"), 1000, Priority.TAB, 5.0) for _ in range(3)
-    ]
-    assert waits == pytest.approx([0.0, 1.0, 2.0])
+@pytest.mark.parametrize("scope", ["address", "subnet"])
+def test_peers_of_one_address_or_subnet_share_its_allowance(scope: str) -> None:
+    admission = Admission(Limits().changed(f"{scope}_bandwidth", "1000"))
+    asked = [admission.origin(*who) for who in origins(scope, 3)]
+    assert [admission.carry(one, 1000, Priority.TAB, 5.0) for one in asked] == pytest.approx([0.0, 1.0, 2.0])
+    assert admission.carry(admission.origin(peer(), "198.51.100.1"), 1000, Priority.TAB, 5.0) == 0.0
 
 
 def test_where_all_share_one_allowance_ways_out_wait_first() -> None:
@@ -175,6 +176,10 @@ def test_limits_change_while_it_runs() -> None:
 def test_what_is_no_limit_is_refused(name: str, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Limits().changed(name, text)
+
+
+def test_one_address_leaves_room_for_the_sockets_of_others() -> None:
+    assert Limits().openings.address < Limits().openings.subnet < MAX_OPENING
 
 
 def test_the_defaults_are_in_order() -> None:

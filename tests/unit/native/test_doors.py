@@ -13,8 +13,9 @@ import uvloop
 from aiohttp import web
 from authority import Authority
 
-from kwaainet.errors import ConfigError, InputError
+from kwaainet.errors import ConfigError, InputError, KwaaiNetError
 from kwaainet.identity.keys import PrivateKey
+from kwaainet.libp2p.admission import Admission, Limits, Origin
 from kwaainet.libp2p.multiaddr import Multiaddr
 from kwaainet.native import doors as doors_module
 from kwaainet.native import transport
@@ -206,6 +207,43 @@ def test_over_the_cap_the_handshake_that_takes_longest_gives_way(
     run(main())
 
 
+@pytest.mark.parametrize("way", ["ws", "shared", "wss"])
+def test_one_address_has_few_sockets_that_say_nothing(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.root))
+    monkeypatch.setattr(Admission, "origin", lambda self, peer, host: Origin(peer, host.encode()))
+
+    async def main() -> None:
+        port = free_port()
+        admission = Admission(Limits().changed("openings", "2,2,2"))
+        doors = Doors(admission=admission, shared=frozenset([port] if way == "shared" else []))
+        if way == "wss":
+            issued = authority.issue("localhost", "127.0.0.1", file="few")
+            doors.tls = Tls(issued.cert, issued.key)
+        bound = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}{'/tls' if way == 'wss' else ''}/ws")
+        other = network()
+        listener = await transport.listen(bound, other.accept, doors)
+        silent = []
+        for count in (1, 2):
+            silent.append(await asyncio.open_connection("127.0.0.1", port))
+            while admission.most()["openings"] != {"address": count}:
+                await asyncio.sleep(0.001)
+        with pytest.raises(KwaaiNetError):
+            await dialled(network(), bound)
+        assert list(admission.refused) == ["too many openings of one address"]
+        for _, writer in silent:
+            writer.close()
+        while len(admission):
+            await asyncio.sleep(0.001)
+        for _ in range(3):  # who became a WebSocket leaves the place
+            assert await dialled(network(), bound) == other.peer_id
+        listener.close()
+        other.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "found"),
     [
@@ -253,6 +291,18 @@ def test_a_forwarded_websocket_and_request_count_as_the_clients() -> None:
             await runner.cleanup()
 
     run(main())
+
+
+def test_a_proxy_that_is_not_trusted_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    doors = Doors(trusted=[parse_subnet("10.0.0.0/8")])
+    doors.client("10.1.2.3", "203.0.113.7")
+    doors.client("172.17.0.1", "")
+    assert not caplog.records
+    for _ in range(2):
+        assert doors.client("172.17.0.1", "203.0.113.7") == "172.17.0.1"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "172.17.0.1 speaks for others, but is not trusted" in caplog.text
+    assert "--trusted-proxy" in caplog.text
 
 
 def test_what_is_no_subnet() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from kwaainet.errors import Unreachable
 from kwaainet.identity.keys import PrivateKey
+from kwaainet.libp2p.admission import Limits, Origin
 from kwaainet.libp2p.multiaddr import Multiaddr
 from kwaainet.libp2p.open_hop import Quotas
 from kwaainet.libp2p.yamux import WINDOW
@@ -174,6 +175,21 @@ def test_a_server_that_is_gone_is_told_as_failed_and_its_place_is_free_again():
         await scene.server.close()
         assert await scene.refusal() == "CONNECTION_FAILED"
         assert scene.status == {"circuits": 0, "bytes": 0, "refused": {"unreachable": 1}}
+
+    run(main)
+
+
+def test_a_place_to_which_too_many_ways_led_is_not_dialled_again():
+    async def main(scene):
+        admission = scene.hub.network.admission
+        admission.change(Limits().changed("targets", "1,1,1"))
+        admission.origin = lambda peer, host: Origin(peer, b"a place")
+        assert await scene.call() == b"HELLO"
+        scene.hub.network.link(scene.server.peer_id).close("enough")
+        other = await host(scene.hub.addresses[0] + "/p2p-circuit")
+        assert await scene.refusal(other) == "CONNECTION_FAILED"
+        assert admission.refused == {"too many targets of one address a minute": 1}
+        await other.close()
 
     run(main)
 

@@ -8,6 +8,7 @@ import pytest
 
 from kwaainet.errors import LimitExceeded, RpcError
 from kwaainet.identity.keys import PrivateKey
+from kwaainet.libp2p.admission import Limits, Origin
 from kwaainet.native import reachability
 from kwaainet.native.host import NativeHost
 from kwaainet.native.reachability import PROTOCOL, Reachability
@@ -58,6 +59,23 @@ def test_who_comes_from_the_internet_has_nothing_private_dialled() -> None:
         assert checks._addresses(one.peer_id, one.peer_id) == [one.addresses[0]]
         stranger = PeerId(b"\x00\x02ab")
         assert checks._addresses(stranger, one.peer_id) == []
+        await asyncio.gather(server.close(), one.close())
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_nobody_is_flooded_by_checks() -> None:
+    async def main() -> None:
+        server, one = await host(ANY), await host(ANY)
+        checks, admission = Reachability(server, time.time), server.network.admission
+        await one.connect(server.addresses[0])
+        while not server.network.peerstore.description(one.peer_id).protocols:
+            await asyncio.sleep(0)
+        admission.change(Limits().changed("targets", "1,1,1"))
+        admission.origin = lambda peer, host: Origin(peer, b"a place")  # type: ignore[method-assign]
+        assert checks._addresses(one.peer_id, one.peer_id) == [one.addresses[0]]
+        assert checks._addresses(one.peer_id, one.peer_id) == []
+        assert admission.refused == {"too many targets of one address a minute": 1}
         await asyncio.gather(server.close(), one.close())
 
     asyncio.run(asyncio.wait_for(main(), 30))

@@ -174,6 +174,7 @@ async def _join(
         of_relay=True,
     )
     host.network.doors = doors
+    doors.admission = host.network.admission
     relay_defence.arm(host, options.defence, state)
     relay = Relay(host)
     await host.listen()

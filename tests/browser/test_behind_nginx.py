@@ -95,6 +95,22 @@ async def doctor_is_content(site: str, folder: Path) -> None:
         assert "relay dns" not in steps, "page and relay are at one place"
 
 
+async def its_operator_sees_it(browser: Browser, site: str, relay_id: str) -> None:
+    """The operator's page: every block is covered by the tab, and the circuit through which it is asked."""
+    page = await browser.new_page()
+    await page.goto(f"{site}operator")
+    async with asyncio.timeout(60):
+        while not await page.evaluate("document.querySelectorAll('.blocks .thin').length"):
+            await asyncio.sleep(0.05)
+        while not await page.evaluate(r"/^circuits\t[1-9]/m.test(document.body.innerText)"):
+            await asyncio.sleep(0.05)
+    shown = await page.evaluate("document.body.innerText")
+    assert "every block has a server" in shown, shown
+    assert relay_id in shown
+    assert await page.evaluate("document.getElementById('state').className") == "", shown
+    await page.close()
+
+
 def test_a_tab_serves_through_nginx_and_addresses_are_kept(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +145,7 @@ def test_a_tab_serves_through_nginx_and_addresses_are_kept(
                 inference = await peer.session(online["peer_id"])
                 wanted = await expected(small_model, hidden)
                 np.testing.assert_allclose(await inference.step(hidden), wanted, atol=2e-4)
+                await its_operator_sees_it(browser, site, announced.rpartition("/")[2])
                 link.close("enough")
                 await doctor_is_content(site, tmp_path)
                 await tab.stop()

@@ -229,8 +229,6 @@ def test_keys_and_rates(tiny_model: Model) -> None:
 def test_bodies_are_json_of_a_bounded_size_in_time(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BODY_SECONDS", 0.05)
-
     async def check(client: AsyncOpenAI, address: str) -> None:
         json_type = {"Content-Type": "application/json"}
 
@@ -248,6 +246,7 @@ def test_bodies_are_json_of_a_bounded_size_in_time(
             assert (await status(b" " * (module.MAX_BODY_BYTES + 1), json_type))[0] == 413
             assert (await status(b"xx", {**json_type, "Content-Encoding": "gzip"}))[0] == 415
             assert (await status(b"{}", json_type, "v1/embeddings"))[0] == 404
+            monkeypatch.setattr(module, "BODY_SECONDS", 0.05)  # a MB takes longer on a loaded machine
             assert (await status(never(), json_type))[0] == 408
             async with session.get(address + "health") as health:
                 assert await health.json() == {"status": "ok"}

@@ -48,7 +48,8 @@ def add(actions: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="another limit until the relay restarts; repeatable",
+        help="another limit until the relay restarts: PEER,ADDRESS,SUBNET, of arrivals, dials and targets a"
+        " minute; of a bandwidth bytes a second; repeatable",
     )
     drain = _command(actions, "drain", "begin nothing new, and wait until circuits are quiet", _drain)
     drain.add_argument(

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _USER, _SYSTEM = 11, 12  # fields of stat behind the name, which may hold spaces
@@ -53,3 +54,33 @@ def set_apart(measured: int, load: Iterable[int], timing: Iterable[int] = ()) ->
         os.sched_setaffinity(process_id, cores)
         with contextlib.suppress(PermissionError):
             os.sched_setscheduler(process_id, os.SCHED_RR, os.sched_param(priority))
+
+
+class Thread(NamedTuple):
+    """One thread of a process; names are the first 15 letters that its process gave it."""
+
+    process_id: int
+    thread_id: int
+    name: str
+
+
+def family_threads(process_id: int) -> dict[Thread, float]:
+    """Processor seconds of every thread of the process and of all that it has started, to the microsecond."""
+    found: dict[Thread, float] = {}
+    family = [process_id]
+    while family:
+        one = family.pop()
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for task in Path(f"/proc/{one}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    thread = Thread(one, int(task.name), (task / "comm").read_text().strip())
+                    found[thread] = int((task / "schedstat").read_text().split()[0]) / 1e9
+                    family += map(int, (task / "children").read_text().split())
+    return found
+
+
+def command_line(process_id: int) -> str:
+    """What the process was started with, or calls itself; empty where it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process_id}/cmdline").read_text().replace("\0", " ")
+    return ""

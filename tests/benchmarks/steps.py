@@ -2,7 +2,8 @@
 
 An echo of libp2p's ping turns back in the relay, then in the tab's network worker; a step without
 tokens turns back in Python; a step of one token comes back from the engine. Each differs from the one
-before by one hop, there and back. They take turns, with steps of a stock petals server among them.
+before by one hop, there and back. They take turns, with steps of a stock petals server among them. Then
+the processor time of steps without tokens is counted along their way (``hops``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kwaainet.node.dht import DhtNode
 from kwaainet.node.directory import dht_reader
 from kwaainet.types import BlockRange, PeerId
 
+from . import hops
 from .generation import STOCK_PREFIX, free_port
 from .model import BLOCKS, GGUF, HIDDEN_SIZE, PREFIX, exported
 from .report import Result, Row
@@ -37,6 +39,7 @@ PING_LIFE = 5.0  # seconds
 OPEN_TIMEOUT = 30.0
 STEPS_A_ROUND = 25
 WARM_UP = 10
+COUNTED = 200  # steps of which the processor time is taken, in a row; 256 without tokens are allowed
 
 Probe = Callable[[], Awaitable[object]]
 
@@ -46,14 +49,18 @@ def measure(folder: Path, rounds: int) -> Result:
     with (
         relay(folder, "--model", GGUF, "--prefix", PREFIX) as ready,
         petals_server(folder, exported(), STOCK_PREFIX, f"0:{BLOCKS}", ready["tcp"], free_port()),
-        tab(folder, ready["http"] + "?threads=1", "--backend", "wasm") as (_, online),
+        tab(folder, ready["http"] + "?threads=1", "--backend", "wasm") as (running, online),
     ):
-        figures = asyncio.run(_probe(ready["tcp"], online["peer_id"], STEPS_A_ROUND * rounds))
-    return Result(_rows(figures), figures)
+        processes = ready["running"].process.pid, running.process.pid
+        probing = _probe(ready["tcp"], online["peer_id"], STEPS_A_ROUND * rounds, processes)
+        figures, used = asyncio.run(probing)
+    return Result(_rows(figures) + hops.rows(used), {**figures, "processor time": used})
 
 
-async def _probe(relay_address: str, tab_peer: str, count: int) -> dict[str, list[float]]:
-    """Milliseconds of every probe, each ``count`` times, in turns."""
+async def _probe(
+    relay_address: str, tab_peer: str, count: int, processes: tuple[int, int]
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Milliseconds of every probe, each ``count`` times, in turns; and of the processor, by hop."""
     async with AsyncExitStack() as stack:
         host = await NativeHost.create(PrivateKey(secrets.token_bytes(32)))
         stack.push_async_callback(host.close)
@@ -76,7 +83,12 @@ async def _probe(relay_address: str, tab_peer: str, count: int) -> dict[str, lis
             bare = await Peer(host, dht).session(str(hop.peer), length, BlockRange(0, BLOCKS), prefix)
             probes[f"{name}, no tokens"] = _step(bare.step, 0)
             probes[f"{name}, one token"] = _step(session.step, 1)
-        return await _in_turns(probes, count)
+        figures = await _in_turns(probes, count)
+        counted = await Peer(host, dht).session(tab_peer, length, BlockRange(0, BLOCKS), PREFIX)
+        step, echo = _step(counted.step, 0), Echo(host, PeerId.parse(tab_peer))
+        await step()
+        await echo.renew()
+        return figures, await hops.processor_times(*processes, echo, step, COUNTED)
 
 
 class Echo:
@@ -140,7 +152,7 @@ def _rows(figures: dict[str, list[float]]) -> list[Row]:
         ),
         *(Row(f"· {name}", f"{value:.1f} ms", f"{value / total:.0%} of the step") for name, value in hops),
         Row(
-            "· the same step without tokens",
+            "· all but the engine: the same step without tokens",
             f"{middle['tab, no tokens']:.1f} ms",
             f"{middle['stock, no tokens']:.1f} ms (stock server)",
             middle["stock, no tokens"] / middle["tab, no tokens"],

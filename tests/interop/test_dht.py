@@ -21,6 +21,7 @@ from kwaainet.errors import ClockSkew
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.native.host import NativeHost
 from kwaainet.node.dht import DhtNode
+from kwaainet.types import ServerState
 from kwaainet.wire import msgpack
 
 from .cases import Case
@@ -205,3 +206,27 @@ def test_a_relay_takes_what_stock_servers_store_and_not_what_others_say_in_their
     counts = dict(re.findall(r'kwaainet_dht_refusals_total{reason="([^"]+)"} (\d+)', text))
     assert {name: int(count) for name, count in counts.items()}.keys() == {"expiry", "not its own", "shape"}
     assert int(counts["shape"]) >= 3
+
+
+def test_a_real_node_reads_that_a_tab_is_lost(tmp_path: Path, odd: Case) -> None:
+    """Measured from the kill to what it prints, which it looks for three times a second."""
+    with (
+        relay(tmp_path) as origin,
+        native_tab(tmp_path, origin, odd, f"0:{odd.blocks}", "tab") as (tab, online),
+        hivemind_node(
+            tmp_path, "real", initial_peers=[origin["tcp"]], client_mode=True, read=[f"{odd.prefix}.0"]
+        ) as real,
+    ):
+
+        def told(value: int) -> Callable[[dict[str, Any]], bool]:
+            def is_told(line: dict[str, Any]) -> bool:
+                record = (line["records"][f"{odd.prefix}.0"] or {}).get("value", {})
+                return online["peer_id"] in record and record[online["peer_id"]]["value"][1] == value
+
+            return is_told
+
+        asyncio.run(state(real, told(ServerState.ONLINE)))
+        tab.process.kill()
+        killed = time.time()
+        asyncio.run(state(real, told(ServerState.OFFLINE)))
+        print(f"a real node read the withdrawal {time.time() - killed:.2f} s after the kill")

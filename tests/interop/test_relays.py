@@ -7,6 +7,7 @@ connection broke ("Broken input cache"), and tries for ever.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from browser.peers import expected, joined
 from interop.cases import Case
 from interop.running import (
     KWAAINET,
@@ -28,6 +31,8 @@ from interop.running import (
     status,
     tab,
 )
+
+from kwaainet.types import BlockRange
 
 ROUNDS_AFTER = 2  # generations that must work when the relay is back
 TOKENS = 24  # of one generation
@@ -46,6 +51,7 @@ class Station:
         self.command += ["--model", case.folder, "--prefix", case.prefix]
         self.command += ["--initial-peers", *initial_peers] if initial_peers else []
         self.origin: dict[str, Any] = {}
+        self.address = ""
         self.running: Running
 
     def start(self) -> str:
@@ -53,7 +59,8 @@ class Station:
         name = f"{self.name}-{len(list(self.folder.glob(self.name + '-*.out')))}"
         self.running = self.runs.enter_context(started(self.command, self.folder, name))
         self.origin = self.running.event("ready")
-        return next(one for one in self.origin["maddrs"] if "/ws/" not in one)
+        self.address = next(one for one in self.origin["maddrs"] if "/ws/" not in one)
+        return self.address
 
     def status(self) -> dict[str, Any]:
         return status(self.origin)
@@ -71,6 +78,25 @@ def wait_for(what: Callable[[], bool], running: Running) -> None:
         time.sleep(POLL)
 
 
+async def goes_on(tab_id: str, odd: Case, stations: tuple[Station, Station]) -> None:
+    """Our own client's session goes through a relay that is killed, and on through the other."""
+    size = json.loads((odd.folder / "config.json").read_text())["hidden_size"]
+    hidden = np.random.default_rng(1).standard_normal((1, 5, size), np.float32)
+    one, other = stations
+    before = {each.name: each.status()["circuits"] for each in stations}
+    async with joined(one.address) as peer:
+        await peer.host.connect(other.address)
+        async with peer.client(odd.prefix, odd.blocks).session(16) as session:
+            found = [await session.step(hidden[:, :3])]
+            assert [str(hop.peer) for hop in session.hops] == [tab_id]
+            [used] = [each for each in stations if each.status()["circuits"] > before[each.name]]
+            used.running.process.kill()
+            found += [await session.step(hidden[:, n : n + 1]) for n in (3, 4)]
+            assert session.failovers == 1
+    right = await expected(odd.folder, hidden, BlockRange(0, odd.blocks))
+    assert np.abs(np.concatenate(found, axis=1) - right).max() < 1e-3
+
+
 def test_a_relays_restart_fails_no_generation_of_a_stock_client(odd: Case, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         first = Station(tmp_path, "first", odd)
@@ -80,7 +106,7 @@ def test_a_relays_restart_fails_no_generation_of_a_stock_client(odd: Case, tmp_p
         stack.enter_context(second.runs)
         addresses = [second.start(), address]
         wait_for(lambda: len(set(first.named())) == 2, first.running)
-        running, _ = stack.enter_context(tab(tmp_path, first.origin["http"], "--backend", "wasm"))
+        running, online = stack.enter_context(tab(tmp_path, first.origin["http"], "--backend", "wasm"))
         wait_for(lambda: all(one.status()["reservations"] == 1 for one in (first, second)), running)
 
         spec, result, gone = (tmp_path / name for name in ("looper.spec", "looper.result", "gone"))
@@ -101,6 +127,7 @@ def test_a_relays_restart_fails_no_generation_of_a_stock_client(odd: Case, tmp_p
         wait_for(lambda: used.status()["reservations"] == 1, running)
         gone.touch()
         assert looper.process.wait(PATIENCE) == 0, looper.tail()
+        asyncio.run(goes_on(online["peer_id"], odd, (first, second)))
     rounds = json.loads(result.read_text())["rounds"]
     assert [each["error"] for each in rounds if each["error"]] == []
     assert all(each["equal"] for each in rounds)

@@ -2,8 +2,8 @@
 
 Shares of lookups that met the tab within 10 s: 200 lookups each among 100 and 1,000 servers (``python
 tests/swarm/test_kad_swarm.py``), 100 among 10,000. "Before" is a relay that knows only whom it is connected
-to, and tabs of random ids. Servers live an hour on the average, 2 % of queries are lost (which is what is left
-of the failures: the relay is asked once).
+to, and tabs of random ids. Servers live an hour on the average; 2 % of queries are lost, which is what is
+left of the failures, as the relay is asked once.
 
     servers                                                100     1,000    10,000
     before                                               25.0 %    0.0 %     0.0 %

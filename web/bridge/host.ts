@@ -31,6 +31,7 @@ const HOP = '/libp2p/circuit/relay/0.2.0/hop' // who serves this is a relay, and
 const PING = '/ipfs/ping/1.0.0'
 const SLOTS = 2 // relays held at once, where so many are named: who comes through one is not cut off with the other
 
+const MOST_RELAYS = 16 // addresses known at once
 const DIRECT_PATIENCE = 1500 // ms a stream RPC waits for a peer's first WebRTC connection: it stays where it began
 const CREDITED = '+credit' // behind a stream RPC's protocol on WebRTC, which has no windows: both ends send credits
 
@@ -61,6 +62,7 @@ export class RelayedHost implements NetworkHost {
   readonly #traffic = new Traffic()
   readonly #echoing = new Set<string>()
   readonly #lives: Live[] = [] // the longest held first
+  #relays: string[]
   #early: Promise<string[]> | null = null
   #coming = false
   #closed = false
@@ -70,6 +72,7 @@ export class RelayedHost implements NetworkHost {
     this.peerId = peerIdFromPrivateKey(privateKey).toString()
     this.#privateKey = privateKey
     this.#options = options
+    this.#relays = options.relays
     this.#listener = listener
   }
 
@@ -83,6 +86,12 @@ export class RelayedHost implements NetworkHost {
       this.#handlers.set(name, handler)
       for (const live of this.#lives) await this.#handle(live.node, name, handler)
     }
+  }
+
+  /** More relays, heard of meanwhile. */
+  know (relays: string[]): void {
+    this.#relays = [...new Set([...this.#relays, ...relays])].slice(0, MOST_RELAYS)
+    if (this.#lives.length > 0) void this.#comeBack(0)
   }
 
   /** Begin to take a slot while Python starts, which takes longer: whoever calls too early is refused. */
@@ -178,7 +187,7 @@ export class RelayedHost implements NetworkHost {
   /** One round over the relays that we are not on; empty when one took us, else why each did not. */
   async #tryRelays (): Promise<string[]> {
     const reasons: string[] = []
-    for (const relay of this.#options.relays) {
+    for (const relay of this.#relays) {
       if (this.#closed) break
       if (this.#lives.some(live => !live.gone && idOf(live.relay) === idOf(relay))) continue
       this.#listener.connection('connecting', relay, [], '')
@@ -345,13 +354,13 @@ export class RelayedHost implements NetworkHost {
   async #comeBack (first: number): Promise<void> {
     if (this.#coming) return
     this.#coming = true
-    const wanted = Math.min(SLOTS, new Set(this.#options.relays.map(idOf)).size)
+    const wanted = (): number => Math.min(SLOTS, new Set(this.#relays.map(idOf)).size)
     const patient = performance.now() + RETRY_SOON_FOR
     const held = (): number => this.#lives.filter(live => !live.leaving).length
-    for (let pause = first; held() < wanted; pause = Math.min(Math.max(2 * pause, RETRY_FIRST), held() === 0 && performance.now() < patient ? RETRY_SOON : RETRY_MOST)) {
+    for (let pause = first; held() < wanted(); pause = Math.min(Math.max(2 * pause, RETRY_FIRST), held() === 0 && performance.now() < patient ? RETRY_SOON : RETRY_MOST)) {
       await new Promise(resolve => setTimeout(resolve, pause * (0.5 + Math.random())))
       if (this.#closed) break
-      if (held() < wanted && (await this.#tryRelays()).length === 0) pause = 0
+      if (held() < wanted() && (await this.#tryRelays()).length === 0) pause = 0
     }
     this.#coming = false
   }

@@ -13,6 +13,8 @@ import { TypedWorker } from './worker.ts'
 
 const STOP_PATIENCE = 10_000 // ms for an orderly leave, beside its draining, before the workers are ended
 const DRAIN = 90 // s
+const RELAYS_EVERY = 60_000 // ms between questions for a second relay, as often as relays look for each other
+const SLOTS = 2
 const BYE_TIME = 80 // ms the page stays busy when it goes: a message posted alone loses the race 3 of 11 times
 const BYE_LEAST = 30 // ... after the network worker has said its goodbyes, where it can be seen that it has
 const BYE_MOST = 40 // ... in any case, unless the page gives more: it is not ours
@@ -96,6 +98,7 @@ export interface TabOptions {
 }
 
 interface Running {
+  asking: ReturnType<typeof setInterval>
   network: TypedWorker<PageToNetwork, NetworkToPage>
   node: TypedWorker<PageToNode, NodeToPage>
   endRtc: () => void
@@ -238,12 +241,21 @@ export class Tab {
       workers.node, whileRunning(message => { this.#fromNode(message) }),
       whileRunning(reason => { this.#fail(new Problem('worker-broke', `the node worker broke: ${reason}`, { worker: 'node' })) })
     )
-    const running: Running = { network, node, endRtc: hostRtc(rtc.port1, this.#options.webrtc === 'forwarded' || undefined) }
+    const asking = setInterval(() => { void this.#askForRelays(config.origin) }, RELAYS_EVERY)
+    const running: Running = { asking, network, node, endRtc: hostRtc(rtc.port1, this.#options.webrtc === 'forwarded' || undefined) }
     this.#running = running
     this.#present = false
     const direct = this.#options.webrtc !== 'off' && typeof RTCPeerConnection === 'function'
     network.post({ type: 'start-network', identity: this.#options.storage === 'none' ? 'new' : 'kept', relays: config.relays, node: rpc.port1, rtc: rtc.port2, direct, ice_servers: iceServers, ahead: config.ahead, near_bits: this.#nearBits }, [rpc.port1, rtc.port2])
     node.post({ type: 'start-node', config, network: rpc.port2 }, [rpc.port2])
+  }
+
+  /** A relay that came up after us is heard of by the first. */
+  async #askForRelays (origin: string): Promise<void> {
+    const running = this.#running
+    if (this.#peers.filter(({ kind }) => kind === 'relay').length >= SLOTS) return
+    const relays = await askRelays([origin])
+    if (running !== null && running === this.#running) running.network.post({ type: 'relays', relays })
   }
 
   #fromNetwork (message: NetworkToPage): void {
@@ -292,6 +304,7 @@ export class Tab {
     this.#stopped()
     clearTimeout(this.#patience)
     if (running === null) return
+    clearInterval(running.asking)
     running.node.end()
     running.endRtc()
     setTimeout(() => { running.network.end() }, BYE_TIME) // what it has to say first needs a moment

@@ -64,6 +64,12 @@ export interface StartNetwork {
   near_bits: number
 }
 
+/** Relays that were heard of meanwhile: slots are held on two, where so many are known. */
+export interface Relays {
+  type: "relays"
+  relays: string[]
+}
+
 /** The page goes away now: error frames first, then the farewell call. ``said`` is raised when the frames are on their way; only an isolated page has such a flag. */
 export interface Bye {
   type: "bye"
@@ -242,6 +248,7 @@ export interface Stopped {
 
 export type PageToNetwork =
   | StartNetwork
+  | Relays
   | Bye
 
 export type NetworkToPage =

@@ -14,6 +14,7 @@ import type { NodeChannel } from '../bridge/streams.ts'
 import type { NetworkToPage, PageToNetwork, StartNetwork } from './messages.ts'
 
 let switchboard: Switchboard | null = null
+let known: RelayedHost | null = null
 
 function report (message: NetworkToPage): void {
   postMessage(message)
@@ -38,6 +39,7 @@ async function start ({ identity, relays, node, rtc, direct, ice_servers: iceSer
     },
     peers: peers => { report({ type: 'peers', peers }) }
   })
+  known = host
   switchboard = new Switchboard(channel, host)
   host.begin()
   report({ type: 'identity', peer_id: host.peerId })
@@ -49,7 +51,8 @@ addEventListener('message', ({ data }: MessageEvent<PageToNetwork>) => {
     switchboard?.bye(data.reason)
     const { said } = data
     if (said !== undefined) void flushed().then(() => Atomics.store(new Int32Array(said), 0, 1))
-  } else {
+  } else if (data.type === 'relays') known?.know(data.relays)
+  else {
     start(data).catch((error: unknown) => {
       const { fault, message } = asFault(error, 'ProtocolError')
       report({ type: 'failed', error: error instanceof FaultError ? fault : 'Error', message })

@@ -84,6 +84,13 @@ class StartNetwork(TypedDict):
     near_bits: int
 
 
+class Relays(TypedDict):
+    """Relays that were heard of meanwhile: slots are held on two, where so many are known."""
+
+    type: Literal["relays"]
+    relays: list[str]
+
+
 class Bye(TypedDict):
     """The page goes away now: error frames first, then the farewell call.
 
@@ -304,7 +311,7 @@ class Stopped(TypedDict):
     type: Literal["stopped"]
 
 
-PageToNetwork = StartNetwork | Bye
+PageToNetwork = StartNetwork | Relays | Bye
 NetworkToPage = Identity | Connection | Peers | Failed
 NodeToNetwork = (
     Serve | Listen | Farewell | Leave | Call | Result | Fault | Open | Data | Credit | End | Close | Cancel

@@ -242,13 +242,13 @@ export const SWARM = {
   nobody: 'Nobody serves this model yet. Yours would be the first machine.',
   block: (block: number, servers: number) => `block ${block}: ${count(servers, 'server')}`,
   model: (name: string, servers: number, blocks: number, gaps: string) => `${name}: ${count(servers, 'server')}, ${gaps === '' ? `all ${blocks} blocks are served` : `nobody serves ${blocksIn(gaps)}`}`,
-  server: (name: string, start: number, end: number, joining: boolean, gateway: boolean) => `${name}: blocks ${start} to ${end - 1}${joining ? ', loading' : ''}${gateway ? ', a gateway: it passes requests on' : ''}`,
+  server: (name: string, start: number, end: number, joining: boolean, gateway: boolean) => `${name}: blocks ${start} to ${end - 1}${joining ? ', loading or paused' : ''}${gateway ? ', a gateway: it passes requests on' : ''}`,
   hidden: (servers: number) => `and ${count(servers, 'more server')}`,
   route: (hops: string[]) => `A request could go ${hops.join(', then ')}. Each client chooses its own way.`,
   chain: (hops: string[]) => `Your last message went ${hops.join(', then ')}.`,
   hop: (peer: string, start: number, end: number) => `to ${peer} for blocks ${start} to ${end - 1}`,
   gap: (gaps: string) => `A request goes nowhere now: ${blocksIn(gaps)} without a server.`,
-  legend: { ours: 'this tab', answering: 'answered your chat', joining: 'still loading', gateway: 'a gateway, which holds no blocks' }
+  legend: { ours: 'this tab', answering: 'answered your chat', joining: 'loading or paused', gateway: 'a gateway, which holds no blocks' }
 } as const
 
 export const CHAT = {

@@ -27,7 +27,7 @@ def element_page(origin: Mapping[str, Any]) -> str:
         f'<script type="module" nonce="{NONCE}" src="{origin["http"]}sdk/define.js"></script>'
         f'<kwaai-node relay="{origin["http"]}"></kwaai-node>'
         f'<script nonce="{NONCE}">const panel = document.querySelector("kwaai-node");'
-        'customElements.whenDefined("kwaai-node").then(() => { panel.options = { backend: "wasm" } });'
+        'panel.options = { backend: "wasm" };'  # before it is defined, as frameworks do
         'addEventListener("kwaai-state", event => { globalThis.heard = event.detail.state })</script>'
     )
 

@@ -6,13 +6,14 @@ Each one contributes a tab that answers the chat of the plain example.
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser.hosting import BUTTON, Host, frame_of, one_line, only_ours, shows, strict, visiting
-from browser.talking import PREFIX, generated
+from browser.talking import PREFIX, TALKING, generated
 from interop.running import run_sdk_build
 
 from kwaainet.native.chromium import Browser
@@ -27,6 +28,11 @@ REACH = (
     "return [frame.contentDocument, why, await indexedDB.databases(), localStorage.length] })()"
 )
 STATE = "document.querySelector('output').textContent"
+# Of a greedy answer: the question in the template, a token a letter and special, and what was fed back.
+COMPUTED = len(f".user\n{QUESTION}.\n.assistant\n") + TOKENS - 1
+SAID = "globalThis.said = []; console.info = text => said.push(text)"
+HEAR = "void addEventListener('kwaai-receipt', ({ detail }) => { globalThis.receipt = detail })"
+RECEIPT = "globalThis.receipt === undefined ? '' : JSON.stringify(receipt)"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,7 @@ def test_each_example_contributes_a_tab_that_answers_the_plain_one(
             assert await ask(chat) == answer
             await contribute(page, f"{host.url}/svelte/{query}")
             assert await ask(chat) == answer
+            await shows(page, "document.querySelector('p').textContent", f"{COMPUTED} tokens computed")
             for each in (page, chat):
                 only_ours(each, host, talking_origin)
 
@@ -80,11 +87,16 @@ def test_one_line_contributes_in_a_frame_of_the_relays_origin(
 ) -> None:
     async def main() -> None:
         host = Host(one_line(talking_origin), folder=examples, relay=talking_origin["http"])
-        async with visiting(host, "/script/index.html") as page:
+        async with visiting(host, "/script/index.html", SAID) as page:
             frame = await frame_of(page)
             asked = await page.evaluate_in(frame, "({ ...document.querySelector('kwaai-node').limits })")
             assert asked == {"duty": 0.5, "memoryBytes": 2048e6}
             assert page.workers == {}, "nothing runs before the visitor agrees"
+            ignored = await page.evaluate("said")
+            assert [text.split(" has no effect")[0] for text in ignored] == [
+                f"KwaaiNet: data-{name}" for name in ("services", "privacy-compliant", "green-bonus")
+            ], ignored
+            assert "storage" in ignored[0], "by its name; compute applies"
             await page.evaluate_in(frame, CLICK)
             await shows(page, "document.querySelector('kwaai-node').status().state", "serving", frame)
             assert await page.evaluate(REACH) == [None, "SecurityError", [], 0], "its keys are out of reach"
@@ -92,7 +104,19 @@ def test_one_line_contributes_in_a_frame_of_the_relays_origin(
             assert await page.evaluate_in(frame, kept) != [], "and there they are"
             asks = await page.evaluate("document.querySelector('iframe').allow")
             assert asks == "cross-origin-isolated; battery"
+            await page.evaluate_in(frame, HEAR)
             assert await generated(talking_model, PREFIX, talking_origin["tcp"], QUESTION, TOKENS) != ""
+            await shows(page, RECEIPT, "tokens", frame)
+            receipt = json.loads(await page.evaluate_in(frame, RECEIPT))
+            assert {name: receipt[name] for name in ("kind", "model", "blocks", "tokens")} == {
+                "kind": "session",
+                "model": PREFIX,
+                "blocks": [0, TALKING.num_hidden_layers],
+                "tokens": COMPUTED,
+            }
+            assert receipt["peer"].startswith("12D3KooW")
+            assert min(receipt["bytesIn"], receipt["bytesOut"]) > COMPUTED * TALKING.hidden_size
+            assert receipt["started"] < receipt["ended"]
             only_ours(page, host, talking_origin)
 
     asyncio.run(main())

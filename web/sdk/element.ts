@@ -21,7 +21,7 @@ const Base = (globalThis.HTMLElement ?? class {}) as typeof HTMLElement
 export { WORDS, type Words }
 
 /** What JSX and templates may give the element; see the guide for the line that tells a framework's types of it. */
-export type ElementAttributes = Partial<Pick<KwaaiNodeElement, typeof ATTRIBUTES[number] | typeof PROPERTIES[number]>> &
+export type ElementAttributes = Partial<Pick<KwaaiNodeElement, 'relay' | 'model' | 'blocks' | 'theme' | 'limits' | 'options' | 'words'>> &
   { [Name in keyof ElementEvents as `on${Name}`]?: (event: ElementEvents[Name]) => void }
 
 /** The events of the element: those of its node, bubbling and composed, as `kwaai-state` and so on. */

@@ -88,10 +88,12 @@ def one_line(origin: Mapping[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def visiting(host: Host, path: str) -> AsyncIterator[Page]:
-    """A new browser at a page of the host."""
+async def visiting(host: Host, path: str, first: str = "") -> AsyncIterator[Page]:
+    """A new browser at a page of the host; ``first`` runs ahead of the page's own scripts."""
     async with host.open(), await Browser.launch(flags=ISOLATED) as browser:
         page = await browser.new_page(watch_network=True)
+        if first:
+            await page.run_first(first)
         await page.goto(host.url + path)
         yield page
 

@@ -217,8 +217,18 @@ test('a failed run leaves the cache and the engine usable', async () => {
 
 test('weights beyond the budget are refused before they are loaded', async () => {
   const engine = await createEngine({ backend: 'wasm', ortUrl: '' })
-  await engine.addTensor('0.qkv', { byteLength: 2 ** 32 } as Uint8Array)
-  await assert.rejects(engine.build(new Uint8Array(), SHAPE), refused('CapacityError', /4096 MiB.*take fewer blocks/))
+  const huge = { byteLength: 2 ** 32 } as Uint8Array
+  await assert.rejects(engine.addTensor('0.qkv', huge), refused('CapacityError', /4096 are not all: take fewer blocks/))
+  await fill(engine)
+})
+
+test('what was added is given up with the engine, or with a program that does not fit', async () => {
+  const engine = await createEngine({ backend: 'wasm', ortUrl: '' })
+  await engine.addTensor('0.qkv', new Uint8Array(8))
+  await engine.close()
+  await assert.rejects(fill(engine, { ...PROGRAM, blocks: [] }), refused('EngineError', /it has 0 blocks/))
+  await assert.rejects(engine.build(new TextEncoder().encode(JSON.stringify(PROGRAM)), SHAPE), refused('EngineError', /has no bytes/))
+  await fill(engine)
 })
 
 test('a cache that the heap cannot hold is refused, and what it took is given back', async () => {

@@ -22,7 +22,7 @@ export interface Shape {
 export type Tensors = Map<string, Uint8Array>
 
 /** A small span to compute before trusting a device, in `tokens` positions at once and one more after them. */
-export interface Probe { graph: Uint8Array, tensors: Tensors, shape: Shape, tokens: number, hidden: Float32Array }
+export interface Probe<Held = Uint8Array> { graph: Uint8Array, tensors: Map<string, Held>, shape: Shape, tokens: number, hidden: Float32Array }
 
 /**
  * What a run is for: adjacent rows of a slab, one for each length, which is how many positions the row holds before it;
@@ -48,13 +48,17 @@ export interface Span<Slab> {
   release: () => Promise<void>
 }
 
-/** What builds spans: our own kernels, or onnxruntime-web on a graphics device. */
-export interface Runtime<Slab> {
+/** What builds spans: our own kernels, or onnxruntime-web on a graphics device. A tensor is `Held` until it is built of. */
+export interface Runtime<Slab, Held = Uint8Array> {
   /** Whether spans of half precision can be built. */
   readonly half: boolean
-  build: (graph: Uint8Array, tensors: Tensors, shape: Shape) => Promise<Span<Slab>>
+  /** Bring a tensor to where the next span will have it. Raises EngineError. */
+  take: (data: Uint8Array) => Promise<Held>
+  /** What was taken is given up, unless a span has been built of it. */
+  discard: () => Promise<void>
+  build: (graph: Uint8Array, tensors: Map<string, Held>, shape: Shape) => Promise<Span<Slab>>
   /** Raises EngineError if this machine computes the probe wrongly. */
-  verify: (probe: Probe) => Promise<void>
+  verify: (probe: Probe<Held>) => Promise<void>
 }
 
 /** The graph's names for a span's caches: each block's keys, then its values. */
@@ -138,18 +142,18 @@ function named (error: unknown, what: string): EngineError {
   return error instanceof EngineError ? error : new EngineError('EngineError', `${what}: ${describe(error)}`)
 }
 
-class Engine<Slab> implements JsEngine {
+class Engine<Slab, Held> implements JsEngine {
   readonly backend: EngineBackend
   readonly graphs: 'onnx' | 'program'
-  readonly #runtime: Runtime<Slab>
+  readonly #runtime: Runtime<Slab, Held>
   readonly #slabs = new Map<number, Slab>()
-  #tensors: Tensors = new Map()
+  #tensors = new Map<string, Held>()
   #span: Span<Slab> | null = null
   #handles = 0
   #last: Promise<unknown> = Promise.resolve()
   #queued = 0
 
-  constructor (backend: EngineBackend, runtime: Runtime<Slab>) {
+  constructor (backend: EngineBackend, runtime: Runtime<Slab, Held>) {
     this.backend = backend
     this.graphs = backend === 'wasm' ? 'program' : 'onnx'
     this.#runtime = runtime
@@ -160,7 +164,11 @@ class Engine<Slab> implements JsEngine {
   }
 
   async addTensor (name: string, data: Uint8Array): Promise<void> {
-    this.#tensors.set(name, data)
+    try {
+      this.#tensors.set(name, await this.#runtime.take(data))
+    } catch (error) {
+      throw named(error, `the tensor ${name} has no place`)
+    }
   }
 
   async verify (graph: Uint8Array, shape: Shape, tokens: number, hidden: Float32Array): Promise<void> {
@@ -223,6 +231,7 @@ class Engine<Slab> implements JsEngine {
   async close (): Promise<void> {
     this.#takeTensors()
     await this.#queue('the engine cannot be closed', async () => {
+      await this.#runtime.discard()
       const span = this.#span
       this.#span = null
       for (const memory of this.#slabs.values()) span?.closeSlab(memory)
@@ -231,7 +240,7 @@ class Engine<Slab> implements JsEngine {
     })
   }
 
-  #takeTensors (): Tensors {
+  #takeTensors (): Map<string, Held> {
     const tensors = this.#tensors
     this.#tensors = new Map()
     return tensors

@@ -5,7 +5,7 @@
 // the whole matrix for every token), so that every token reads all weights as float32. Here they lie as the file has
 // them. Key and value caches grow in place; the blocks outside a run's part are not touched.
 
-import { EngineError, type Move, type Place, type Runtime, type Shape, type Span, type Tensors } from './engine.ts'
+import { EngineError, type Move, type Place, type Runtime, type Shape, type Span } from './engine.ts'
 import { fuse, type FusedStep, type Part } from './fused.ts'
 import { aligned, type Job } from './jobs.ts'
 import { Heap, type Kernels } from './kernel.ts'
@@ -21,9 +21,13 @@ const TOGETHER = 128 // rows x tokens of one job
 /** Where the caches of `rows` rows lie: for each block its keys, then its values, [rows, kv heads, capacity, head dim]. */
 export interface SimdSlab { rows: number, capacity: number, address: number }
 
-export class SimdRuntime implements Runtime<SimdSlab> {
+/** A tensor in the memory of the next span. */
+export interface Placed { address: number, byteLength: number }
+
+export class SimdRuntime implements Runtime<SimdSlab, Placed | Uint8Array> {
   readonly half = false
   readonly #options: ThreadOptions
+  #next: Promise<[Heap, Threads]> | null = null // what the next span will have
 
   constructor (options: ThreadOptions = ALONE) {
     this.#options = options
@@ -32,23 +36,46 @@ export class SimdRuntime implements Runtime<SimdSlab> {
   /** The processor is what other backends are measured by. */
   async verify (): Promise<void> {}
 
-  async build (graph: Uint8Array, tensors: Tensors, shape: Shape): Promise<SimdSpan> {
-    const size = [...tensors.values()].reduce((sum, data) => sum + data.byteLength, 0)
-    if (size > MAX_WEIGHT_BYTES) {
-      throw new EngineError('CapacityError', `the weights of ${shape.blocks} blocks take ${Math.ceil(size / 2 ** 20)} MiB; ` +
-        `the wasm backend holds ${MAX_WEIGHT_BYTES / 2 ** 20}: take fewer blocks`)
+  /** Copied to where it is computed with as it comes, so that weights are not held twice. */
+  async take (data: Uint8Array): Promise<Placed> {
+    const [heap] = await this.#open()
+    if (heap.size + data.byteLength > MAX_WEIGHT_BYTES) {
+      throw new EngineError('CapacityError', `the wasm backend holds ${MAX_WEIGHT_BYTES / 2 ** 20} MiB of weights, ` +
+        `and ${Math.ceil((heap.size + data.byteLength) / 2 ** 20)} are not all: take fewer blocks`)
     }
-    const program = readProgram(graph, tensors, shape)
-    const [heap, threads] = await this.#open()
-    const addresses = new Map<string, number>()
-    for (const name of program.weights.keys()) {
-      addresses.set(name, heap.copy(tensors.get(name) as Uint8Array))
-      tensors.delete(name) // one of them is held twice at a time
+    return { address: heap.copy(data), byteLength: data.byteLength }
+  }
+
+  async discard (): Promise<void> {
+    const next = this.#next
+    this.#next = null
+    const [, threads] = await next?.catch(() => null) ?? []
+    threads?.end()
+  }
+
+  /** Of tensors that were taken, or are still elsewhere. */
+  async build (graph: Uint8Array, tensors: Map<string, Placed | Uint8Array>, shape: Shape): Promise<SimdSpan> {
+    try {
+      const program = readProgram(graph, tensors, shape)
+      const addresses = new Map<string, number>()
+      for (const name of program.weights.keys()) {
+        const held = tensors.get(name) as Placed | Uint8Array
+        addresses.set(name, (held instanceof Uint8Array ? await this.take(held) : held).address)
+      }
+      const [heap, threads] = await this.#open()
+      this.#next = null
+      return new SimdSpan(heap, threads, program, addresses, shape)
+    } catch (error) {
+      await this.discard()
+      throw error
     }
-    return new SimdSpan(heap, threads, program, addresses, shape)
   }
 
   async #open (): Promise<[Heap, Threads]> {
+    return await (this.#next ??= this.#make())
+  }
+
+  async #make (): Promise<[Heap, Threads]> {
     const { threads, tell } = this.#options
     const wanted = Math.min(threads, MAX_THREADS)
     let heap: Heap

@@ -50,6 +50,14 @@ export class GpuRuntime implements Runtime<GpuSlab> {
     return this.#gpu?.device.features.has('shader-f16') ?? false
   }
 
+  /** onnxruntime-web has a session's tensors all at once. */
+  async take (data: Uint8Array): Promise<Uint8Array> {
+    return data
+  }
+
+  async discard (): Promise<void> {}
+
+
   async verify (probe: Probe): Promise<void> {
     const allowed = probe.shape.half ? HALF_TOLERANCE : TOLERANCE
     const kind = `${probe.shape.kvHeads} heads of ${probe.shape.headDim}, ${[...probe.tensors.keys()].join()}, ${probe.graph.byteLength}, ${allowed}`

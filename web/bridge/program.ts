@@ -2,7 +2,7 @@
 // Written by kwaainet/inference/program.py, where the steps are explained. Rule of the file: after `check` every step's
 // sizes fit the memory they touch; what does not fit is refused by name.
 
-import { EngineError, type Shape, type Tensors } from './engine.ts'
+import { EngineError, type Shape } from './engine.ts'
 
 /** ggml's number of a weight's format, and the numbers and bytes of its blocks. */
 const FORMATS: Record<string, { type: number, block: number, bytes: number }> = {
@@ -52,9 +52,10 @@ export interface Expert { gate: Weight, up: Weight, down: Weight }
 export interface Program { buffers: Map<string, number>, weights: Map<string, Weight>, blocks: Step[][], positions: number }
 
 type Fields = Record<string, unknown>
+type Sizes = ReadonlyMap<string, { byteLength: number }>
 
 /** Read and check a program. Raises EngineError, of tensors that are missing or of another size too. */
-export function readProgram (graph: Uint8Array, tensors: Tensors, shape: Shape): Program {
+export function readProgram (graph: Uint8Array, tensors: Sizes, shape: Shape): Program {
   let text: unknown
   try {
     text = JSON.parse(new TextDecoder().decode(graph))
@@ -99,7 +100,7 @@ function real (value: unknown, what: string): number {
   throw wrong(`${what} is ${String(value)}, not a number`)
 }
 
-function weight (name: string, [format, rows, columns]: unknown[], tensors: Tensors): Weight {
+function weight (name: string, [format, rows, columns]: unknown[], tensors: Sizes): Weight {
   const known = Object.hasOwn(FORMATS, String(format)) ? FORMATS[String(format)] : undefined
   if (known === undefined) throw wrong(`the tensor ${name} has the format ${String(format)}; known are ${Object.keys(FORMATS).join(', ')}`)
   const height = whole(rows, `the rows of ${name}`, 2 ** 24)

@@ -68,8 +68,12 @@ class BrowserEngine(SlabEngine[int]):
         return str(self._engine.graphs)
 
     async def add_tensor(self, name: str, array: NDArray[Any]) -> None:
-        """See ``ports.Engine``. The copy is made here and now, in the JavaScript heap."""
-        self._tensors[name] = _bytes(array)
+        """See ``ports.Engine``. The copy is made here and now: on wasm where the kernels compute, so that no
+        weights are held twice, else in the JavaScript heap."""
+        if self._backend == "wasm":
+            await self._add({name: _bytes(array)})
+        else:
+            self._tensors[name] = _bytes(array)
 
     async def build(self, graph: bytes, shape: SpanShape) -> None:
         """See ``ports.Engine``; on webgpu the device is first measured against the processor."""

@@ -151,7 +151,7 @@ def test_no_room_is_explained_with_what_it_means(origin: dict[str, Any]) -> None
             assert re.search(r"gives [\d.]+ MB for the 4.6 MB", told["message"]), told["message"]
 
             async def read() -> bool:
-                return "fetched again at each start" in str(
+                return "each start loads them again" in str(
                     await tab.page.evaluate("document.body.innerText")
                 )
 

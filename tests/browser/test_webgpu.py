@@ -55,7 +55,7 @@ def close_to(found: np.ndarray, wanted: np.ndarray) -> bool:
 def test_the_page_says_what_computes(stage: Stage) -> None:
     async def main() -> None:
         assert stage.online["backend"] == "webgpu"
-        assert await stage.tab.text("backend") == "webgpu"
+        assert await stage.tab.text("backend") == "the graphics card (WebGPU)"
         assert await stage.tab.text("blocks") == str(ALL)
         assert await stage.tab.text("peer") == stage.online["peer_id"]
 
@@ -145,11 +145,11 @@ def test_without_webgpu_the_processor_is_taken_unless_webgpu_was_asked_for(
             await tab.page.close()
 
             tab = await open_tab(browser, origin["http"])
-            said = "(WebGPU): no. WebGPU found no graphics adapter; the processor is used"
+            await tab.reads("preflight-summary", "with its processor (WASM): WebGPU found no graphics adapter")
             await tab.click("preflight-summary")
-            await tab.reads("checks", said)
+            await tab.reads("checks", "(WebGPU): no. WebGPU found no graphics adapter")
             assert (await tab.contribute())["backend"] == "wasm"
-            assert await tab.text("backend") == "wasm"
+            assert await tab.text("backend") == "the processor (WASM)"
 
     asyncio.run(main())
 

@@ -94,7 +94,7 @@ export function threadsOf (count: number, all: number): string {
 /** Whether weights stay for the next start. */
 export function storageOf (kept: boolean, needed: number, room: number): string {
   if (kept) return size(needed)
-  return needed > room ? `no: they need ${size(needed)}, and this browser gives them ${size(room)}. Free space on the disk, or delete what is kept below.` : 'no: this browser refuses to store them. An ordinary window, not a private one, may.'
+  return needed > room ? `no, each start loads them again: they need ${size(needed)}, and this browser gives them ${size(room)}. Free space on the disk, or delete what is kept below.` : 'no, each start loads them again: this browser refuses to store them. An ordinary window, not a private one, may.'
 }
 
 const STAGES: Record<string, string> = { python: 'Python', weights: 'the weights' }

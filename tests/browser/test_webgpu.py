@@ -145,7 +145,7 @@ def test_without_webgpu_the_processor_is_taken_unless_webgpu_was_asked_for(
             await tab.page.close()
 
             tab = await open_tab(browser, origin["http"])
-            await tab.reads("preflight-summary", "with its processor (WASM): WebGPU found no graphics adapter")
+            await tab.reads("preflight-summary", "processor (WASM): WebGPU found no graphics adapter")
             await tab.click("preflight-summary")
             await tab.reads("checks", "(WebGPU): no. WebGPU found no graphics adapter")
             assert (await tab.contribute())["backend"] == "wasm"

@@ -106,7 +106,7 @@ def test_split_and_verify(tiny_gguf: Path, tmp_path: Path, capsys: pytest.Captur
 def test_an_interrupt_leaves_no_half_file(tiny_gguf: Path, tmp_path: Path) -> None:
     """The command is made slow, so that it is in the middle of its file when the signal comes."""
     slow = "import signal, time, kwaainet.native.export as e; w = e.quantize\n"
-    slow += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+    slow += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
     slow += "def slow(*a):\n    print('writing', flush=True); time.sleep(0.05); return w(*a)\n"
     slow += "e.quantize = slow\nimport sys\nfrom kwaainet.native.cli.main import main\n"
     slow += "sys.exit(main(sys.argv[1:]))"

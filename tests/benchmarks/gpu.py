@@ -9,20 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import http.server
 import json
-import os
-import shutil
-import subprocess
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import date
-from functools import partial
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from interop.running import ROOT, Failed
@@ -30,14 +23,15 @@ from interop.running import ROOT, Failed
 from kwaainet.formats.config import ModelConfig
 from kwaainet.inference.graph import OnnxWriter
 from kwaainet.inference.matrices import Form
-from kwaainet.native.assets import find_assets
 from kwaainet.native.chromium import Browser
 from kwaainet.native.page import Page
-from kwaainet.types import BlockRange, SpanShape
+from kwaainet.types import BlockRange
 
+from . import gpu_capture
+from .gpu_capture import plain
 from .report import Result, Row, markdown
+from .site import HERE, site
 
-HERE = Path(__file__).parent
 README = ROOT / "README.md"
 BEGIN, END = "<!-- gpu: written by make bench ARGS=gpu -->", "<!-- end of gpu -->"
 # Headless Chromium takes a graphics card by Vulkan, and only if told to.
@@ -67,7 +61,7 @@ TINYLLAMA = ModelConfig(
 
 def measure(folder: Path, rounds: int) -> Result:
     """Needs the built page and a Chromium; on a machine without a graphics device it only says so."""
-    with _site(folder) as address:
+    with site(folder, "gpu.html", HERE / "gpu.ts") as address:
         return asyncio.run(_measure(address, 10 * rounds))
 
 
@@ -75,14 +69,29 @@ async def _measure(address: str, rounds: int) -> Result:
     async with await Browser.launch(flags=FLAGS) as browser:
         page = await browser.open_page(f"{address}/gpu.html")
         device = await page.evaluate("device()")
-        if device is None or device["software"]:
-            found = "none" if device is None else f"only {device['name']}, which is software"
-            return Result(
-                [Row("graphics device", f"{found}: nothing measured; README's table stays as dated")]
-            )
-        result = await timed(page, TINYLLAMA, device["half"], rounds)
+        real = device is not None and not device["software"]
+        if real:
+            result = await timed(page, TINYLLAMA, device["half"], rounds)
+            captured = await gpu_capture.measure(page, TINYLLAMA, False, rounds)
+    if not real:
+        return await _emulated(address, rounds)
+    result = Result([*result.rows, *captured.rows], {**result.figures, **captured.figures})
     write_table(README, str(device["name"]), date.today(), result.rows)
     return Result(result.rows, {**result.figures, "device": device})
+
+
+async def _emulated(address: str, rounds: int) -> Result:
+    """Where there is no graphics device: what can be said of the one that the browser emulates."""
+    async with await Browser.launch() as browser:
+        page = await browser.open_page(f"{address}/gpu.html")
+        device = await page.evaluate("device()")
+        none = "none: nothing measured; README's table stays as dated"
+        if device is None:
+            return Result([Row("graphics device", none)])
+        half = "shader-f16" if device["half"] else "no shader-f16, so no float16"
+        row = Row("graphics device", none, f"emulated: {device['name']}, with {half}")
+        captured = await gpu_capture.measure(page, TINYLLAMA, True, rounds)
+    return Result([row, *captured.rows], captured.figures)
 
 
 async def timed(page: Page, config: ModelConfig, half: bool, rounds: int, prompt: int = PROMPT) -> Result:
@@ -118,18 +127,6 @@ def _request(writer: OnnxWriter, prompt: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def plain(shape: SpanShape) -> dict[str, Any]:
-    """As ``web/bridge/engine.ts`` takes it."""
-    return {
-        "blocks": shape.blocks,
-        "hiddenSize": shape.hidden_size,
-        "kvHeads": shape.kv_heads,
-        "headDim": shape.head_dim,
-        "switches": shape.switches,
-        "half": shape.half,
-    }
-
-
 def _rows(
     name: str, times: dict[str, list[float]], blocks: int, size: int, bandwidth: float, prompt: int
 ) -> Iterator[Row]:
@@ -137,37 +134,6 @@ def _rows(
     bound = 1000 * size / blocks / bandwidth
     yield Row(f"{name}: one token", f"{decode:.3f} ms a block", f"{bound:.3f} ms to read it", bound / decode)
     yield Row(f"{name}: prompt of {prompt}", f"{1000 * blocks * prompt / prefill:.0f} blocks x tokens/s")
-
-
-@contextmanager
-def _site(folder: Path) -> Iterator[str]:
-    """The page and onnxruntime-web's files at an address of this machine, which browsers trust."""
-    bundle = [ROOT / "node_modules" / ".bin" / "esbuild", HERE / "gpu.ts", "--bundle", "--splitting"]
-    options = ["--format=esm", "--target=es2023", "--conditions=browser", f"--outdir={folder}"]
-    node = ROOT / ".venv" / "bin"
-    environment = {**os.environ, "PATH": f"{node}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run([*bundle, *options, "--log-level=warning"], check=True, env=environment)
-    shutil.copy(HERE / "gpu.html", folder)
-    (folder / "ort").symlink_to(find_assets() / "ort")
-    handler = partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Says nothing of what it sends."""
-
-    extensions_map: ClassVar[dict[str, str]] = {
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".mjs": "text/javascript",
-    }
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing."""
 
 
 def write_table(readme: Path, device: str, today: date, rows: Sequence[Row]) -> None:

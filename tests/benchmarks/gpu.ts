@@ -2,6 +2,7 @@
 // Rule of the file: the engine is the tab's own; what is timed is a whole run, from the states given to those read back.
 
 import { createEngine, type JsEngine, type Shape } from '../../web/bridge/engine.ts'
+import { capture, type CaptureRequest } from './gpu_capture.ts'
 
 interface Request {
   graph: string // base64
@@ -106,4 +107,4 @@ function random (dtype: string, dims: number[]): Uint8Array {
   return new Uint8Array(Float32Array.from({ length: count }, (_, index) => Math.sin(index) / 64).buffer)
 }
 
-Object.assign(globalThis, { device, bandwidth, time })
+Object.assign(globalThis, { device, bandwidth, time, capture: async (request: CaptureRequest) => await capture(request, random) })

@@ -2,13 +2,14 @@
 // made of, for tests/benchmarks/kernel_profile.py. node kernel_profile.mjs ROUNDS; answers a line of JSON.
 // Processor time; peaks and kernels take turns, and shares are medians of the turns: the processor's pace changes.
 
-import { Heap } from '../../web/bridge/kernel.ts'
+import { COARSE, Heap } from '../../web/bridge/kernel.ts'
 
 const FORMATS = {
   Q4_0: [2, 32, 18], Q4_1: [3, 32, 20], Q5_0: [6, 32, 22], Q5_1: [7, 32, 24], Q8_0: [8, 32, 34],
   Q2_K: [10, 256, 84], Q3_K: [11, 256, 110], Q4_K: [12, 256, 144], Q5_K: [13, 256, 176], Q6_K: [14, 256, 210],
   F32: [0, 1, 4], F16: [1, 1, 2]
 }
+const LONG = 64 // rows of a prompt whose activations are rounded to two digits; kwaainet.inference.program has it
 const [OUTPUTS, COLUMNS, ROWS] = [768, 768, [1, 16, 128]]
 const READ = 2 ** 27 // bytes, beyond what caches hold
 const PEAK = 100_000 // times twelve instructions
@@ -35,6 +36,7 @@ const median = values => values.sort((a, b) => a - b)[values.length >> 1]
 for (let round = 0; round < 3; round++) for (const peak of Object.values(peaks)) peak()
 
 function product ([type, block, bytes], rows) {
+  const asked = rows >= LONG ? type + COARSE : type
   const size = OUTPUTS * COLUMNS / block * bytes
   // numbers of a usual size: floats are small, scales of blocks are half floats of about 2e-3
   const weights = heap.copy(type > 1
@@ -43,12 +45,12 @@ function product ([type, block, bytes], rows) {
     : Uint8Array.from({ length: size }, (_, at) => at % 2 === 1 ? 0x28 : at & 255))
   const x = heap.copy(new Uint8Array(Float32Array.from({ length: rows * COLUMNS }, (_, at) => Math.sin(at * 1.7)).buffer))
   const [y, scratch] = [heap.allocate(rows * OUTPUTS * 4), heap.allocate(k.matmul_scratch())]
-  const prepared = heap.allocate(k.prepared_bytes(type, rows, COLUMNS))
+  const prepared = heap.allocate(k.prepared_bytes(asked, rows, COLUMNS))
   const times = Math.ceil(WORK / (rows * OUTPUTS * COLUMNS))
   const run = () => pace(times * rows * OUTPUTS * COLUMNS, () => {
     for (let time = 0; time < times; time++) {
-      k.prepare(type, x, rows, COLUMNS, prepared)
-      k.matmul(type, weights, COLUMNS, x, prepared, rows, y, OUTPUTS, scratch, 0, OUTPUTS)
+      k.prepare(asked, x, rows, COLUMNS, prepared)
+      k.matmul(asked, weights, COLUMNS, x, prepared, rows, y, OUTPUTS, scratch, 0, OUTPUTS)
     }
   })
   return { run, release: () => { for (const address of [weights, x, y, scratch, prepared]) heap.release(address) } }
@@ -61,7 +63,8 @@ for (const [name, format] of Object.entries(FORMATS)) {
     for (let warm = 0; warm < 3; warm++) run()
     const turns = Array.from({ length: rounds }, () => ({ products: run(), dot: peaks.dot(), madd: peaks.madd() }))
     // what one number needs at least: a quarter of a multiply-add, or a 16th of a dot for each digit
-    const most = ({ dot, madd }) => format[0] < 2 ? 4 * madd : 16 * dot / (name === 'Q8_0' ? 4 : 3)
+    const digits = rows >= LONG && name !== 'Q8_0' ? 2 : rows === 1 && name === 'Q8_0' ? 4 : 3
+    const most = ({ dot, madd }) => format[0] < 2 ? 4 * madd : 16 * dot / digits
     kernels[`${name} ${rows}`] = { pace: median(turns.map(turn => turn.products)), share: median(turns.map(turn => turn.products / most(turn))) }
     release()
   }

@@ -119,8 +119,8 @@ async def _run_in_wasm(model: Model, embedded: Floats, folder: Path) -> dict[str
     command = [NODE, HERE / "quality_runs.mjs", span, hidden, out]
     subprocess.run([str(part) for part in command], check=True)
     prompt, steps = np.frombuffer(out.read_bytes(), np.float32).reshape(2, *embedded.shape[1:])
-    kept = "wasm, as the file has them, activations of 24 bits"
-    return {f"{kept}: a prompt": prompt, f"{kept}: steps": steps}
+    kept = "wasm, as the file has them, activations of"
+    return {f"{kept} 16 bits: a prompt": prompt, f"{kept} 24 bits: steps": steps}
 
 
 def _log_probabilities(head: LanguageHead, hidden: Floats) -> Floats:

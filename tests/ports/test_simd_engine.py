@@ -149,6 +149,25 @@ def test_weights_as_files_have_them_compute_what_their_numbers_do(make: Any, kin
     asyncio.run(run())
 
 
+def test_long_prompts_are_rounded_to_16_bits_and_nothing_else_is(make: Any) -> None:
+    async def ran(coarse_from: int | None, hidden: Floats) -> Floats:
+        writer = ProgramWriter(CONFIG, BlockRange(0, 1), coarse_from)
+        async with closing(make()) as engine:
+            for name, tensor in [*writer.constants(), *writer.pack_block(0, quantized("Q4_0"))]:
+                await engine.add_tensor(name, tensor)
+            await engine.build(writer.graph(), writer.shape)
+            return await outputs_of(engine, hidden)
+
+    async def run() -> None:
+        for tokens, rows in ((40, 1), (39, 1), (1, 40)):
+            hidden = hidden_states(rows, tokens)
+            fine, coarse = await ran(None, hidden), await ran(40, hidden)
+            assert_close(coarse, fine)
+            assert np.array_equal(fine, coarse) == (tokens < 40)
+
+    asyncio.run(run())
+
+
 async def fill_with(engine: NumpyEngine, weights: dict[str, Floats]) -> None:
     writer = OnnxWriter(CONFIG, BlockRange(0, 1))
     for name, tensor in [*writer.constants(), *writer.pack_block(0, weights_of(weights))]:

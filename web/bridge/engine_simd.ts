@@ -8,7 +8,7 @@
 import { EngineError, type Move, type Place, type Runtime, type Shape, type Span } from './engine.ts'
 import { fuse, type FusedStep, type Part } from './fused.ts'
 import { aligned, type Job } from './jobs.ts'
-import { Heap, type Kernels } from './kernel.ts'
+import { COARSE, Heap, type Kernels } from './kernel.ts'
 import { type Expert, type Experts, type Program, readProgram, type Weight } from './program.ts'
 import { ALONE, MAX_THREADS, type ThreadOptions, Threads } from './threads.ts'
 
@@ -101,6 +101,7 @@ interface Run {
   rows: number[] // how long each is
   tokens: number
   count: number // rows x tokens
+  coarse: number // COARSE or 0, added to the types of what is multiplied
   buffers: Map<string, number>
   positions: number
   lengths: number
@@ -233,7 +234,8 @@ export class SimdSpan implements Span<SimdSlab> {
     const own = positions + aligned(count * BYTES)
     this.#heap.integers(own, lengths.length).set(lengths)
     const scratch = own + aligned(lengths.length * BYTES)
-    return { rows: lengths, tokens, count, buffers, positions, lengths: own, scratch, capacity: slab.capacity, keys: 0, values: 0 }
+    const coarse = tokens >= this.#program.coarseFrom ? COARSE : 0
+    return { rows: lengths, tokens, count, coarse, buffers, positions, lengths: own, scratch, capacity: slab.capacity, keys: 0, values: 0 }
   }
 
   #step (step: FusedStep, run: Run): void {
@@ -249,7 +251,7 @@ export class SimdSpan implements Span<SimdSlab> {
         break
       }
       case 'products':
-        this.#multiply(step.parts, at(step.x), count, at, step.activation)
+        this.#multiply(step.parts, at(step.x), count, at, step.activation, run.coarse)
         break
       case 'bias':
         this.#kernels.add_bias(at(step.y), of(step.bias), count, wide(step.y))
@@ -271,24 +273,24 @@ export class SimdSpan implements Span<SimdSlab> {
     }
   }
 
-  /** Products of the same `count` rows at x. */
-  #multiply (parts: Part[], x: number, count: number, at: (name: string) => number, activation: number): void {
+  /** Products of the same `count` rows at x; `coarse` is COARSE or 0. */
+  #multiply (parts: Part[], x: number, count: number, at: (name: string) => number, activation: number, coarse: number): void {
     const columns = parts[0]!.weight.columns
     for (let row = 0; row < count; row += TOGETHER) {
       const rows = Math.min(TOGETHER, count - row)
       const products = parts.map(({ weight: { name, type, rows: outputs }, y, add }) =>
-        ({ type, weights: this.#addresses.get(name) as number, outputs, y: at(y) + row * outputs * BYTES, add }))
+        ({ type: type + coarse, weights: this.#addresses.get(name) as number, outputs, y: at(y) + row * outputs * BYTES, add }))
       this.#threads.run({ kind: 'products', x: x + row * columns * BYTES, rows, columns, activation, products })
     }
   }
 
   /** The first part's y becomes activation(first) * second. */
-  #gate (parts: Part[], x: number, count: number, at: (name: string) => number, activation: number): void {
+  #gate (parts: Part[], x: number, count: number, at: (name: string) => number, activation: number, coarse: number): void {
     const [first, second] = parts as [Part, Part]
     const alike = [1, 2].every(rows => this.#kernels.prepared_alike(first.weight.type, second.weight.type, rows) !== 0)
-    if (alike) this.#multiply(parts, x, count, at, activation)
+    if (alike) this.#multiply(parts, x, count, at, activation, coarse)
     else {
-      for (const part of parts) this.#multiply([part], x, count, at, -1)
+      for (const part of parts) this.#multiply([part], x, count, at, -1, coarse)
       this.#kernels.gated(at(first.y), at(second.y), count * first.weight.rows, activation)
     }
   }
@@ -329,8 +331,8 @@ export class SimdSpan implements Span<SimdSlab> {
       const { gate, up, down } = step.experts[index] as Expert
       tokens.forEach(({ token }, place) => { this.#heap.move(at(step.x) + token * size, at(step.own) + place * size, size) })
       const inner = [{ weight: gate, y: step.gate, add: false }, { weight: up, y: step.up, add: false }]
-      this.#gate(inner, at(step.own), tokens.length, at, step.activation)
-      this.#multiply([{ weight: down, y: step.said, add: false }], at(step.gate), tokens.length, at, -1)
+      this.#gate(inner, at(step.own), tokens.length, at, step.activation, run.coarse)
+      this.#multiply([{ weight: down, y: step.said, add: false }], at(step.gate), tokens.length, at, -1, run.coarse)
       tokens.forEach(({ token, weight }, place) => {
         this.#heap.floats(run.scratch, 1)[0] = weight
         this.#kernels.add_weighted(at(step.y) + token * size, at(step.said) + place * size, run.scratch, 1, hiddenSize)

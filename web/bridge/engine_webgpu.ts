@@ -4,8 +4,9 @@
 // a smaller length. A run for all rows of a slab, as decode steps are, copies nothing. Rows of a run for some of them, as
 // prefills are, pass through buffers of their own, because a tensor over a buffer starts at its first byte.
 // Graph capture is left alone. onnxruntime-web 1.30 binds a session's inputs and outputs once and for all where it captures
-// (wasm-core-impl.ts, `inputOutputBound`), so that each slab's decode steps would need a session, and with it the weights,
-// of their own; capturing without that (onnxruntime's #32456, its run option `gpu_graph_id`) is in no release so far.
+// (wasm-core-impl.ts, `inputOutputBound`), so that each slab's decode steps need a session of their own; these can share weights
+// only where all of them are inputs of the graph. And after a run it forgets the buffers of outputs it has bound, so that the
+// next one fails unless its private notes are changed. tests/benchmarks/gpu_capture.ts does both, and times what is gained.
 
 import type { InferenceSession, Tensor } from 'onnxruntime-web'
 import {

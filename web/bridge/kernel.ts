@@ -16,6 +16,9 @@ const STACK = PAGE // of each thread but the first, from FIRST on
 const IMPORT = [3, ...new TextEncoder().encode('env'), 6, ...new TextEncoder().encode('memory'), 2, 1]
 const SHARED = 2
 
+/** Added to a weight's type where 16 bits of an activation are enough; see web/kernels/panels.h. */
+export const COARSE = 256
+
 /** What web/kernels exports; every argument that is no count or number is an address. */
 export interface Kernels {
   add: (x: number, y: number, count: number) => void

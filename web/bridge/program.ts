@@ -47,9 +47,9 @@ export interface Expert { gate: Weight, up: Weight, down: Weight }
 
 /**
  * Buffers are told by name: how many floats each has for one token. `x` is what goes through the blocks. Rotary tables
- * have no fewer than `positions` rows.
+ * have no fewer than `positions` rows. Runs of `coarseFrom` tokens a row or more may round activations to 16 bits.
  */
-export interface Program { buffers: Map<string, number>, weights: Map<string, Weight>, blocks: Step[][], positions: number }
+export interface Program { buffers: Map<string, number>, weights: Map<string, Weight>, blocks: Step[][], positions: number, coarseFrom: number }
 
 type Fields = Record<string, unknown>
 type Sizes = ReadonlyMap<string, { byteLength: number }>
@@ -73,7 +73,8 @@ export function readProgram (graph: Uint8Array, tensors: Sizes, shape: Shape): P
   if (blocks.some(block => block.length > MAX_STEPS)) throw wrong(`a block has more than ${MAX_STEPS} steps`)
   const checked = blocks.map(block => block.map(step => reader.step(fields(step, 'a step'))))
   const tables = checked.flat().map(step => step.op === 'rope' ? step.cos.rows : Infinity)
-  return { buffers, weights, blocks: checked, positions: Math.min(...tables) }
+  const coarseFrom = top.coarse_from === undefined ? Infinity : whole(top.coarse_from, 'coarse_from', 2 ** 30)
+  return { buffers, weights, blocks: checked, positions: Math.min(...tables), coarseFrom }
 }
 
 function wrong (what: string): EngineError {

@@ -1,4 +1,4 @@
-// Activations as whole numbers in digits of their block, and their products with 32 weights of 4 or 8 bits.
+// One row of activations as whole numbers in digits of their block, and its products with 32 weights of 4 or 8 bits.
 // Rule of the file: a product is at least as fine as 24 bits of the largest of the block's 32 activations, which is what
 // float32 has, and sums of products are exact.
 //
@@ -87,7 +87,7 @@ INLINE void bytes_dots(const v4 *first, const v4 *second, const Digits *x, int r
 }
 
 // Sixteen whole numbers become `places` digits of so many bits, with `added` to each.
-INLINE void write_digits(v4 number[4], int8_t (*digit)[32], int places, int bits, int added) {
+INLINE void cut(v4 number[4], v4 *digit, int places, int bits, int added) {
   v4 half = wasm_i32x4_splat(1 << (bits - 1));
   for (int place = places - 1; place >= 0; place--) {
     v4 own[4];
@@ -96,7 +96,7 @@ INLINE void write_digits(v4 number[4], int8_t (*digit)[32], int places, int bits
       own[j] = wasm_i32x4_sub(number[j], wasm_i32x4_shl(rest, bits));
       number[j] = rest;
     }
-    wasm_v128_store(digit[place], wasm_i8x16_add(narrow(own), wasm_i8x16_splat(added)));
+    digit[place] = wasm_i8x16_add(narrow(own), wasm_i8x16_splat(added));
   }
 }
 
@@ -112,7 +112,9 @@ INLINE void digits(const float *x, Digits *out, float *scales, float *totals, in
     for (int i = 0; i < 32; i += 16) {
       v4 number[4];
       for (int j = 0; j < 4; j++) number[j] = wasm_i32x4_relaxed_trunc_f32x4(wasm_f32x4_nearest(wasm_f32x4_mul(load(x + i + 4 * j), inverse)));
-      write_digits(number, (int8_t(*)[32])(out->digit[0] + i), bytes ? 4 : 3, bytes ? 7 : 8, bytes ? 64 : 0);
+      v4 digit[4];
+      cut(number, digit, bytes ? 4 : 3, bytes ? 7 : 8, bytes ? 64 : 0);
+      for (int place = 0; place < (bytes ? 4 : 3); place++) wasm_v128_store(out->digit[place] + i, digit[place]);
     }
     v4 eight = wasm_i8x16_splat(8);
     if (!bytes) wasm_v128_store(out->eight, nibbles_dot(eight, eight, out));

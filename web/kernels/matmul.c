@@ -1,9 +1,9 @@
 // Products of activations with weights of any format, for one row of activations or for hundreds.
-// Rule of the file: activations are never rounded to fewer bits than float32 has, of the largest of 32 of them, and
-// sums of products of blocks are exact.
+// Rule of the file: sums of products of blocks are exact; how finely activations are rounded for them is said in digits.h
+// for one row and in panels.h for several, and tests hold both.
 //
-// Weights that are whole numbers are multiplied as such, in digits (digits.h): one row as it lies in the file, several
-// rows in panels (panels.h). Others, and without relaxed SIMD several rows, are expanded to float32 a few at a time.
+// Weights that are whole numbers are multiplied as such, in digits: one row as it lies in the file, several rows, or one
+// of the K formats', in panels. Others, and without relaxed SIMD several rows, are expanded to float32 a few at a time.
 
 #include "panels.h"
 #include "tile.h"
@@ -15,9 +15,9 @@ INLINE v4 four_halves(const uint8_t *at, int size) {
   return widen(wasm_v128_load16_lane(at + 3 * size, halves, 6));
 }
 
-// One or two rows of weights, `row` bytes apart, times one row of activations. Two share what they read of these; four
-// blocks at a time share the work on their scales.
-INLINE void row_dots(int type, const uint8_t *weights, int row, const Digits *x, const float *scales, const float *totals, int blocks, int rows, float *y) {
+// One or two rows of weights, `row` bytes apart, times one row of activations; their sums `apart` floats apart. Two share
+// what they read of these; four blocks at a time share the work on their scales.
+INLINE void row_dots(int type, const uint8_t *weights, int row, const Digits *x, const float *scales, const float *totals, int blocks, int rows, float *y, int apart) {
   int size = block_bytes(type), b = 0;
   const uint8_t *w[2] = {weights, weights + row};
   v4 result[2] = {splat(0), splat(0)}, d[2], own[2];
@@ -41,15 +41,18 @@ INLINE void row_dots(int type, const uint8_t *weights, int row, const Digits *x,
       w[r] += size;
     }
   }
-  for (int r = 0; r < rows; r++) y[r] = sum(result[r]);
+  for (int r = 0; r < rows; r++) y[r * apart] = sum(result[r]);
 }
 
+// Two rows that are side by side are far apart: a processor fetches ahead one stream of a page, so that neighbours come
+// from memory slower than one row alone, and these faster.
 INLINE void rows_dot(int type, const uint8_t *weights, int columns, const uint8_t *prepared, float *y, int first, int last) {
-  int blocks = columns / 32, size = blocks * block_bytes(type), n = first;
+  int blocks = columns / 32, size = blocks * block_bytes(type), count = last - first, apart = SIDE_BY_SIDE == 2 ? count / 2 : 0;
   const Digits *x = (const Digits *)prepared;
   const float *scales = (const float *)(x + blocks), *totals = scales + blocks;
-  for (; SIDE_BY_SIDE == 2 && n + 2 <= last; n += 2) row_dots(type, weights + n * size, size, x, scales, totals, blocks, 2, y + n - first);
-  for (; n < last; n++) row_dots(type, weights + n * size, 0, x, scales, totals, blocks, 1, y + n - first);
+  weights += first * size;
+  for (int n = 0; n < apart; n++) row_dots(type, weights + n * size, apart * size, x, scales, totals, blocks, 2, y + n, apart);
+  for (int n = 2 * apart; n < count; n++) row_dots(type, weights + n * size, 0, x, scales, totals, blocks, 1, y + n, 0);
 }
 
 // y[., n .. n + 4] += x[., k .. k + length] times four rows of weights
@@ -74,28 +77,37 @@ static void columns4(const float *const w[TILE], const float *x, int rows, int c
   }
 }
 
+// Added to the type where 16 bits of an activation are enough; what has no such product is as fine as ever.
+#define COARSE 256
+
 INLINE int is_single(int type, int rows) { return rows == 1 && (type == Q4_0 || type == Q4_1 || type == Q8_0); }
 
 #ifdef __wasm_relaxed_simd__
 #define HAS_PANELS 1
-#define EACH_PANEL(DO) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q8_0) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
+#define EACH_COARSE_PANEL(DO) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
+#define EACH_PANEL(DO) EACH_COARSE_PANEL(DO) DO(Q8_0)
 // Functions of their own: in one large one V8 finds worse places for what loops need.
-#define PANELS_OF(TYPE) \
-  static __attribute__((noinline)) void panels_##TYPE(const uint8_t *w, int columns, const Pair *x, int rows, float *y, int stride, Panel *own, int first, int last) { \
-    panels_dot(TYPE, w, columns, x, rows, y, stride, own, first, last); \
+#define PANELS_AS(NAME, TYPE, COARSE) \
+  static __attribute__((noinline)) void NAME##TYPE(const uint8_t *w, int columns, const Group *x, int rows, float *y, int stride, Panel *own, int first, int last) { \
+    panels_dot(TYPE, COARSE, w, columns, x, rows, y, stride, own, first, last); \
   }
+#define PANELS_OF(TYPE) PANELS_AS(panels_, TYPE, 0)
+#define COARSE_PANELS_OF(TYPE) PANELS_AS(coarse_panels_, TYPE, 1)
 EACH_PANEL(PANELS_OF)
+EACH_COARSE_PANEL(COARSE_PANELS_OF)
 #else
 #define HAS_PANELS 0
-typedef struct { int8_t none; } Panel, Pair;
+typedef struct { int8_t none; } Panel, Group;
+INLINE int rows_of(int type, int coarse) { return type >= coarse; }
 #endif
 
 INLINE int is_panel(int type) { return HAS_PANELS && type != F32 && type != F16 && type != BF16; }
 
 // Bytes that `prepare` writes.
 EXPORT int prepared_bytes(int type, int rows, int columns) {
+  int coarse = type & COARSE, each = rows_of(type &= ~COARSE, coarse);
   if (is_single(type, rows)) return columns / 32 * (sizeof(Digits) + 8);
-  return is_panel(type) ? (rows + 1) / 2 * (columns / 32) * sizeof(Pair) : 0;
+  return is_panel(type) ? (rows + each - 1) / each * (columns / 32) * sizeof(Group) : 0;
 }
 
 // Whether what is prepared for one type is good for another.
@@ -111,6 +123,8 @@ EXPORT int prepared_alike(int type, int other, int rows) {
 
 // x [rows, columns] as products with weights of a type need it, which is done once for all of them.
 EXPORT void prepare(int type, const float *x, int rows, int columns, uint8_t *prepared) {
+  int coarse = type & COARSE;
+  type &= ~COARSE, (void)coarse;
   if (is_single(type, rows)) {
     Digits *own = (Digits *)prepared;
     float *scales = (float *)(own + columns / 32);
@@ -119,9 +133,12 @@ EXPORT void prepare(int type, const float *x, int rows, int columns, uint8_t *pr
     return;
   }
 #ifdef __wasm_relaxed_simd__
-  switch (type) {
-#define PREPARE(TYPE) case TYPE: pairs(TYPE, x, rows, columns, (Pair *)prepared); return;
+  switch (type | coarse) {
+#define PREPARE(TYPE) case TYPE: groups(TYPE, 0, x, rows, columns, (Group *)prepared); return;
+#define PREPARE_COARSE(TYPE) case TYPE | COARSE: groups(TYPE, 1, x, rows, columns, (Group *)prepared); return;
     EACH_PANEL(PREPARE)
+    EACH_COARSE_PANEL(PREPARE_COARSE)
+    case Q8_0 | COARSE: groups(Q8_0, 0, x, rows, columns, (Group *)prepared); return;
   default: break;
   }
 #endif
@@ -155,6 +172,8 @@ EXPORT int matmul_scratch(void) {
 // y[row * stride + n - first] = x[row, columns] times row n of weights[., columns], for n from `first` to before `last`;
 // `prepared` is what `prepare` made of x.
 EXPORT void matmul(int type, const uint8_t *weights, int columns, const float *x, const uint8_t *prepared, int rows, float *y, int stride, uint8_t *scratch, int first, int last) {
+  int coarse = type & COARSE;
+  type &= ~COARSE, (void)coarse;
   if (rows == 1) switch (type) {
     case Q4_0: rows_dot(Q4_0, weights, columns, prepared, y, first, last); return;
     case Q4_1: rows_dot(Q4_1, weights, columns, prepared, y, first, last); return;
@@ -163,9 +182,12 @@ EXPORT void matmul(int type, const uint8_t *weights, int columns, const float *x
     }
 #ifdef __wasm_relaxed_simd__
   for (int row = 0; is_panel(type) && row < rows; row++) __builtin_memset(y + row * stride, 0, (last - first) * 4);
-  switch (type) {
-#define PANELS(TYPE) case TYPE: panels_##TYPE(weights, columns, (const Pair *)prepared, rows, y, stride, (Panel *)scratch, first, last); return;
+  switch (type | coarse) {
+#define PANELS(TYPE) case TYPE: panels_##TYPE(weights, columns, (const Group *)prepared, rows, y, stride, (Panel *)scratch, first, last); return;
+#define COARSE_PANELS(TYPE) case TYPE | COARSE: coarse_panels_##TYPE(weights, columns, (const Group *)prepared, rows, y, stride, (Panel *)scratch, first, last); return;
     EACH_PANEL(PANELS)
+    EACH_COARSE_PANEL(COARSE_PANELS)
+    case Q8_0 | COARSE: panels_Q8_0(weights, columns, (const Group *)prepared, rows, y, stride, (Panel *)scratch, first, last); return;
   default: break;
   }
 #endif
@@ -174,8 +196,9 @@ EXPORT void matmul(int type, const uint8_t *weights, int columns, const float *x
 
 // y[row * stride + i] = x[row * width + i], or has it added.
 EXPORT void place(float *y, int stride, const float *x, int rows, int width, int added) {
+  int whole = width & ~3;
   for (int row = 0; row < rows; row++, y += stride, x += width) {
-    if (!added) __builtin_memcpy(y, x, width * 4);
-    else for (int i = 0; i < width; i++) y[i] += x[i];
+    for (int i = 0; i < whole; i += 4) wasm_v128_store(y + i, added ? wasm_f32x4_add(load(y + i), load(x + i)) : load(x + i));
+    for (int i = whole; i < width; i++) y[i] = added ? y[i] + x[i] : x[i];
   }
 }

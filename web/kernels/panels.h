@@ -1,9 +1,15 @@
 // Products of several rows of activations with 8 rows of weights at a time, in digits (see digits.h).
-// Rule of the file: weights are unpacked once for all rows of activations, into lanes that belong to one output each, so
-// that a block costs each row one multiplication with its scales and no sums over lanes.
+// Rule of the file: sums of products are exact, and activations have 24 bits of the largest of 32 (21 for weights of 8
+// bits), or where that is asked for 16. Weights are unpacked once for all rows of activations, into lanes that belong to
+// one output each, so that a block costs each row one multiplication with its scales and no sums over lanes.
 //
-// Two rows at a time: with 8 outputs and three digits these are twelve sums. An instruction waits five cycles for the sum
-// of the one before, and two can begin in each, so that fewer sums would wait; more would not fit into the registers.
+// Each digit costs as many instructions as the one before, and these are what several rows are bound by: with two digits
+// instead of three a long prompt takes two thirds of the time, and its logits differ by some 1e-3, a millionth of what a
+// format of 4 bits costs (make bench ARGS=quality). One digit is not enough: other tokens come out.
+//
+// Six digits at a time, two rows of three or three rows of two: with 8 outputs these are twelve sums. An instruction waits
+// five cycles for the sum of the one before, and two can begin in each, so that fewer sums would wait; more would not fit
+// into the registers.
 
 #pragma once
 #include "digits.h"
@@ -11,6 +17,8 @@
 #ifdef __wasm_relaxed_simd__
 
 #define OUTPUTS 8 // of a panel
+#define ROWS 3    // of activations that are multiplied at a time, at most
+#define DIGITS 6  // of theirs
 
 // 8 rows of weights by 32 columns: [columns / 4][outputs / 4] times 4 columns of 4 outputs; for each half of the columns
 // (or for all in the first) a scale, and what is added for each number that is multiplied. Of weights of 8 bits `base`
@@ -19,13 +27,17 @@ typedef struct {
   v4 weights[8][2], scale[2][2], base[2][2];
 } Panel;
 
-// Two rows of activations by 32 columns, as Digits has them, [columns / 4][row][place] times 4. `start` is what is taken
-// from the weights times each digit's sum, [half][place][row].
+// Rows of activations by 32 columns: x = scale * number, whose digits lie [columns / 4][row and place] times 4. `start` is
+// what is taken from the weights times each digit's sum, [half][row and place].
 typedef struct {
-  int8_t digit[8][2][4][4];
-  int32_t start[2][3][2];
-  float scale[2], total[2][2];
-} Pair;
+  int8_t digit[8][DIGITS][4];
+  int32_t start[2][DIGITS];
+  float scale[ROWS], total[2][ROWS];
+} Group;
+
+// Digits of one number, and rows of a group.
+INLINE int places_of(int type, int coarse) { return coarse && type != Q8_0 ? 2 : 3; }
+INLINE int rows_of(int type, int coarse) { return DIGITS / places_of(type, coarse); }
 
 // What is taken from weights so that they lie around zero; sums of products are then half as large.
 INLINE int offset_of(int type) {
@@ -41,8 +53,9 @@ INLINE int offset_of(int type) {
 INLINE int has_minimum(int type) { return type == Q4_1 || type == Q5_1 || type == Q4_K || type == Q5_K || type == Q2_K; }
 // How many scales 32 columns have.
 INLINE int halves_of(int type) { return type == Q6_K || type == Q3_K || type == Q2_K ? 2 : 1; }
-// Whether a sum over a scale's columns may need more than 32 bits: more than 258 times a number of 127 * 2^16.
-INLINE int is_wide(int type) { return offset_of(type) * 32 / halves_of(type) > 258; }
+
+// Whether a sum of three digits over a scale's columns may need more than 32 bits: more than 258 times 127 * 2^16.
+INLINE int is_wide(int type) { return type == Q8_0 || offset_of(type) * 32 / halves_of(type) > 258; }
 
 INLINE v4 bits_at(v4 bytes, int place, int mask) { return wasm_v128_and(wasm_u16x8_shr(bytes, place), wasm_i8x16_splat(mask)); }
 
@@ -151,144 +164,153 @@ INLINE void panels(int type, const uint8_t *weights, int size, int n, int last, 
   }
 }
 
-INLINE int lanes(v4 a) {
-  return wasm_i32x4_extract_lane(a, 0) + wasm_i32x4_extract_lane(a, 1) + wasm_i32x4_extract_lane(a, 2) + wasm_i32x4_extract_lane(a, 3);
+// The sums of the lanes of a and b, in the first two.
+INLINE v4 two_sums(v4 a, v4 b) {
+  v4 both = wasm_i32x4_add(wasm_i32x4_shuffle(a, b, 0, 4, 1, 5), wasm_i32x4_shuffle(a, b, 2, 6, 3, 7));
+  return wasm_i32x4_add(both, wasm_i32x4_shuffle(both, both, 2, 3, 0, 1));
 }
 
-// One row of a pair, from its 32 numbers.
-INLINE void one_of_pair(int type, const float *x, int row, Pair *out) {
-  Digits one;
-  digits(x, &one, &out->scale[row], &out->total[0][row], 32, type == Q8_0);
-  for (int place = 0; place < (type == Q8_0 ? 4 : 3); place++)
-    for (int i = 0; i < 8; i++) __builtin_memcpy(out->digit[i][row][place], one.digit[place] + 4 * i, 4);
-  if (type == Q8_0) return;
-  v4 all = wasm_i8x16_splat(offset_of(type)), zero = wasm_i32x4_splat(0);
-  for (int place = 0; place < 3; place++) {
-    int first = lanes(dot(load(one.digit[place]), all, zero)), second = lanes(dot(load(one.digit[place] + 16), all, zero));
-    out->start[0][place][row] = -first - (halves_of(type) == 1 ? second : 0), out->start[1][place][row] = -second;
+INLINE v4 nearest4(const float *x, v4 inverse) {
+  return wasm_i32x4_relaxed_trunc_f32x4(wasm_f32x4_nearest(wasm_f32x4_mul(load(x), inverse)));
+}
+
+// Sixteen numbers as two digits of 8 bits.
+INLINE void two_digits_of(const float *x, v4 inverse, v4 *digit) {
+  v4 high[2], low[2];
+  for (int i = 0; i < 2; i++) {
+    v4 number = wasm_i16x8_narrow_i32x4(nearest4(x + 8 * i, inverse), nearest4(x + 8 * i + 4, inverse));
+    high[i] = wasm_i16x8_shr(wasm_i16x8_add(number, wasm_i16x8_splat(128)), 8);
+    low[i] = wasm_i16x8_sub(number, wasm_i16x8_shl(high[i], 8));
   }
-  if (halves_of(type) == 1) return;
-  v4 sums = splat(0);
-  for (int i = 0; i < 16; i += 4) sums = wasm_f32x4_add(sums, load(x + i));
-  out->total[0][row] = sum(sums), sums = splat(0);
-  for (int i = 16; i < 32; i += 4) sums = wasm_f32x4_add(sums, load(x + i));
-  out->total[1][row] = sum(sums);
+  digit[0] = wasm_i8x16_narrow_i16x8(high[0], high[1]), digit[1] = wasm_i8x16_narrow_i16x8(low[0], low[1]);
 }
 
-// Rows of activations, two and two: [columns / 768][rows / 2][32 columns]; the row that is not there is zero.
-INLINE void pairs(int type, const float *x, int rows, int columns, Pair *out) {
+// One row of a group, from its 32 numbers. The first digit has room for what the others carry.
+INLINE void one_of_group(int type, int coarse, const float *x, int row, Group *out) {
+  int places = places_of(type, coarse), at = places * row;
+  v4 total, digit[2][3];
+  float largest = wasm_f32x4_extract_lane(largest_of(x, &total), 0), all = sum(total);
+  float scale = largest / (type == Q8_0 ? 63.0f * 0x1p14f : 127.0f * (places == 3 ? 0x1p16f : 0x1p8f)) + 0 * all; // NaN where one of them is
+  v4 inverse = splat(scale > 1e-37f ? 1.0f / scale : 0.0f);
+  out->scale[row] = scale, out->total[0][row] = all;
+  for (int half = 0; half < 2; half++) {
+    v4 *own = digit[half];
+    if (places == 3) {
+      v4 number[4];
+      for (int i = 0; i < 4; i++) number[i] = nearest4(x + 16 * half + 4 * i, inverse);
+      cut(number, own, 3, type == Q8_0 ? 7 : 8, type == Q8_0 ? 64 : 0);
+      wasm_v128_store32_lane(out->digit[4 * half][at + 2], own[2], 0), wasm_v128_store32_lane(out->digit[4 * half + 1][at + 2], own[2], 1);
+      wasm_v128_store32_lane(out->digit[4 * half + 2][at + 2], own[2], 2), wasm_v128_store32_lane(out->digit[4 * half + 3][at + 2], own[2], 3);
+    } else two_digits_of(x + 16 * half, inverse, own);
+    v4 first = wasm_i32x4_shuffle(own[0], own[1], 0, 4, 1, 5), last = wasm_i32x4_shuffle(own[0], own[1], 2, 6, 3, 7);
+    wasm_v128_store64_lane(out->digit[4 * half][at], first, 0), wasm_v128_store64_lane(out->digit[4 * half + 1][at], first, 1);
+    wasm_v128_store64_lane(out->digit[4 * half + 2][at], last, 0), wasm_v128_store64_lane(out->digit[4 * half + 3][at], last, 1);
+  }
+  if (halves_of(type) == 2) {
+    v4 first = splat(0);
+    for (int i = 0; i < 16; i += 4) first = wasm_f32x4_add(first, load(x + i));
+    out->total[0][row] = sum(first), out->total[1][row] = all - out->total[0][row];
+  }
+  if (offset_of(type) == 0) return;
+  v4 offset = wasm_i8x16_splat(offset_of(type)), none = wasm_i32x4_splat(0);
+  for (int half = 0; half < halves_of(type); half++) {
+    v4 s[3];
+    for (int place = 0; place < places; place++) {
+      s[place] = dot(digit[half][place], offset, none);
+      if (halves_of(type) == 1) s[place] = dot(digit[1][place], offset, s[place]);
+    }
+    wasm_v128_store64_lane(&out->start[half][at], wasm_i32x4_neg(two_sums(s[0], s[1])), 0);
+    if (places == 3) wasm_v128_store32_lane(&out->start[half][at + 2], wasm_i32x4_neg(two_sums(s[2], s[2])), 0);
+  }
+}
+
+// Rows of activations in groups: [columns / 768][groups of rows][32 columns]; rows that are not there are zero.
+INLINE void groups(int type, int coarse, const float *x, int rows, int columns, Group *out) {
+  int each = rows_of(type, coarse);
   for (int k = 0; k < columns; k += CHUNK) {
     int length = columns - k < CHUNK ? columns - k : CHUNK;
-    for (int m = 0; m < rows; m += 2)
+    for (int m = 0; m < rows; m += each)
       for (int b = 0; b < length; b += 32, out++) {
-        if (m + 1 == rows) __builtin_memset(out, 0, sizeof *out);
-        for (int row = 0; row < 2 && m + row < rows; row++) one_of_pair(type, x + (m + row) * columns + k + b, row, out);
+        if (m + each > rows) __builtin_memset(out, 0, sizeof *out);
+        for (int row = 0; row < each && m + row < rows; row++) one_of_group(type, coarse, x + (m + row) * columns + k + b, row, out);
       }
   }
 }
 
-// Nothing of what comes later before this: else the compiler finishes one sum after the other, and holds all else in
-// registers that there are not.
-INLINE void in_step(v4 *s, int rows) {
-  __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]), "+r"(s[4]), "+r"(s[5]));
-  if (rows == 2) __asm__("" : "+r"(s[6]), "+r"(s[7]), "+r"(s[8]), "+r"(s[9]), "+r"(s[10]), "+r"(s[11]));
+// Nothing of what comes later before this, of all sums at once: else the compiler finishes one sum after the other, and
+// holds all else in registers that there are not.
+INLINE void in_step(v4 *s, int sums) {
+  if (sums == 4) __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]));
+  else if (sums == 6) __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]), "+r"(s[4]), "+r"(s[5]));
+  else __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]), "+r"(s[4]), "+r"(s[5]), "+r"(s[6]), "+r"(s[7]), "+r"(s[8]), "+r"(s[9]), "+r"(s[10]), "+r"(s[11]));
 }
 
-// y [rows, 8] += panels times pairs
-INLINE void multiply(int type, const Panel *w, const Pair *x, int blocks, int rows, v4 (*y)[2]) {
-  int steps = 8 / halves_of(type);
+// The sum that a number's digits have, [place][side], as float32.
+INLINE v4 joined(int type, int places, const v4 *sum) {
+  int bits = type == Q8_0 ? 7 : 8;
+  if (places == 2) return wasm_f32x4_convert_i32x4(wasm_i32x4_add(wasm_i32x4_shl(sum[0], bits), sum[2]));
+  v4 high = is_wide(type) ? sum[2] : wasm_i32x4_add(wasm_i32x4_shl(sum[0], bits), sum[2]);
+  v4 low = wasm_f32x4_convert_i32x4(wasm_i32x4_add(wasm_i32x4_shl(high, bits), sum[4]));
+  return is_wide(type) ? madd(wasm_f32x4_convert_i32x4(sum[0]), splat(1 << 2 * bits), low) : low;
+}
+
+// y[row] [8] += panels times groups, of one row or of as many as a group has
+INLINE void multiply(int type, int places, const Panel *w, const Group *x, int blocks, int rows, float *const *y) {
+  int steps = 8 / halves_of(type), digits = rows * places;
   for (; blocks > 0; blocks--, w++, x++) {
 #pragma unroll
     for (int half = 0; half < halves_of(type); half++) {
-      v4 sum[12]; // [row][side][place]
+      v4 sum[2 * DIGITS]; // [row and place][side]
 #pragma unroll
-      for (int i = 0; i < 6 * rows; i++) sum[i] = wasm_v128_load32_splat(&x->start[half][i % 3][i / 6]);
+      for (int i = 0; i < 2 * digits; i++) {
+        if (type == Q8_0) sum[i] = wasm_i32x4_neg(w->base[0][i % 2]);
+        else sum[i] = offset_of(type) ? wasm_v128_load32_splat(&x->start[half][i / 2]) : wasm_i32x4_splat(0);
+      }
 #pragma unroll
       for (int k = half * steps; k < (half + 1) * steps; k++) {
         v4 a = w->weights[k][0], b = w->weights[k][1];
 #pragma unroll
-        for (int i = 0; i < 3 * rows; i++) {
-          v4 four = wasm_v128_load32_splat(x->digit[k][i / 3][i % 3]);
-          v4 *own = sum + i / 3 * 6 + i % 3;
-          own[0] = dot(four, a, own[0]), own[3] = dot(four, b, own[3]);
+        for (int i = 0; i < digits; i++) {
+          v4 four = wasm_v128_load32_splat(x->digit[k][i]), *own = sum + 2 * i;
+          own[0] = type == Q8_0 ? dot(a, four, own[0]) : dot(four, a, own[0]);
+          own[1] = type == Q8_0 ? dot(b, four, own[1]) : dot(four, b, own[1]);
         }
-        in_step(sum, rows);
+        in_step(sum, 2 * digits);
       }
 #pragma unroll
       for (int i = 0; i < 2 * rows; i++) {
-        v4 *own = sum + 3 * i, value;
-        v4 high = is_wide(type) ? own[1] : wasm_i32x4_add(wasm_i32x4_shl(own[0], 8), own[1]);
-        value = wasm_f32x4_convert_i32x4(wasm_i32x4_add(wasm_i32x4_shl(high, 8), own[2]));
-        if (is_wide(type)) value = madd(wasm_f32x4_convert_i32x4(own[0]), splat(0x1p16f), value);
-        v4 *to = &y[i / 2][i % 2];
-        *to = madd(value, wasm_f32x4_mul(w->scale[half][i % 2], wasm_v128_load32_splat(&x->scale[i / 2])), *to);
-        if (has_minimum(type)) *to = madd(w->base[half][i % 2], wasm_v128_load32_splat(&x->total[half][i / 2]), *to);
+        int row = i / 2, side = i % 2;
+        v4 value = load(y[row] + 4 * side), number = joined(type, places, sum + 2 * places * row + side);
+        value = madd(number, wasm_f32x4_mul(w->scale[half][side], wasm_v128_load32_splat(&x->scale[row])), value);
+        if (has_minimum(type)) value = madd(w->base[half][side], wasm_v128_load32_splat(&x->total[half][row]), value);
+        wasm_v128_store(y[row] + 4 * side, value);
       }
     }
   }
 }
 
-INLINE void in_step8(v4 *s, int rows) {
-  __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]));
-  if (rows == 2) __asm__("" : "+r"(s[4]), "+r"(s[5]), "+r"(s[6]), "+r"(s[7]));
-}
-
-// The same of weights of 8 bits, and the first two or the last two digits.
-INLINE void multiply_two(const Panel *w, const Pair *x, int rows, int places, v4 *value) {
-  v4 sum[8]; // [row][side][place]
-#pragma unroll
-  for (int i = 0; i < 4 * rows; i++) sum[i] = wasm_i32x4_neg(w->base[0][i / 2 % 2]);
-#pragma unroll
-  for (int k = 0; k < 8; k++) {
-    v4 a = w->weights[k][0], b = w->weights[k][1];
-#pragma unroll
-    for (int i = 0; i < 2 * rows; i++) {
-      v4 four = wasm_v128_load32_splat(x->digit[k][i / 2][places + i % 2]);
-      v4 *own = sum + i / 2 * 4 + i % 2;
-      own[0] = dot(a, four, own[0]), own[2] = dot(b, four, own[2]);
-    }
-    in_step8(sum, rows);
-  }
-#pragma unroll
-  for (int i = 0; i < 2 * rows; i++) value[i] = wasm_f32x4_convert_i32x4(wasm_i32x4_add(wasm_i32x4_shl(sum[2 * i], 7), sum[2 * i + 1]));
-}
-
-INLINE void multiply_bytes(const Panel *w, const Pair *x, int blocks, int rows, v4 (*y)[2]) {
-  for (; blocks > 0; blocks--, w++, x++) {
-    v4 high[4], low[4];
-    multiply_two(w, x, rows, 0, high);
-    multiply_two(w, x, rows, 2, low);
-#pragma unroll
-    for (int i = 0; i < 2 * rows; i++) {
-      v4 scale = wasm_f32x4_mul(w->scale[0][i % 2], wasm_v128_load32_splat(&x->scale[i / 2]));
-      y[i / 2][i % 2] = madd(madd(high[i], splat(0x1p14f), low[i]), scale, y[i / 2][i % 2]);
-    }
-  }
-}
-
-INLINE void multiply_rows(int type, const Panel *w, const Pair *x, int blocks, int rows, float *y, int stride, int wanted) {
-  v4 result[2][2];
-  for (int r = 0; r < 2; r++) result[r][0] = result[r][1] = splat(0);
-  if (type == Q8_0 && rows == 2) multiply_bytes(w, x, blocks, 2, result);
-  else if (type == Q8_0) multiply_bytes(w, x, blocks, 1, result);
-  else if (rows == 2) multiply(type, w, x, blocks, 2, result);
-  else multiply(type, w, x, blocks, 1, result);
-  for (int r = 0; r < rows; r++, y += stride)
-    for (int i = 0; i < wanted; i++) y[i] += ((float *)result[r])[i];
+INLINE void multiply_rows(int type, int coarse, const Panel *w, const Group *x, int blocks, int rows, float *y, int stride, int wanted) {
+  float spare[ROWS][OUTPUTS], *to[ROWS];
+  __builtin_memset(spare, 0, sizeof spare);
+  for (int r = 0; r < ROWS; r++) to[r] = r < rows && wanted == OUTPUTS ? y + r * stride : spare[r];
+  if (rows == 1 && !coarse) multiply(type, 3, w, x, blocks, 1, to);
+  else multiply(type, places_of(type, coarse), w, x, blocks, rows_of(type, coarse), to);
+  for (int r = 0; r < rows && wanted < OUTPUTS; r++, y += stride)
+    for (int i = 0; i < wanted; i++) y[i] += spare[r][i];
 }
 
 // See matmul; needs CHUNK / 32 panels of scratch.
-INLINE void panels_dot(int type, const uint8_t *weights, int columns, const Pair *x, int rows, float *y, int stride, Panel *scratch, int first, int last) {
-  int size = row_bytes(type, columns);
+INLINE void panels_dot(int type, int coarse, const uint8_t *weights, int columns, const Group *x, int rows, float *y, int stride, Panel *scratch, int first, int last) {
+  int size = row_bytes(type, columns), each = rows_of(type, coarse);
   for (int k = 0; k < columns; k += CHUNK) {
     int length = columns - k < CHUNK ? columns - k : CHUNK, blocks = length / 32;
     for (int n = first; n < last; n += OUTPUTS) {
       int wanted = last - n < OUTPUTS ? last - n : OUTPUTS;
       panels(type, weights, size, n, last, k, length, scratch);
-      for (int m = 0; m < rows; m += 2)
-        multiply_rows(type, scratch, x + m / 2 * blocks, blocks, rows - m < 2 ? 1 : 2, y + m * stride + n - first, stride, wanted);
+      for (int m = 0; m < rows; m += each)
+        multiply_rows(type, coarse, scratch, x + m / each * blocks, blocks, rows - m < each ? rows - m : each, y + m * stride + n - first, stride, wanted);
     }
-    x += (rows + 1) / 2 * blocks;
+    x += (rows + each - 1) / each * blocks;
   }
 }
 

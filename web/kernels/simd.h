@@ -59,19 +59,20 @@ INLINE float half(const void *at) {
 
 // exp to about 1e-7 of its value (Cephes' polynomial); 0 below -87.3, its largest value above 88, NaN of NaN.
 INLINE v4 exp4(v4 x) {
-  v4 tiny = wasm_f32x4_lt(x, splat(-87.3f)), none = wasm_f32x4_ne(x, x);
-  x = wasm_f32x4_pmin(splat(88.0f), wasm_f32x4_pmax(splat(-87.3f), x));
-  v4 n = wasm_f32x4_nearest(wasm_f32x4_mul(x, splat(1.44269504f)));
-  v4 r = madd(n, splat(-0.693359375f), x);
-  r = madd(n, splat(2.12194440e-4f), r);
-  v4 p = splat(1.9875691500e-4f);
-  p = madd(p, r, splat(1.3981999507e-3f));
-  p = madd(p, r, splat(8.3334519073e-3f));
-  p = madd(p, r, splat(4.1665795894e-2f));
-  p = madd(p, r, splat(1.6666665459e-1f));
-  p = madd(p, r, splat(5.0000001201e-1f));
-  p = wasm_f32x4_add(madd(wasm_f32x4_mul(r, r), p, r), splat(1.0f));
-  v4 power = wasm_i32x4_shl(wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(n), wasm_i32x4_splat(127)), 23);
+  v4 tiny = wasm_f32x4_lt(x, kept(splat(-87.3f))), none = wasm_f32x4_ne(x, x);
+  x = wasm_f32x4_pmin(kept(splat(88.0f)), wasm_f32x4_pmax(kept(splat(-87.3f)), x));
+  v4 magic = kept(splat(0x1.8p23f)); // the last bits of what lies above it are the nearest whole number
+  v4 bits = wasm_f32x4_add(wasm_f32x4_mul(x, kept(splat(1.44269504f))), magic), n = wasm_f32x4_sub(bits, magic);
+  v4 r = madd(n, kept(splat(-0.693359375f)), x);
+  r = madd(n, kept(splat(2.12194440e-4f)), r);
+  v4 p = kept(splat(1.9875691500e-4f));
+  p = madd(p, r, kept(splat(1.3981999507e-3f)));
+  p = madd(p, r, kept(splat(8.3334519073e-3f)));
+  p = madd(p, r, kept(splat(4.1665795894e-2f)));
+  p = madd(p, r, kept(splat(1.6666665459e-1f)));
+  p = madd(p, r, kept(splat(5.0000001201e-1f)));
+  p = wasm_f32x4_add(madd(wasm_f32x4_mul(r, r), p, r), kept(splat(1.0f)));
+  v4 power = wasm_i32x4_add(wasm_i32x4_shl(bits, 23), kept(wasm_i32x4_splat(127 << 23)));
   return wasm_v128_or(wasm_v128_andnot(wasm_f32x4_mul(p, power), tiny), none);
 }
 

@@ -94,7 +94,7 @@ def _windows(value: Mapping[str, Any], layers: int) -> dict[str, Any]:
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """``config.json`` of a float32 copy with its own head, for old and new ``transformers`` alike."""
+    """``config.json`` of a float32 copy, for old and new ``transformers`` alike."""
     row = architecture(config.architecture, "the architecture")
     sizes = {key: item for key, item in config.to_json().items() if key in _WRITTEN.split()}
     written: dict[str, Any] = {
@@ -110,7 +110,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "sliding_window": config.sliding_window,
         **sizes,
         **write_rope(config),
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.tie_word_embeddings,
     }
     if config.architecture.startswith("qwen"):
         full = (

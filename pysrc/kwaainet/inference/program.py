@@ -6,7 +6,8 @@ a step that is there if its tensor is.
 
 A program is JSON: ``buffers`` {name: floats a token}, beside ``x``, the residual stream; ``tensors``
 {name: [format, rows, columns]}, formats by ggml's names; ``blocks``, for each block its steps, run in order
-on all rows and positions of a run. A step names buffers and tensors:
+on all rows and positions of a run; ``coarse_from``, if it is there, from how many positions on a run may
+round activations to 16 bits where weights are whole numbers. A step names buffers and tensors:
 
 * ``rms_norm`` x, weight, y, epsilon: y is x normed, in parts as long as the weight is (a head, for qk norms);
 * ``matmul`` x, weight, y, add: y is x times the weight [out, in] transposed, or has that added;
@@ -41,6 +42,9 @@ Step: TypeAlias = dict[str, Any]
 _LEGACY, _K = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"), ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 FORMATS = ("F32", "F16", "BF16", *_LEGACY, *_K)
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+# Positions of a prompt that is long enough for its time to matter; what is shorter, and every step, is
+# computed as finely as float32 has numbers. Logits then differ by some 1e-3 (KL 5e-8 on SmolLM2's Q4_1).
+COARSE_FROM = 64
 _ATTENTION, _MLP = "self_attn.", "mlp."
 
 
@@ -53,10 +57,14 @@ class ProgramWriter:
     """``blocks`` of a model for our own kernels (see ``writer.SpanWriter``).
 
     ``graph`` knows the formats of what ``constants`` and ``pack_block`` gave, so it comes last.
+    ``coarse_from``: how many positions a run must have for its activations to be rounded to 16 bits;
+    ``None``: none ever are.
     """
 
-    def __init__(self, config: ModelConfig, blocks: BlockRange) -> None:
-        self._config, self._blocks = config, blocks
+    def __init__(
+        self, config: ModelConfig, blocks: BlockRange, coarse_from: int | None = COARSE_FROM
+    ) -> None:
+        self._config, self._blocks, self._coarse_from = config, blocks, coarse_from
         self._tensors: dict[str, tuple[str, int, int]] = {}
 
     @property
@@ -122,6 +130,8 @@ class ProgramWriter:
             "tensors": self._tensors,
             "blocks": [list(block.steps()) for block in blocks],
         }
+        if self._coarse_from is not None:
+            program["coarse_from"] = self._coarse_from
         return json.dumps(program, separators=(",", ":")).encode()
 
 

@@ -18,6 +18,7 @@ from ..wire.messages import ExpertRequest, Tensor
 
 MAX_NEXT_SERVERS = 64  # of one step; a chain has a handful
 MAX_ID_LENGTH = 128  # characters of a session or step id; stock clients send 36
+MAX_REQUEST_ID = 64  # of them that name the request: a UUID and a slash follow in sessions of our own
 
 SessionKey: TypeAlias = tuple[str, BlockRange]  # a session's id, and the blocks of the model it runs
 

@@ -8,7 +8,9 @@ other numbers than the file's.
 * ``q4``: blocks of 4 bits, and those of 8 beside them, as they are in the file, all else float32;
 * ``q8``: blocks of 8 bits as they are; whatever else can be is rounded to 8 bits;
 * ``float16``: weights, caches and arithmetic of half precision, on devices that have it;
-* ``stored``: all as in the file, which is what our own kernels compute with, and the only way they do.
+* ``stored``: all as in the file, which is what our own kernels compute with, and the only way they do; the
+  activations of long prompts have 16 bits, which costs less than a millionth of what formats of 4 bits cost;
+* ``exact``: the same, and long prompts are computed as finely as steps, in half as much time again.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from ..types import BlockRange
 from .graph import OnnxWriter
 from .matrices import Form
 from .nbits import BLOCK
-from .program import ProgramWriter, kept_as_stored
+from .program import COARSE_FROM, ProgramWriter, kept_as_stored
 from .writer import SpanWriter
 
-AUTO, FLOAT32, FLOAT16, Q4, Q8, STORED = "auto", "float32", "float16", "q4", "q8", "stored"
-WEIGHT_FORMATS = (FLOAT32, FLOAT16, Q4, Q8, STORED)
+AUTO, FLOAT32, FLOAT16, Q4, Q8 = "auto", "float32", "float16", "q4", "q8"
+STORED, EXACT = "stored", "exact"
+WEIGHT_FORMATS = (FLOAT32, FLOAT16, Q4, Q8, STORED, EXACT)
 FLOAT = 4  # bytes
 Entries = Mapping[str, TensorEntry]
 
@@ -50,7 +53,8 @@ class WeightFormat:
     """What was chosen: ``size`` is what the span's tensors take in memory, in bytes, and ``bits`` what
     a number of a weight takes, on average.
 
-    ``exact``: what is computed with are the file's numbers, to the rounding of float32.
+    ``exact``: what is computed with are the file's numbers, to the rounding of float32; ``but`` says what is
+    less fine than that, if anything is.
     """
 
     name: str
@@ -59,6 +63,7 @@ class WeightFormat:
     exact: bool
     writer: SpanWriter
     why: str = ""
+    but: str = ""
 
     @property
     def quant_type(self) -> str:
@@ -72,7 +77,7 @@ class WeightFormat:
 
     def __str__(self) -> str:
         numbers = "the file's numbers" if self.exact else "rounded"
-        return f"{self.name} ({self.size / 1e6:.0f} MB, {numbers}), {self.why}"
+        return f"{self.name} ({self.size / 1e6:.0f} MB, {numbers}{self.but}), {self.why}"
 
 
 def check_format(name: str) -> str:
@@ -121,6 +126,7 @@ def choose(
 _ONLY_STORED = "the wasm backend computes with weights as the file has them"
 _LACKING = {
     STORED: "only the wasm backend computes with weights as the file has them",
+    EXACT: "only the wasm backend computes with weights as the file has them",
     FLOAT16: "the device computes no half precision",
     Q4: "the file has no blocks of 4 bits that can be kept as they are",
     Q8: "the model's sizes are no multiples of 32",
@@ -131,13 +137,16 @@ def _offer(
     name: str, config: ModelConfig, blocks: BlockRange, entries: Entries, engine: Engine
 ) -> WeightFormat | None:
     """The format for these blocks; ``None`` if the engine or the file lacks it."""
-    if (name == STORED) != (engine.graphs == "program"):
+    if (name in (STORED, EXACT)) != (engine.graphs == "program"):
         return None
     numbers = sum(prod(entry.shape) for entry in entries.values())
-    if name == STORED:
+    if name in (STORED, EXACT):
         weights = _stored_size(entries)
         size = weights + FLOAT * config.max_position_embeddings * config.rotary_dim
-        return WeightFormat(name, size, 8 * weights / numbers, True, ProgramWriter(config, blocks))
+        coarse = COARSE_FROM if name == STORED else None
+        program = ProgramWriter(config, blocks, coarse)
+        but = f"; prompts of {coarse} tokens and more in 16 bits" if coarse else ""
+        return WeightFormat(name, size, 8 * weights / numbers, True, program, but=but)
     forms = forms_of(name, config, blocks, entries)
     if (name == FLOAT16 and not engine.half) or (name == Q8 and not forms):
         return None

@@ -7,13 +7,14 @@ cannot be written whole is begun, and weights pass through memory one tensor at 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import ConfigError, UnsupportedModel
-from ..formats.config import EMBED, LM_HEAD
+from ..formats.config import EMBED, LM_HEAD, ModelConfig
 from ..formats.huggingface import write_config, written_offset
 from ..formats.quantize import quantize
 from ..formats.safetensors import header_bytes
@@ -37,29 +38,42 @@ _VERBATIM = (
 )
 
 
-def export(model: Model, out_dir: Path, report: Report | None = None, dtype: str = "F32") -> None:
-    """Write ``model`` as ``dtype`` with a head of its own (stock Petals needs one) to ``out_dir``.
-
-    Raises ``ConfigError`` if ``out_dir`` holds a model already or cannot be written, and
-    ``UnsupportedModel`` if the tokenizer of a GGUF file cannot be converted.
-    """
+def check_type(dtype: str) -> None:
+    """``ConfigError`` unless a Hugging Face directory can have matrices of this type."""
     if dtype not in _TORCH_TYPES:
         raise ConfigError(
             f"a Hugging Face directory can be written as {', '.join(_TORCH_TYPES)}, not {dtype}"
         )
+
+
+def export(
+    model: Model,
+    out_dir: Path,
+    report: Report | None = None,
+    dtype: str = "F32",
+    *,
+    own_head: bool = True,
+) -> None:
+    """Write ``model`` as ``dtype`` to ``out_dir``; a head that is tied becomes one of its own unless told
+    otherwise: stock Petals needs one.
+
+    Raises ``ConfigError`` if ``out_dir`` holds a model already or cannot be written, and
+    ``UnsupportedModel`` if the tokenizer of a GGUF file cannot be converted.
+    """
+    check_type(dtype)
     texts = _text_files(model)
-    texts["config.json"] = _json(write_config(model.config) | {"torch_dtype": _TORCH_TYPES[dtype]})
+    config = replace(model.config, tie_word_embeddings=model.config.tie_word_embeddings and not own_head)
+    texts["config.json"] = _json(write_config(config) | {"torch_dtype": _TORCH_TYPES[dtype]})
     with WrittenFiles(out_dir) as files:
         files.must_be_new(SINGLE, "config.json")
         with files.open(SINGLE) as file:
-            _write_weights(model, file, dtype, report or (lambda progress: None))
+            _write_weights(model, config, file, dtype, report or (lambda progress: None))
         for name, data in texts.items():
             files.write(name, data)
 
 
-def _write_weights(model: Model, file: BinaryIO, dtype: str, report: Report) -> None:
-    shapes, offset = model.config.tensor_shapes(), written_offset(model.config)
-    shapes.setdefault(LM_HEAD, shapes[EMBED])
+def _write_weights(model: Model, config: ModelConfig, file: BinaryIO, dtype: str, report: Report) -> None:
+    shapes, offset = config.tensor_shapes(), written_offset(config)
     file.write(header_bytes(shapes, dtype))
     for done, name in enumerate(shapes):
         report(Progress("export", done, len(shapes)))
@@ -91,6 +105,7 @@ def _text_files(model: Model) -> dict[str, bytes]:
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.config.max_position_embeddings,
+        "model_input_names": ["input_ids", "attention_mask"],  # else transformers 4 adds what no model takes
         "clean_up_tokenization_spaces": False,
         "chat_template": model.chat_template,
         **model.special_tokens,

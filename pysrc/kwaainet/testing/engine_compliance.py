@@ -44,17 +44,6 @@ async def check(name: str, make: Callable[[], Engine]) -> None:
         await engine.close()
 
 
-async def check_all(make: Callable[[], Engine]) -> int:
-    """Run all of ``CHECKS``, in order, on one engine, where building is slow; returns their number."""
-    engine, reference = await fill(make()), await fill(NumpyEngine())
-    try:
-        for run in CHECKS.values():
-            await run(engine, reference)
-    finally:
-        await engine.close()
-    return len(CHECKS)
-
-
 async def prefill_matches_the_reference(engine: Engine, reference: Engine) -> None:
     """One position, a few, and 32 or more (where some GPUs take another way) at once."""
     for tokens in (1, 5, 40):

@@ -68,18 +68,17 @@ def test_a_new_config() -> None:
 
 
 def test_what_we_write_we_read(tiny_config: ModelConfig) -> None:
-    written = write_config(replace(tiny_config, tie_word_embeddings=True))
-    assert written["architectures"] == ["LlamaForCausalLM"]
-    assert written["tie_word_embeddings"] is False
-    assert read_config(written) == tiny_config
+    for config in (tiny_config, replace(tiny_config, tie_word_embeddings=True)):
+        written = write_config(config)
+        assert written["architectures"] == ["LlamaForCausalLM"]
+        assert read_config(written) == config
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_newer_versions_wrote_survives_being_written(name: str) -> None:
     read = read_config(CASES[name]["config"])
     written = json.loads(json.dumps(write_config(read)))
-    again = replace(read_config(written), tie_word_embeddings=read.tie_word_embeddings)
-    assert again == read
+    assert read_config(written) == read
     assert written["architectures"] == CASES[name]["config"]["architectures"]
     assert ModelConfig.from_json(json.loads(json.dumps(read.to_json()))) == read
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -107,7 +108,7 @@ def test_petals_is_told_the_nearest_of_its_names_for_what_the_kernels_keep(
         ("q4", "F16", "no blocks of 4 bits"),
         ("float16", "F16", "computes no half precision"),
         ("stored", "F16", "only the wasm backend"),
-        ("int3", "F16", "there are auto, float32, float16, q4, q8, stored"),
+        ("int3", "F16", "there are auto, float32, float16, q4, q8, stored, exact"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_reason(wanted: str, dtype: str, reason: str) -> None:
@@ -122,8 +123,16 @@ def test_our_kernels_take_what_the_file_has_and_nothing_else() -> None:
     widened = sum(4 * 192 * 192 - entry.length for entry in files.values() if entry.dtype == "Q2_K")
     assert found.size == sum(entry.length for entry in files.values()) + tables + widened
     assert found.exact
+    assert "the file's numbers; prompts of 64 tokens and more in 16 bits)" in str(found)
     with pytest.raises(ConfigError, match="as the file has them"):
         chosen(Able("wasm"), entries("Q4_0"), "float32")
+
+
+def test_long_prompts_are_as_fine_as_steps_where_that_is_asked_for() -> None:
+    fast, fine = (chosen(Able("wasm"), entries("Q4_0"), name) for name in ("stored", "exact"))
+    assert (fine.size, fine.exact, fine.but) == (fast.size, True, "")
+    assert json.loads(fast.writer.graph())["coarse_from"] == 64
+    assert "coarse_from" not in json.loads(fine.writer.graph())
 
 
 def test_each_matrix_has_its_own_form() -> None:

@@ -51,6 +51,13 @@ def test_a_copy_has_all_weights_and_its_own_head(
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 
+def test_a_head_may_stay_tied(tied_model: Path, tmp_path: Path, tiny_weights: Weights) -> None:
+    export(open_model(tied_model), tmp_path / "copy", own_head=False)
+    stored = safetensors.numpy.load_file(tmp_path / "copy" / "model.safetensors")
+    assert stored.keys() == tiny_weights.keys() - {"lm_head.weight"}
+    assert json.loads((tmp_path / "copy" / "config.json").read_text())["tie_word_embeddings"] is True
+
+
 def test_a_copy_speaks_as_the_original(tied_model: Path, tmp_path: Path) -> None:
     original, out = open_model(tied_model), tmp_path / "copy"
     export(original, out)
@@ -68,6 +75,7 @@ def test_a_copy_speaks_as_the_original(tied_model: Path, tmp_path: Path) -> None
     )  # for tokenizers 0.14
     settings = json.loads((out / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "token_type_ids" not in settings["model_input_names"]
     assert json.loads((out / "generation_config.json").read_text()) == {"bos_token_id": 0, "eos_token_id": 1}
 
 

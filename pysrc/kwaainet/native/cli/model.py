@@ -17,17 +17,18 @@ from ...formats.ggml import ASSUMED, Assumed
 from ...formats.manifest import MAX_JSON_BYTES, ModelManifest
 from ...ports import Report
 from ..convert import TYPES, write_gguf
-from ..export import export
+from ..export import check_type, export
 from ..info import ModelInfo, describe_model
 from ..model import Model, open_model
 from ..publish import MANIFEST, publish
 from ..reading import read_limited
+from ..text import TOKENIZER
 from ..verify import verify_model, verify_published
 from .flags import add_command
 from .terminal import MEGA, ProgressLine, say
 from .working import work
 
-_INPUT = "a model: a .gguf file, or a Hugging Face folder or file"
+_INPUT = "a GGUF or GGML file, or a Hugging Face folder or a file in one"
 
 
 def add(commands: Any) -> None:
@@ -50,7 +51,8 @@ def add(commands: Any) -> None:
     _add_assumed(convert)
     copy = _add(actions, "export", "write a float32 folder that stock Petals loads", run_convert)
     copy.add_argument("output", type=Path, metavar="OUT", help="the folder; it must not hold a model yet")
-    copy.set_defaults(type="F32", **asdict(ASSUMED))
+    convert.set_defaults(own_head=False)
+    copy.set_defaults(type="F32", own_head=True, **asdict(ASSUMED))
     verify = _add(actions, "verify", "read every tensor, and check its hash if it was published", run_verify)
     verify.add_argument("--manifest", type=Path, metavar="FILE", help=f"({MANIFEST} in the folder, if there)")
     split = _add(actions, "split", "publish for tabs, on any host of files that serves ranges", run_split)
@@ -129,17 +131,28 @@ async def run_convert(options: argparse.Namespace) -> int:
     """Write the model once more."""
 
     assumed = Assumed(options.context_length, options.rms_eps, options.rope_theta)
+    _check_output(options)
 
     def write(report: Report) -> None:
         model = open_model(options.input, report, assumed=assumed)
         if options.output.suffix == ".gguf":
             write_gguf(model, options.output, options.type, report)
         else:
-            export(model, options.output, report, options.type)
+            export(model, options.output, report, options.type, own_head=options.own_head)
 
     await _with_progress(write)
     say(f"wrote {options.output}")
     return 0
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """``ConfigError`` for what cannot be written, before all of a model is read for it."""
+    if options.output.suffix != ".gguf":
+        check_type(options.type)
+    elif options.input.is_dir() and not (options.input / TOKENIZER).is_file():
+        raise ConfigError(
+            f"{options.input} has no {TOKENIZER}, which a GGUF file contains; put the model's there"
+        )
 
 
 async def run_verify(options: argparse.Namespace) -> int:
@@ -170,8 +183,10 @@ async def run_split(options: argparse.Namespace) -> int:
         return model
 
     model = await _with_progress(write)
-    files = "its files" if options.parts is None else "the files there"
-    say(f"wrote {options.output / MANIFEST}; put it and {files} ({model.name}) on a host that serves ranges")
+    first, *more = map(str, model.files.values())
+    files = first + (f" and {len(more)} more" if more else "")
+    others = f"the model's own ({files}), side by side," if options.parts is None else "the files there"
+    say(f"{model.name}: wrote {options.output / MANIFEST}; put it and {others} on a host that serves ranges")
     return 0
 
 

@@ -84,7 +84,19 @@ def test_convert_to_either_kind(tiny_gguf: Path, tmp_path: Path, out: str) -> No
     assert run("convert", tiny_gguf, tmp_path / out, "--type", "F16") == 0
     model = open_model(tmp_path / out)
     assert model.manifest.tensors["model.layers.0.mlp.up_proj.weight"].dtype == "F16"
+    assert model.config.tie_word_embeddings == open_model(tiny_gguf).config.tie_word_embeddings
     assert run("convert", tiny_gguf, tmp_path / out, "--type", "F16") == 2
+
+
+def test_what_cannot_be_written_is_said_before_the_model_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "hf"  # opening it would fail: there is nothing in it
+    folder.mkdir()
+    assert run("convert", folder, tmp_path / "out", "--type", "Q4_0") == 2
+    assert "can be written as F32, F16, BF16, not Q4_0" in capsys.readouterr().err
+    assert run("convert", folder, tmp_path / "out.gguf") == 2
+    assert "has no tokenizer.json, which a GGUF file contains" in capsys.readouterr().err
 
 
 def test_split_and_verify(tiny_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,13 +113,15 @@ def test_split_and_verify(tiny_gguf: Path, tmp_path: Path, capsys: pytest.Captur
     assert "1 tensors are not as they should be" in said.err
     assert run("verify", tiny_gguf) == 0
     assert run("verify", out, "--manifest", tmp_path / "none") == 2
+    assert run("split", tiny_gguf, tmp_path / "plain") == 0
+    assert f"({tiny_gguf}), side by side" in capsys.readouterr().err
 
 
 def test_an_interrupt_leaves_no_half_file(tiny_gguf: Path, tmp_path: Path) -> None:
-    """The command is made slow, so that it is in the middle of its file when the signal comes."""
+    """The command is slow, so that it is in the middle of its file when the signal comes."""
     slow = "import signal, time, kwaainet.native.export as e; w = e.quantize\n"
     slow += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
-    slow += "def slow(*a):\n    print('writing', flush=True); time.sleep(0.05); return w(*a)\n"
+    slow += "def slow(*a):\n    print('writing', flush=True); time.sleep(1); return w(*a)\n"  # some 20 times
     slow += "e.quantize = slow\nimport sys\nfrom kwaainet.native.cli.main import main\n"
     slow += "sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", slow, "model", "convert", str(tiny_gguf), str(tmp_path / "out")]

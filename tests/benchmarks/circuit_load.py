@@ -38,7 +38,7 @@ AT_ONCE = 8  # connections being set up
 STEP = 1002  # bytes of a decode step of a small model, as petals sends it
 GAP = 0.01  # seconds between two steps
 CHUNK = bytes(64 << 10)
-TURN = 0.005  # seconds between bursts of a flood that has a rate
+TURN = 0.001  # seconds between bursts of a flood that has a rate: longer ones are what steps would wait for
 
 
 class Generator:

@@ -9,7 +9,7 @@ its reason. An address is kept while something is held from it and for at most a
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum, StrEnum
 from typing import Any, TypeAlias
 
@@ -31,6 +31,7 @@ class Kind(StrEnum):
     STREAM = "streams"
     RESERVATION = "reservations"
     CIRCUIT = "circuits"
+    VISIT = "visits"  # sockets of the page's site: an idle one gives way
     OPENING = "openings"  # sockets that have not said yet what they want; whose they are nobody knows
 
 
@@ -81,6 +82,7 @@ class Limits:
     streams: Scope = Scope(1024, 2048, 4096)
     reservations: Scope = Scope(1, 512, 2048)
     circuits: Scope = Scope(1024, 1536, 2048)
+    visits: Scope = Scope(384, 384, 768)  # one address leaves room in ``open_files.VISITORS`` for others
     openings: Scope = Scope(128, 128, 192)  # one address leaves room in ``doors.MAX_OPENING`` for others
     arrivals: Scope = Scope(240, 1200, 4800)
     dials: Scope = Scope(60, 240, 600)  # a client that fails over asks for some at once
@@ -103,6 +105,11 @@ class Limits:
             raise ConfigError(f"{name} is {text!r:.40}; give bytes a second, 0 for no limit")
         return Limits(**known)
 
+    @property
+    def has_bandwidth(self) -> bool:
+        """Whether there is any limit on bytes."""
+        return bool(self.bandwidth or any(getattr(self, f"{scope}_bandwidth") for scope in _SCOPES))
+
     def describe(self) -> dict[str, str]:
         """Each by its name, as ``changed`` takes it."""
         return {field.name: str(getattr(self, field.name)) for field in fields(self)}
@@ -115,12 +122,12 @@ class Origin:
     peer: PeerId | None = None
     address: bytes | None = None  # 4 of IPv4, 8 of IPv6
     subnet: bytes | None = None  # 3 and 6
+    keys: tuple[tuple[str, PeerId | bytes], ...] = field(init=False, repr=False, compare=False)
+    # (the name of a scope, by what it is counted): asked for with every stream
 
-    @property
-    def keys(self) -> tuple[tuple[str, PeerId | bytes], ...]:
-        """(the name of the scope, by what it is counted)."""
+    def __post_init__(self) -> None:
         named = zip(_SCOPES, (self.peer, self.address, self.subnet), strict=True)
-        return tuple((scope, key) for scope, key in named if key is not None)
+        object.__setattr__(self, "keys", tuple(pair for pair in named if pair[1] is not None))
 
 
 Key: TypeAlias = tuple[str, str, PeerId | bytes]  # of what, by which scope, whose
@@ -138,6 +145,7 @@ class Admission:
         self._bytes: dict[Key, TokenBucket] = {}
         self._all_bytes: TokenBucket | None = None
         self._sweep_at = _FEW
+        self.paces_bytes = self.limits.has_bandwidth  # asked for every read of every circuit
 
     def origin(self, peer: PeerId | None, host: str | None) -> Origin:
         """Of a peer at an IP address. Loopback, names and what is allowed have no address that counts."""
@@ -160,13 +168,19 @@ class Admission:
     # --- what is held at once ---------------------------------------------------------------------
 
     def take(self, kind: Kind, origin: Origin) -> str | None:
-        """One more, or why not: ``too many streams of a subnet``, counted."""
-        limit: Scope = getattr(self.limits, kind.value)
-        for scope, key in origin.keys:
-            if self._held[kind, scope, key] >= getattr(limit, scope):
-                return self._refuse(f"too many {kind} of one {scope}")
+        """One more, or why not: ``too many streams of one subnet``, counted."""
+        if (full := self.full(kind, origin)) is not None:
+            return self._refuse(f"too many {kind} of one {full[0]}")
         for scope, key in origin.keys:
             self._held[kind, scope, key] += 1
+        return None
+
+    def full(self, kind: Kind, origin: Origin) -> tuple[str, PeerId | bytes] | None:
+        """The first of its ``keys`` that may hold no more."""
+        limit: Scope = getattr(self.limits, kind)
+        for scope, key in origin.keys:
+            if self._held.get((kind, scope, key), 0) >= getattr(limit, scope):
+                return scope, key
         return None
 
     def release(self, kind: Kind, origin: Origin) -> None:
@@ -191,7 +205,7 @@ class Admission:
 
     def hurry(self, pace: Pace, origin: Origin, now: float) -> str | None:
         """One more now, or why not: ``too many dials of an address in a minute``, counted."""
-        limit: Scope = getattr(self.limits, pace.value)
+        limit: Scope = getattr(self.limits, pace)
         buckets = []
         for scope, key in origin.keys:
             bucket = self._bucket(self._paces, (pace, scope, key), float(getattr(limit, scope)), now)
@@ -203,12 +217,6 @@ class Admission:
         return None
 
     # --- bytes ------------------------------------------------------------------------------------
-
-    @property
-    def paces_bytes(self) -> bool:
-        """Whether there is any limit on bytes."""
-        limits = self.limits
-        return bool(limits.bandwidth or any(getattr(limits, f"{scope}_bandwidth") for scope in _SCOPES))
 
     def carry(self, origin: Origin, size: int, priority: Priority, now: float) -> float:
         """Count bytes carried; returns the seconds that the next ones of this origin should wait.
@@ -235,6 +243,7 @@ class Admission:
         self._paces.clear()
         self._bytes.clear()
         self._all_bytes = None
+        self.paces_bytes = limits.has_bandwidth
 
     # --- inside -----------------------------------------------------------------------------------
 

@@ -158,6 +158,11 @@ class ChannelSession:
             elif stream_id in self._channels:
                 self._receive(stream_id, self._channels[stream_id], body)
 
+    @property
+    def has_output(self) -> bool:
+        """Whether ``data_to_send`` may have something."""
+        return bool(self._out)
+
     def data_to_send(self, max_size: int) -> bytes:
         """Frames for the wire; empty when there is nothing."""
         parts: list[bytes] = []

@@ -7,7 +7,6 @@ unix seconds and come as arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -17,7 +16,6 @@ from ..ports import Crypto
 from ..types import PeerId
 from ..wire import protobuf
 from .delimited import delimit
-from .multiaddr import Multiaddr
 
 HOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/hop"
 STOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/stop"
@@ -135,11 +133,10 @@ def voucher(crypto: Crypto, relay: PrivateKey, peer: PeerId, expire: int) -> byt
     return _Envelope(key, _VOUCHER_TYPE, payload, relay.sign(crypto, signed)).encode()
 
 
-def reserved(expire: int, addresses: Sequence[Multiaddr], signed_voucher: bytes) -> HopMessage:
-    """The answer to a RESERVE that was granted."""
-    encoded = tuple(address.encode() for address in addresses)
+def reserved(expire: int, addresses: tuple[bytes, ...], signed_voucher: bytes) -> HopMessage:
+    """The answer to a RESERVE that was granted; ``addresses`` are encoded multiaddrs of the relay."""
     return HopMessage(
-        HopType.STATUS, reservation=Reservation(expire, encoded, signed_voucher), status=Status.OK
+        HopType.STATUS, reservation=Reservation(expire, addresses, signed_voucher), status=Status.OK
     )
 
 

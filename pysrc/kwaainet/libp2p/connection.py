@@ -121,24 +121,25 @@ class Connection:
         self._heard = True
         self._receive(data)
 
+    @property
+    def has_output(self) -> bool:
+        """Whether ``data_to_send`` may have something."""
+        return bool(self._out) or self._mux.has_output
+
     def data_to_send(self) -> bytes:
         """The next batch of bytes for the transport, empty when there is nothing to send now.
 
         Ask only while the transport takes more: what is not asked for keeps its senders waiting.
         """
-        if not self._open:
-            parts = self._out
-            self._out = []
-            return b"".join(parts)
-        assert self._secured is not None
-        encrypt, pull = self._secured.sender.encrypt, self._mux.data_to_send
         parts = self._out
         self._out = []
-        for _ in range(_BATCH):
-            plaintext = pull(noise.MAX_PLAINTEXT)
-            if not plaintext:
-                break
-            parts += encrypt(plaintext)
+        if self._open:
+            assert self._secured is not None
+            encrypt, mux = self._secured.sender.encrypt, self._mux
+            for _ in range(_BATCH):
+                if not mux.has_output or not (plaintext := mux.data_to_send(noise.MAX_PLAINTEXT)):
+                    break
+                parts += encrypt(plaintext)
         return b"".join(parts)
 
     def next_deadline(self) -> float:

@@ -30,7 +30,7 @@ MAX_ASKED_NEAR = 100  # peers asked in one search for our neighbours: a liar can
 MAX_MESSAGE = 256 << 10  # bytes; 20 peers with 64 addresses take about 100 KiB
 MAX_KEY = 128
 BITS = 256  # of a position
-MAX_NEAR_BITS = 14  # 16,384 keys on the average until one fits: about a second in a browser
+MAX_NEAR_BITS = 14  # 16,384 keys on the average until one fits; a browser tries for two seconds
 _CONNECTED = 1
 
 

@@ -1,10 +1,10 @@
 """yamux: many streams with their own flow control over one byte stream.
 
-Follows the hashicorp yamux spec as libp2p uses it. Every stream is granted a fixed window of
-1 MiB, renewed only when the consumer says (``grant``) that it took the bytes: a consumer that
-stops reading stops its peer, and nothing else. Outgoing data waits in the stream until
-``data_to_send`` asks for it, round robin, one frame a turn: a congested transport holds data back
-where it is counted. Rule of the file: what a peer can make us hold is capped, see the constants.
+Follows the hashicorp yamux spec as libp2p uses it. Every stream is granted a fixed window of 1 MiB, renewed
+only when the consumer says (``grant``) that it took the bytes: a consumer that stops reading stops its peer,
+and nothing else. Outgoing data waits in the stream until ``data_to_send`` asks for it, round robin, one frame
+a turn: a congested transport holds data back where it is counted. Rule of the file: what a peer can make us
+hold is capped, see the constants.
 """
 
 from __future__ import annotations
@@ -85,17 +85,9 @@ Event = StreamStarted | StreamData | StreamSent | StreamEnded | StreamAborted | 
 
 class _Stream:
     __slots__ = (
-        "consumed",
-        "end_asked",
-        "end_sent",
-        "queue",
-        "queued",
-        "receive_window",
-        "remote_ended",
-        "send_window",
-        "stream_id",
-        "unread",
-    )
+        "consumed", "end_asked", "end_sent", "queue", "queued",
+        "receive_window", "remote_ended", "send_window", "stream_id", "unread",
+    )  # fmt: skip
 
     def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
@@ -227,8 +219,12 @@ class Session:
                 self._header = bytes(view[offset:])
                 return
             else:
-                self._receive_header(*HEADER.unpack_from(view, offset))
+                version, kind, flags, stream_id, length = HEADER.unpack_from(view, offset)
                 offset += HEADER.size
+                if version or kind or flags:
+                    self._receive_header(version, kind, flags, stream_id, length)
+                else:  # nothing but data, as nearly all frames of a busy stream
+                    self._begin_body(self._streams.get(stream_id), stream_id, length)
 
     def _receive_header(self, version: int, kind: int, flags: int, stream_id: int, length: int) -> None:
         if version:
@@ -320,6 +316,11 @@ class Session:
 
     # --- outgoing ---------------------------------------------------------------------------------
 
+    @property
+    def has_output(self) -> bool:
+        """Whether ``data_to_send`` may have something."""
+        return bool(self._control or self._ready)
+
     def data_to_send(self, max_size: int) -> bytes:
         """Up to ``max_size`` (at least 24) bytes of whole frames; empty when nothing can go now."""
         parts: list[bytes | memoryview] = []
@@ -344,7 +345,7 @@ class Session:
             _take(stream.queue, size, parts)
             stream.queued -= size
             stream.send_window -= size
-            self._events.append(StreamSent(stream_id, size))
+            self._tell_sent(stream_id, size)
             if stream.ready:
                 self._ready[stream_id] = None
         else:  # its own frame: go-yamux may drop data that shares a frame with FIN
@@ -353,6 +354,13 @@ class Session:
             if stream.remote_ended:
                 self._forget(stream)
         return HEADER.size + size
+
+    def _tell_sent(self, stream_id: int, size: int) -> None:
+        """Once for frames of a stream that leave one after another."""
+        if self._events and type(last := self._events[-1]) is StreamSent and last.stream_id == stream_id:
+            last.size += size
+        else:
+            self._events.append(StreamSent(stream_id, size))
 
     def _put(self, kind: int, flags: int, stream_id: int, length: int) -> None:
         self._control += HEADER.pack(0, kind, flags, stream_id, length)

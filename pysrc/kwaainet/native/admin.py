@@ -109,8 +109,12 @@ class Admin:
             raise RequestError(f"draining for {seconds!r:.40} s cannot be; give 0 to {MAX_DRAIN:g}")
         if self._draining is None and seconds:
             self._draining = asyncio.ensure_future(self._relay.drain(float(seconds)))
-        quiet = self._draining is not None and self._draining.done()
-        return {"draining": self._relay.draining, "quiet": quiet, "circuits": self._relay.circuits}
+        task = self._draining  # once it is begun the relay drains, which it says itself a turn later
+        return {
+            "draining": task is not None or self._relay.draining,
+            "quiet": task is not None and task.done(),
+            "circuits": self._relay.circuits,
+        }
 
     def _resume(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self._draining is not None:

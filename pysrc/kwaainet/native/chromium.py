@@ -206,7 +206,9 @@ async def _connect(process: asyncio.subprocess.Process, port_file: Path, binary:
         with contextlib.suppress(FileNotFoundError, ValueError):
             port, path = port_file.read_text().split("\n")[:2]
             devtools = await DevTools.connect(f"ws://127.0.0.1:{int(port)}{path}")
-            asyncio.create_task(_drain(process)).add_done_callback(lambda task: task.exception())
+            asyncio.create_task(_drain(process)).add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )
             return devtools
         await asyncio.sleep(0.05)
     raise LocalError(f"{binary} did not open its DevTools port within {START_TIMEOUT:g} s")

@@ -13,20 +13,23 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
 
 from ..libp2p.admission import Admission, Kind
+from .visitors import Visitors
 
 STALL_SECONDS = 60.0  # without any room for what is sent: a tab that sleeps longer fetches anew
 RETRY_SECONDS = 5
 
 
-def guarded_by(admission: Admission | None) -> Any:
+def guarded_by(admission: Admission | None, visitors: Visitors) -> Any:
     """A middleware; without ``admission`` only the deadline holds. A request is a stream of its address."""
 
     @web.middleware
     async def guarded(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        visitors.asked(request.protocol)
         _let_stalled_go(request)
         if admission is None:
             return await handler(request)
@@ -41,6 +44,16 @@ def guarded_by(admission: Admission | None) -> Any:
             admission.release(Kind.STREAM, origin)
 
     return guarded
+
+
+def told_of_ends(visitors: Visitors) -> type[AbstractAccessLogger]:
+    """What aiohttp calls when all of an answer, files too, is written: nothing is logged."""
+
+    class Ends(AbstractAccessLogger):
+        def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+            visitors.answered(request.protocol)
+
+    return Ends
 
 
 def _refused(status: int, text: str, *, closes: bool = False) -> web.Response:

@@ -45,7 +45,8 @@ class NativeHost:
         self._listen = tuple(listen)
         self._served: dict[rpc.RpcStream, None] = {}
         self._budget = rpc.Budget()
-        self.on_call: Callable[[str, float, bool], None] | None = None  # protocol, seconds, answered
+        self.on_call: rpc.Told = _nobody  # hears of what is asked of us, each step of a stream by itself,
+        self.on_ask: rpc.Told = _nobody  # and of what we ask others
 
     @classmethod
     async def create(
@@ -90,14 +91,13 @@ class NativeHost:
                 answered = True
                 return reply
             finally:
-                if self.on_call is not None:
-                    self.on_call(protocol, monotonic() - began, answered)
+                self.on_call(protocol, monotonic() - began, answered)
 
         self.network.handle(protocol, lambda raw: rpc.serve_unary(raw, watched))
 
     def handle_stream(self, protocol: str, handler: StreamHandler) -> None:
         async def serve(raw: RawStream) -> None:
-            stream = rpc.RpcStream(raw, StreamAnswerer(), self._budget)
+            stream = rpc.RpcStream(raw, StreamAnswerer(), self._budget, self.on_call)
             self._served[stream] = None
             try:
                 await rpc.serve_stream(stream, handler)
@@ -131,9 +131,15 @@ class NativeHost:
         return link.remote_peer
 
     async def call(self, peer: PeerId, protocol: str, request: bytes, *, timeout: float) -> bytes:
-        async with asyncio.timeout(timeout):
-            link = await self._reach(peer)
-            return await rpc.call_unary(link.open_stream(protocol), peer, request)
+        began, answered = monotonic(), False
+        try:
+            async with asyncio.timeout(timeout):
+                link = await self._reach(peer)
+                reply = await rpc.call_unary(link.open_stream(protocol), peer, request)
+            answered = True
+            return reply
+        finally:
+            self.on_ask(protocol, monotonic() - began, answered)
 
     async def call_through(self, address: str, protocol: str, request: bytes, *, timeout: float) -> bytes:
         """``call`` whoever is at a multiaddr by a connection of its own, closed again afterwards."""
@@ -146,7 +152,7 @@ class NativeHost:
 
     async def open_stream(self, peer: PeerId, protocol: str, *, timeout: float) -> Stream:
         raw = await self.open_raw(peer, protocol, timeout=timeout)
-        return rpc.RpcStream(raw, StreamCaller(), self._budget)
+        return rpc.RpcStream(raw, StreamCaller(), self._budget, self.on_ask)
 
     async def open_raw(self, peer: PeerId, protocol: str, *, timeout: float) -> RawStream:
         """A stream of a protocol that is not a Hivemind RPC. Raises ``Unreachable``,
@@ -186,3 +192,7 @@ class NativeHost:
         if self.network.closed:
             raise Unreachable("this host is closed")
         return await self._dialer.reach(peer)
+
+
+def _nobody(protocol: str, seconds: float, well: bool) -> None:
+    """Nobody listens."""

@@ -34,8 +34,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from ..errors import ConfigError
 from ..libp2p.admission import Admission
 from .doors import Doors
-from .guarded_site import guarded_by
+from .guarded_site import guarded_by, told_of_ends
+from .open_files import VISITORS
 from .secure_site import DoorSite, forwarded_by, shown_address
+from .visitors import Visitors
 
 log = logging.getLogger(__name__)
 
@@ -307,31 +309,40 @@ def _add_isolation(response: web.StreamResponse) -> None:
 
 
 async def serve(
-    site: Site, host: str, port: int, doors: Doors | None = None, admission: Admission | None = None
+    site: Site,
+    host: str,
+    port: int,
+    doors: Doors | None = None,
+    admission: Admission | None = None,
+    visitors: int = VISITORS,
 ) -> tuple[web.AppRunner, str]:
     """Start serving; returns the runner (``await runner.cleanup()`` ends it) and the site's address.
 
     With a certificate in ``doors`` it is served over TLS; on a port that is shared, relay listeners pass on
-    what is not theirs. What is done for a request ends when its connection does. ``admission``: who may ask.
+    what is not theirs. What is done for a request ends when its connection does. ``admission``: who may
+    ask. ``visitors``: how many sockets there may be.
     """
     doors = doors or Doors()
     app = site.application()
-    app.middlewares.insert(0, guarded_by(admission))
+    counted = Visitors(doors, admission, visitors)
+    app.middlewares.insert(0, guarded_by(admission, counted))
     app.middlewares.insert(0, forwarded_by(doors))
     runner = web.AppRunner(
         app,
-        access_log=None,
+        access_log_class=told_of_ends(counted),
         keepalive_timeout=IDLE_SECONDS,
         logger=_http_log,
         handler_cancellation=True,
         auto_decompress=False,  # nobody needs it, and a small body stays small
     )
     await runner.setup()
+    assert runner.server is not None
+    counted.make = runner.server
     if port in doors.shared:
-        doors.site = runner.server
+        doors.site = counted
         doors.url = shown_address(host, port, doors)
         return runner, doors.url
-    listener = web.TCPSite(runner, host, port) if doors.tls is None else DoorSite(runner, host, port, doors)
+    listener = DoorSite(runner, counted, host, port, doors)
     try:
         await listener.start()
     except OSError as error:

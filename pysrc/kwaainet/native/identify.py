@@ -28,24 +28,26 @@ class Identification:
         self._network = network
         self._agent = agent
         self._push_due = False
+        self._same_for_all: bytes | None = None  # of what we say, until it changes
         self._asking: dict[Link, asyncio.Task[None]] = {}
         network.handle(identify.PROTOCOL, self._answer)
         network.handle(identify.PUSH_PROTOCOL, self._receive_push)
         network.handle(identify.PING_PROTOCOL, self._echo)
         network.on_opened(self._link_opened)
-        network.on_changed(self._push_soon)
+        network.on_changed(self._changed)
 
     def message(self, observed: bytes) -> bytes:
         """What we say of ourselves to a peer seen at ``observed`` (an encoded multiaddr)."""
-        network = self._network
-        return identify.Identify(
-            public_key=network.public_key.encode(),
-            listen_addresses=tuple(address.encode() for address in network.addresses),
-            protocols=tuple(network.protocols),
-            observed_address=observed,
-            protocol_version=identify.PROTOCOL_VERSION,
-            agent_version=self._agent,
-        ).encode()
+        if self._same_for_all is None:
+            network = self._network
+            self._same_for_all = identify.Identify(
+                public_key=network.public_key.encode(),
+                listen_addresses=tuple(address.encode() for address in network.addresses),
+                protocols=tuple(network.protocols),
+                protocol_version=identify.PROTOCOL_VERSION,
+                agent_version=self._agent,
+            ).encode()
+        return self._same_for_all + identify.Identify(observed_address=observed).encode()
 
     async def known(self, link: Link) -> None:
         """Wait until the peer has said who it is, or will not. Before, kad does not count on it."""
@@ -94,7 +96,8 @@ class Identification:
         if message is not None:
             self._network.peerstore.describe(stream.remote_peer, identify.read(message))
 
-    def _push_soon(self) -> None:
+    def _changed(self) -> None:
+        self._same_for_all = None
         if not self._push_due and self._network.peers:
             self._push_due = True
             asyncio.get_running_loop().call_soon(self._push)

@@ -143,7 +143,7 @@ class Link:
 
     def flush_soon(self) -> None:
         """Send what is queued at the end of this turn of the loop."""
-        if not self._flush_due:
+        if not self._flush_due and self.machine.has_output:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
@@ -193,8 +193,9 @@ class Link:
 
     def _flush(self) -> None:
         self._flush_due = False
-        while not self._paused and not self._closed:
-            data = self.machine.data_to_send()
+        machine = self.machine
+        while machine.has_output and not self._paused and not self._closed:
+            data = machine.data_to_send()
             if not data:
                 break
             self._wire.write(data)

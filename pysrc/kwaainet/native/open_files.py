@@ -16,7 +16,8 @@ except ImportError:  # on Windows, which has no such limit
 
 logger = logging.getLogger(__name__)
 
-OTHER_FILES = 256  # of listeners, pages being fetched, databases, logs
+OTHER_FILES = 256  # of listeners, files being sent, databases, logs
+VISITORS = 1024  # sockets of the page's site; where files are few, a quarter of them
 
 
 def most_connections(wanted: int) -> int:
@@ -24,12 +25,20 @@ def most_connections(wanted: int) -> int:
     if resource is None:
         return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = wanted + OTHER_FILES
+    need = wanted + OTHER_FILES + VISITORS
     if soft != resource.RLIM_INFINITY and soft < need:
         soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY or soft >= need:
         return wanted
-    room = max(1, soft - OTHER_FILES)
+    room = max(1, min(wanted, soft - OTHER_FILES - min(VISITORS, soft // 4)))
     logger.warning("%d connections at most: this process may open %d files (ulimit -Hn)", room, soft)
     return room
+
+
+def most_visitors(connections: int) -> int:
+    """How many sockets of the site there is room for beside so many connections."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource is not None else -1
+    if resource is None or soft == resource.RLIM_INFINITY:
+        return VISITORS
+    return max(1, min(VISITORS, soft - OTHER_FILES - connections))

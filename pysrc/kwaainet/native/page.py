@@ -12,18 +12,24 @@ import base64
 import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from ..errors import LocalError
-from .devtools import ENDED, DevTools, JsonObject
+from .devtools import ENDED, DevTools, EventHandler, JsonObject
 
 log = logging.getLogger(__name__)
 
 BINDING = "kwaainetEvent"
 CLOSE_TIMEOUT = 5.0
-LEVELS = {"error": logging.ERROR, "assert": logging.ERROR, "warning": logging.WARNING}
+LEVELS = {
+    "error": logging.ERROR,
+    "assert": logging.ERROR,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "log": logging.INFO,  # which Python's standard output in a tab is
+}
 
 
 class Page:
@@ -37,12 +43,15 @@ class Page:
     is closed or crashed or its browser is gone.
     """
 
-    def __init__(self, devtools: DevTools, session: str, watch_network: bool = False) -> None:
+    def __init__(self, devtools: DevTools, target: str, session: str, watch_network: bool = False) -> None:
         self._devtools = devtools
+        self._target = target  # whose id its main frame has, too
         self._session = session
         self._watch_network = watch_network
-        self._loaded = asyncio.Event()
+        self._loaded = ""  # the document of the tab itself that was loaded last, by its loader's id
+        self._load = asyncio.Event()  # another one was
         self._listeners: dict[str, Callable[[Any], None]] = {}
+        self._hearers: list[EventHandler] = []
         self._attaching: set[asyncio.Task[None]] = set()
         self._first_in_workers = ""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -55,9 +64,10 @@ class Page:
     async def attach(cls, devtools: DevTools, target: str, watch_network: bool = False) -> Page:
         """The page of the browser's target ``target``, listened to from here on."""
         answer = await devtools.call("Target.attachToTarget", {"targetId": target, "flatten": True})
-        page = cls(devtools, answer["sessionId"], watch_network)
+        page = cls(devtools, target, answer["sessionId"], watch_network)
         devtools.on_events(page._session, page._handle_page)
         await page._call("Page.enable")
+        await page._call("Page.setLifecycleEventsEnabled", {"enabled": True})
         await page._call("Inspector.enable")
         await page._watch(page._session)
         await page._call("Runtime.addBinding", {"name": BINDING})
@@ -65,17 +75,18 @@ class Page:
 
     async def goto(self, url: str, timeout: float = 60.0) -> None:
         """Navigate and await the load event. ``LocalError`` when the page cannot be had."""
-        self._loaded.clear()
         answer = await self._call("Page.navigate", {"url": url}, timeout)
         if "errorText" in answer:
             raise LocalError(f"the browser cannot open {url}: {answer['errorText']}")
-        await self._await_load(url, timeout)
+        wanted = answer.get("loaderId")
+        if wanted is not None:  # else it goes to another place of the same document
+            await self._await_load(lambda loaded: loaded == wanted, url, timeout)
 
     async def reload(self, timeout: float = 60.0) -> None:
         """Reload and await the load event; the old document sees pagehide."""
-        self._loaded.clear()
+        old = self._loaded
         await self._call("Page.reload", timeout=timeout)
-        await self._await_load("the reloaded page", timeout)
+        await self._await_load(lambda loaded: loaded != old, "the reloaded page", timeout)
 
     async def evaluate(self, expression: str, timeout: float | None = 60.0) -> Any:
         """The JSON value of a JavaScript expression; a promise is awaited. ``LocalError`` if it throws."""
@@ -106,6 +117,15 @@ class Page:
         )
         await self.run_first(source)
         await self.evaluate(f"void {source}")
+
+    @contextlib.contextmanager
+    def hearing(self, hearer: EventHandler) -> Iterator[None]:
+        """Have ``hearer(method, params)`` told the tab's own DevTools events meanwhile."""
+        self._hearers.append(hearer)
+        try:
+            yield
+        finally:
+            self._hearers.remove(hearer)
 
     async def run_first(self, source: str) -> None:
         """Have ``source`` run in every later document, ahead of its own scripts."""
@@ -142,16 +162,22 @@ class Page:
             await self._call("Page.close", timeout=CLOSE_TIMEOUT)
         await asyncio.wait({self.ended}, timeout=CLOSE_TIMEOUT)
 
-    async def _await_load(self, url: str, timeout: float) -> None:
-        loaded = asyncio.ensure_future(self._loaded.wait())
-        ends: set[asyncio.Future[Any]] = {loaded, self.ended}
+    async def _await_load(self, is_it: Callable[[str], bool], url: str, timeout: float) -> None:
+        """A load event may still be on its way from the document before; ``is_it`` knows the one awaited."""
+        loading = asyncio.ensure_future(self._loads(is_it))
+        ends: set[asyncio.Future[Any]] = {loading, self.ended}
         await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if loaded.done():
+        if loading.done():
             return
-        loaded.cancel()
+        loading.cancel()
         if self.ended.done():
             raise LocalError(f"the tab ended while loading {url}")
         raise LocalError(f"{url} did not finish loading within {timeout:g} s")
+
+    async def _loads(self, is_it: Callable[[str], bool]) -> None:
+        while not is_it(self._loaded):
+            self._load.clear()
+            await self._load.wait()
 
     async def _call(
         self, method: str, params: JsonObject | None = None, timeout: float | None = 60.0
@@ -187,9 +213,12 @@ class Page:
             self.ended.set_result(None)
 
     def _handle_page(self, method: str, params: JsonObject) -> None:
+        for hearer in self._hearers:
+            hearer(method, params)
         match method:
-            case "Page.loadEventFired":
-                self._loaded.set()
+            case "Page.lifecycleEvent" if params["name"] == "load" and params["frameId"] == self._target:
+                self._loaded = params["loaderId"]
+                self._load.set()
             case "Inspector.targetCrashed":
                 log.error("the tab crashed")
                 self._end()

@@ -178,8 +178,9 @@ def _certificate_ailment(place: Place, error: ssl.SSLCertVerificationError) -> A
         )
     if code in _UNKNOWN:
         return Ailment(
-            f"the chain from the certificate to a known authority is not whole: {said}",
-            "serve the whole chain (fullchain.pem), not the server's own certificate alone",
+            f"no chain leads from the certificate to an authority that is known here: {said}",
+            "serve the whole chain (fullchain.pem), not the server's own certificate alone; an authority of "
+            "your own must be made known to each browser, and to doctor by SSL_CERT_FILE",
         )
     return Ailment(f"browsers refuse the certificate: {said}", "use one of a public authority")
 
@@ -200,9 +201,10 @@ async def read_page(place: Place, relay: Relay) -> str:
                 embedder = page.headers.get("Cross-Origin-Embedder-Policy", "")
                 status = page.status
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise Ailment(
-            f"the page cannot be read: {error or 'no answer'}", "see the relay's log, and the proxy's"
-        ) from None
+        remedy = "see the relay's log, and the proxy's"
+        if isinstance(error, aiohttp.ServerDisconnectedError) and not place.secure:
+            remedy = f"ask https://{place}/ if a certificate is served there; else {remedy}"
+        raise Ailment(f"the page cannot be read: {error or 'no answer'}", remedy) from None
     if status != 200:
         raise Ailment(
             f"the page answers with {status}", "see whether a proxy in front passes / on to the relay"

@@ -57,9 +57,11 @@ class Relay:
         self.opened = 0  # circuits, so far
         self.refused: Counter[str] = Counter()  # by the status they were refused with
         self.draining = False  # nothing new is begun; what there is goes on
+        self._encoded: tuple[bytes, ...] | None = None  # our addresses, until they change
         self.elsewhere: Callable[[PeerId], bool] = lambda peer: False  # whether another relay holds it, too
         host.handle_raw(circuit.HOP_PROTOCOL, self._hop)
         host.on_peer_lost(self._peer_lost)
+        host.network.on_changed(lambda: setattr(self, "_encoded", None))
         host.routing.add_source(self._addresses)
 
     @property
@@ -108,6 +110,11 @@ class Relay:
     def _own_addresses(self) -> list[Multiaddr]:
         network = self._network
         return [address.with_peer(network.peer_id) for address in network.addresses if not address.is_circuit]
+
+    def _encoded_addresses(self) -> tuple[bytes, ...]:
+        if self._encoded is None:
+            self._encoded = tuple(address.encode() for address in self._own_addresses())
+        return self._encoded
 
     def resume(self) -> None:
         """Begin new things again, after a ``drain``."""
@@ -167,7 +174,7 @@ class Relay:
             self._refuse(stream, Status.RESERVATION_REFUSED)
             return
         signed = circuit.voucher(self._network.crypto, self._network.identity, peer, expire)
-        stream.write_message(circuit.reserved(expire, self._own_addresses(), signed).encode())
+        stream.write_message(circuit.reserved(expire, self._encoded_addresses(), signed).encode())
         stream.close()
 
     def _take_slot(self, stream: RawStream) -> None:
@@ -248,6 +255,7 @@ class Relay:
         opened = Circuit(source, stop, self._circuit_ended, self._pace(origin, lease), origin, lease)
         self._circuits[opened] = None
         self.opened += 1
+        logger.info("a circuit from %s to %s begins", *opened.ends)
         opened.start()
         return True
 
@@ -288,6 +296,7 @@ class Relay:
     def _circuit_ended(self, ended: Circuit) -> None:
         if ended in self._circuits:
             del self._circuits[ended]
+            logger.info("the circuit from %s to %s ends: %d bytes", *ended.ends, ended.carried)
             self._past_bytes += ended.carried
             self._admission.release(Kind.CIRCUIT, ended.origin)
             if ended.lease is not None:

@@ -22,6 +22,7 @@ from ..node.dht import DhtNode
 from ..swarm.announcement import Announcement
 from .host import NativeHost
 from .relay import Relay
+from .rpc import Told
 
 MAX_SERIES = 4096  # blocks of all models, of which a page of figures tells
 BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # seconds
@@ -35,14 +36,8 @@ class RelayMetrics:
         self._relay = relay
         self._registry = CollectorRegistry()
         self._registry.register(_Figures(host, relay, dht, announced))
-        self._calls = Histogram(
-            "kwaainet_rpc_seconds",
-            "Time to answer a call, by protocol and outcome.",
-            ("protocol", "outcome"),
-            buckets=BUCKETS,
-            registry=self._registry,
-        )
-        host.on_call = self._called
+        host.on_call = self._times("kwaainet_rpc_seconds", "Time to answer a call, or a step of a session.")
+        host.on_ask = self._times("kwaainet_asked_seconds", "Time until others answered what we asked.")
 
     def routes(self) -> list[web.RouteDef]:
         """What the origin serves of this."""
@@ -52,8 +47,12 @@ class RelayMetrics:
             web.get("/metrics", self._metrics),
         ]
 
-    def _called(self, protocol: str, seconds: float, well: bool) -> None:
-        self._calls.labels(protocol, "answered" if well else "failed").observe(seconds)
+    def _times(self, name: str, words: str) -> Told:
+        labels = ("protocol", "outcome")
+        times = Histogram(name, words, labels, buckets=BUCKETS, registry=self._registry)
+        return lambda protocol, seconds, well: times.labels(
+            protocol, "answered" if well else "failed"
+        ).observe(seconds)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(text="alive\n")

@@ -10,6 +10,9 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
+from collections.abc import Callable
+from time import monotonic
+from typing import TypeAlias
 
 from ..errors import KwaaiNetError, LimitExceeded, ProtocolError, RpcError, StreamReset
 from ..ports import StreamHandler, UnaryHandler
@@ -33,6 +36,8 @@ REQUEST_SECONDS = 60.0  # how long the request of a unary call, 4 MiB at most, m
 MAX_HELD = 512 << 20  # bytes of unfinished messages, all streams of a host together
 MAX_HELD_PER_PEER = MAX_HELD // 4
 _INTERNAL = "internal error"
+
+Told: TypeAlias = Callable[[str, float, bool], None]  # protocol, seconds, whether it was answered
 
 
 class Budget:
@@ -61,10 +66,17 @@ class Budget:
 
 
 class RpcStream:
-    """``ports.Stream`` over a raw stream; the machine says which side this is."""
+    """``ports.Stream`` over a raw stream; the machine says which side this is. ``told`` hears of each
+    step as it ends: from the first message that asks to the first that then answers, or to a failure."""
 
-    def __init__(self, raw: RawStream, machine: StreamCaller | StreamAnswerer, budget: Budget) -> None:
+    def __init__(
+        self, raw: RawStream, machine: StreamCaller | StreamAnswerer, budget: Budget, told: Told | None = None
+    ) -> None:
         self._raw = raw
+        self._told = told
+        self._asks = isinstance(machine, StreamCaller)
+        self._asked_at: float | None = None  # when the step under way began
+        self._last_asked = False  # the last message is sent: it may be a farewell, which nobody answers
         self._budget = budget
         self._held = 0
         self._machine = machine
@@ -77,6 +89,18 @@ class RpcStream:
         return self._raw.remote_peer
 
     async def receive(self) -> bytes | None:
+        try:
+            message = await self._receive()
+        except KwaaiNetError:
+            self._answered(well=False)
+            raise
+        if message is not None and self._asks:
+            self._answered()
+        elif message is not None and self._asked_at is None:
+            self._asked_at = monotonic()
+        return message
+
+    async def _receive(self) -> bytes | None:
         while not self._done:
             event = self._machine.next_event()
             if event is None and self._input_over:
@@ -98,11 +122,16 @@ class RpcStream:
         if self._closed:
             raise StreamReset(f"this {self._raw.protocol} stream is closed on this side")
         self._machine.send(message)
+        if not self._asks:
+            self._answered()
+        elif self._asked_at is None:
+            self._asked_at = monotonic()
         self._flush()
         await self._raw.drain()
 
     async def end(self) -> None:
         if isinstance(self._machine, StreamCaller):
+            self._last_asked = True
             self._machine.end()
             self._flush()
             await self._raw.drain()
@@ -111,6 +140,8 @@ class RpcStream:
         if self._closed:
             return
         self._closed = True
+        if self._asks and not self._last_asked:
+            self._answered(well=False)
         if isinstance(self._machine, StreamCaller):
             if self._done:
                 self._raw.close()
@@ -125,6 +156,7 @@ class RpcStream:
     def fail(self, text: str) -> None:
         """Callee only: end with an error frame, if it can still be sent."""
         if isinstance(self._machine, StreamAnswerer) and not self._closed:
+            self._answered(well=False)
             try:
                 self._machine.fail(text)
                 self._flush()
@@ -154,6 +186,12 @@ class RpcStream:
             else:
                 self._raw.reset()
             raise
+
+    def _answered(self, *, well: bool = True) -> None:
+        """The step under way, if there is one, is over."""
+        if self._asked_at is not None and self._told is not None:
+            self._told(self._raw.protocol, monotonic() - self._asked_at, well)
+        self._asked_at = None
 
     def _release(self, size: int) -> None:
         self._held -= size

@@ -5,31 +5,34 @@ Rule of the file: how a site is reached, never what it serves.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
 
-from .doors import Doors, open_door
+from .doors import BACKLOG, Doors, MakeProtocol, open_door
 
 
 class DoorSite(web.BaseSite):
-    """Takes a runner's connections through a door."""
+    """Takes a runner's connections, with protocols of ``make``: under TLS through a door."""
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int, doors: Doors) -> None:
+    def __init__(self, runner: web.AppRunner, make: MakeProtocol, host: str, port: int, doors: Doors) -> None:
         super().__init__(runner)
-        self._host, self._port, self._doors = host, port, doors
+        self._make, self._host, self._port, self._doors = make, host, port, doors
 
     @property
     def name(self) -> str:
-        return f"https://{self._host}:{self._port}"
+        return f"{'http' if self._doors.tls is None else 'https'}://{self._host}:{self._port}"
 
     async def start(self) -> None:
         await super().start()
-        server = self._runner.server
-        assert server is not None
-        self._server = open_door(self._host, self._port, server, self._doors.tls, self._doors)  # type: ignore[assignment]
+        if self._doors.tls is not None:
+            self._server = open_door(self._host, self._port, self._make, self._doors.tls, self._doors)  # type: ignore[assignment]
+        else:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(self._make, self._host, self._port, backlog=BACKLOG)
 
 
 def shown_address(host: str, port: int, doors: Doors) -> str:

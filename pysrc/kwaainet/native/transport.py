@@ -27,11 +27,11 @@ from .link import Link, Wire
 from .stream import HIGH_WATER, LINGER, RawStream
 
 MAX_WS_FRAME = 1 << 20  # bytes, held until it is whole, by strangers too; js-libp2p sends 64 KiB, we 256
-READ_BUFFER = 16 << 10  # bytes a WebSocket reads into at first
 UNSENT = (
     128 << 10
 )  # bytes the system may hold beside what is under way: all circuits of a link wait behind them
 READ_BUFFER = 2 << 10  # bytes at first; it grows with what comes, and most connections are idle
+READ_MOST = 260 << 10  # bytes of one read, a frame of ours and its head; picows doubles what a read fills
 SOCKET_BUFFER = 512 << 10  # bytes a socket may hold unsent before its link is paused
 _WS_HANDSHAKE_TIMEOUT = 15.0
 _FAMILIES = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}  # dns means either
@@ -49,6 +49,11 @@ class _PicowsLog(logging.LoggerAdapter[logging.Logger]):
 
 
 _ws_logger = _PicowsLog(_picows_logger)
+
+_BINARY = WSMsgType.BINARY
+_NO_PINGS = (False, 20, 20, picows.WSAutoPingStrategy.PING_WHEN_IDLE, False)
+_WS_OPTIONS = (_ws_logger, True, _WS_HANDSHAKE_TIMEOUT, *_NO_PINGS, MAX_WS_FRAME, None, READ_BUFFER)
+# As ``picows.ws_connect`` and ``ws_create_server`` give them to their protocol, after its listener.
 
 MakeLink: TypeAlias = Callable[[Wire, Multiaddr], Link | None]  # None: refuse the connection
 
@@ -106,7 +111,7 @@ class WsWire(WSListener):
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
-            self._transport.send(WSMsgType.BINARY, data)
+            self._transport.send(_BINARY, data)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -123,7 +128,7 @@ class WsWire(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
-        if kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
+        if kind == _BINARY or kind == WSMsgType.CONTINUATION:
             if self.link is not None:
                 self.link.receive(frame.get_payload_as_memoryview(), more=not frame.last_in_buffer)
         elif kind == WSMsgType.PING:
@@ -243,18 +248,7 @@ async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
             loop = asyncio.get_running_loop()
             _, wire = await loop.create_connection(lambda: TcpWire(make_link), host, port, family=family)
         else:
-            _, listener = await picows.ws_connect(
-                lambda: WsWire(make_link),
-                _url(address, host, port),
-                ssl_context=ssl.create_default_context() if address.transport == "wss" else None,
-                max_frame_size=MAX_WS_FRAME,
-                read_buffer_init_size=READ_BUFFER,
-                enable_auto_pong=False,
-                websocket_handshake_timeout=_WS_HANDSHAKE_TIMEOUT,
-                logger_name=_ws_logger,
-                family=family,
-            )
-            wire = cast(WsWire | None, listener)
+            wire = await _dial_ws(address, make_link, family)
     except (OSError, UnicodeError, picows.WSError) as error:  # a peer's name may be one that no host can have
         raise Unreachable(f"{address}: {error}") from error
     if wire is None:  # as picows has it
@@ -264,9 +258,23 @@ async def dial(address: Multiaddr, make_link: MakeLink) -> Link:
     return wire.link
 
 
-def _url(address: Multiaddr, host: str, port: int) -> str:
-    netloc = f"[{host}]" if address.names[0] == "ip6" else host
-    return f"{address.transport}://{netloc}:{port}/"
+async def _dial_ws(address: Multiaddr, make_link: MakeLink, family: int) -> WsWire | None:
+    host, port = address.host_port
+    netloc = f"[{host}]:{port}" if address.names[0] == "ip6" else f"{host}:{port}"
+    transport, protocol = await aiofastnet.create_connection(
+        asyncio.get_running_loop(),
+        lambda: _WsProtocol(netloc, "/", True, lambda: WsWire(make_link), *_WS_OPTIONS),
+        host,
+        port,
+        ssl=ssl.create_default_context() if address.transport == "wss" else None,
+        family=family,
+    )
+    try:
+        await protocol.wait_until_handshake_complete()
+    except asyncio.CancelledError:
+        transport.abort()
+        raise
+    return cast(WsWire | None, protocol.listener)
 
 
 def _upgrade(request: WSUpgradeRequest, make_link: MakeLink, doors: Doors) -> WSListener:
@@ -274,7 +282,16 @@ def _upgrade(request: WSUpgradeRequest, make_link: MakeLink, doors: Doors) -> WS
     return WsWire(make_link, (lambda peer: doors.client(peer, forwarded)) if forwarded else None)
 
 
-class _WsServer(WSProtocol):  # type: ignore[misc]  # has no types
+class _WsProtocol(WSProtocol):  # type: ignore[misc]  # has no types
+    """Reads a bounded piece at a time, or whoever sends faster than we read makes of picows' buffer one as
+    large as the system's own."""
+
+    def get_buffer(self, hint: int) -> memoryview:
+        room: memoryview = super().get_buffer(hint)
+        return room[:READ_MOST]
+
+
+class _WsServer(_WsProtocol):
     """A connection that should become a WebSocket; until it did, it is one of few of its address."""
 
     opening: Opening
@@ -297,10 +314,7 @@ def _ws_server(make_link: MakeLink, doors: Doors) -> asyncio.BaseProtocol:
         opening.leave()
         return _upgrade(request, make_link, doors)
 
-    upgrading = (None, None, False, upgrade, _ws_logger, True)
-    pings = (False, 20, 20, picows.WSAutoPingStrategy.PING_WHEN_IDLE, False)
-    limits = (MAX_WS_FRAME, None, READ_BUFFER)
-    protocol = _WsServer(*upgrading, _WS_HANDSHAKE_TIMEOUT, *pings, *limits)
+    protocol = _WsServer(None, None, False, upgrade, *_WS_OPTIONS)
     protocol.opening = opening
     return cast(asyncio.BaseProtocol, protocol)
 

@@ -46,6 +46,8 @@ def decode(data: BytesLike, offset: int = 0) -> tuple[int, int]:
 
 def peek(data: BytesLike, offset: int = 0) -> tuple[int, int] | None:
     """Like ``decode``, but ``None`` when more bytes are needed: for data that is still arriving."""
+    if offset < len(data) and (byte := data[offset]) < 0x80:
+        return byte, offset + 1  # the length of nearly every message
     number = shift = 0
     end = min(len(data), offset + MAX_BYTES)
     for position in range(offset, end):

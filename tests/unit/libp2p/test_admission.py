@@ -112,6 +112,10 @@ def test_without_limits_on_bytes_none_wait() -> None:
     admission = Admission()
     assert not admission.paces_bytes
     assert admission.carry(Origin(peer()), 1 << 40, Priority.TAB, 1.0) == 0.0
+    admission.change(Limits(subnet_bandwidth=1))
+    assert admission.paces_bytes
+    admission.change(Limits())
+    assert not admission.paces_bytes
 
 
 def test_a_peer_waits_for_what_it_overdrew() -> None:

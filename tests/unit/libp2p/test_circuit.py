@@ -45,7 +45,7 @@ def test_golden_messages(message, data):
 
 
 def test_no_limit_is_ever_sent():
-    granted = circuit.reserved(1234, [HOME], b"v")
+    granted = circuit.reserved(1234, (HOME.encode(),), b"v")
     assert granted.encode().hex() == "0802" + "1a10" + "08d209" + "1208047f000001060001" + "1a0176" + "2864"
 
 

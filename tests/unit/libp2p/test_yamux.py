@@ -98,6 +98,21 @@ def test_data_passes_both_ways():
     assert StreamSent(stream, 11) in client, "small pieces leave in one frame"
 
 
+def test_frames_of_one_stream_that_leave_in_a_row_are_told_once():
+    pair = Pair()
+    one, other = pair.open(), pair.open()
+    events(pair.client)
+    for stream in (one, other, one):
+        pair.client.send(stream, bytes(10_000))
+        while pair.client.data_to_send(4096):
+            pass
+    assert events(pair.client) == [
+        StreamSent(one, 10_000),
+        StreamSent(other, 10_000),
+        StreamSent(one, 10_000),
+    ]
+
+
 def test_data_may_ride_on_the_opening_frame():
     session = Session(client=False)
     session.receive_data(frame(DATA, SYN, 1, 2, b"hi"))

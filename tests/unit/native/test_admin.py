@@ -126,7 +126,7 @@ def test_drain_begins_nothing_new_until_it_is_resumed(monkeypatch: pytest.Monkey
 
     async def test(scene: Scene) -> None:
         assert scene.ask("drain") == {"draining": False, "quiet": False, "circuits": 0}
-        scene.ask("drain", seconds=5)
+        assert scene.ask("drain", seconds=5)["draining"], "from the first answer on"
         while not scene.ask("drain")["quiet"]:
             await asyncio.sleep(0.01)
         assert scene.relay.draining

@@ -1,10 +1,13 @@
 """Connections told apart on one port, under TLS or not; whose they are behind a proxy; what they cost."""
 
 import asyncio
+import errno
 import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import picows
@@ -59,8 +62,6 @@ def network() -> Network:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
 
@@ -323,3 +324,29 @@ def test_wss_needs_a_certificate(tmp_path: Path) -> None:
             await transport.listen(Multiaddr.parse("/ip4/127.0.0.1/tcp/0/tls/ws"), network().accept)
 
     run(main())
+
+
+def test_a_system_without_files_to_give_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(doors_module, "OUT_OF_FILES", 0.01)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        errors, accept = [errno.EMFILE, errno.ENFILE], loop.sock_accept
+
+        async def scarce(sock: socket.socket) -> tuple[socket.socket, Any]:
+            if errors:
+                raise OSError(errors.pop(), "Too many open files")
+            return await accept(sock)
+
+        monkeypatch.setattr(loop, "sock_accept", scarce)
+        port = free_port()
+        bound, other = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}/ws"), network()
+        await transport.listen(bound, other.accept, Doors(shared=frozenset([port])))
+        assert await dialled(network(), bound) == other.peer_id
+        assert not errors
+
+    run(main())
+    said = "no connection can be accepted: Too many open files"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [said] * 2

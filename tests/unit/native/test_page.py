@@ -31,6 +31,49 @@ def test_scripts_return_values_await_promises_and_throw() -> None:
     asyncio.run(main())
 
 
+def test_the_load_of_what_was_open_before_is_not_taken_for_the_pages_own() -> None:
+    late: list[asyncio.Event] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The document at once, its script when it may."""
+        asked = await reader.readuntil(b"\r\n\r\n")
+        script = b"/late.js" in asked
+        if script:
+            late.append(asyncio.Event())
+            await late[0].wait()
+        kind, body = (
+            (b"text/javascript", b"window.ready = 1")
+            if script
+            else (b"text/html", b"<script type=module src=/late.js></script>")
+        )
+        writer.write(
+            b"HTTP/1.0 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (kind, len(body), body)
+        )
+        writer.close()
+
+    async def main() -> None:
+        async with (
+            await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+            await Browser.launch() as browser,
+        ):
+            page = await browser.new_page()
+            port = server.sockets[0].getsockname()[1]
+            going = asyncio.create_task(page.goto(f"http://127.0.0.1:{port}/"))
+            async with asyncio.timeout(60):
+                while not late:
+                    await asyncio.sleep(0.01)
+            before = {"name": "load", "frameId": page._target, "loaderId": "of about:blank"}
+            page._handle_page("Page.lifecycleEvent", before)
+            page._handle_page("Page.loadEventFired", {})
+            await page.evaluate("1")  # by which a wrong end would have come
+            assert not going.done()
+            late[0].set()
+            await going
+            assert await page.evaluate("window.ready") == 1
+
+    asyncio.run(main())
+
+
 def test_a_page_that_cannot_be_had_is_named() -> None:
     async def main() -> None:
         async with await Browser.launch() as browser:
@@ -75,7 +118,7 @@ def test_frames_of_other_sites_and_their_workers_are_watched(site: str) -> None:
             other = site.replace("127.0.0.1", "localhost")
             frame = "document.createElement('iframe')"
             await page.evaluate(f"void document.body.append(Object.assign({frame}, {{ src: '{other}' }}))")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while f"{other}data.bin" not in page.requests or len(page.workers) < 2:
                     await asyncio.sleep(0.01)
             (session,) = page.frames
@@ -84,7 +127,7 @@ def test_frames_of_other_sites_and_their_workers_are_watched(site: str) -> None:
             await page.evaluate(
                 "new WebSocket('ws://127.0.0.1:1/'); document.querySelector('iframe').remove()"
             )
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while page.frames or "ws://127.0.0.1:1/" not in page.requests:
                     await asyncio.sleep(0.01)
 
@@ -110,7 +153,7 @@ def test_leaving_fires_pagehide(site: str, posted: list[str], leave: str) -> Non
         async with await Browser.launch() as browser:
             page = await browser.open_page(site)
             await getattr(page, leave)()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not posted:
                     await asyncio.sleep(0.01)
             assert page.ended.done() == (leave == "close")

@@ -59,8 +59,8 @@ def test_a_name_that_does_not_exist() -> None:
         (lambda a: a.issue("localhost", begins=-3 * DAY, ends=-DAY), "has expired"),
         (lambda a: a.issue("localhost", begins=DAY), "not valid yet"),
         (lambda a: a.issue("other.example"), "for another name"),
-        (lambda a: a.issue("localhost", chain=False), "is not whole"),
-        (lambda a: Authority(a.folder / "stranger").issue("localhost"), "is not whole"),
+        (lambda a: a.issue("localhost", chain=False), "no chain leads"),
+        (lambda a: Authority(a.folder / "stranger").issue("localhost"), "no chain leads"),
         (lambda a: not_issued_yet(a.folder / "acme"), "do not trust who signed"),
     ],
 )
@@ -79,6 +79,19 @@ def test_a_port_that_speaks_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
             report = await one.examined()
         assert failed(report) == ["tls"]
         assert "no TLS at 127.0.0.1:" in report.why
+
+    asyncio.run(main())
+
+
+def test_a_port_that_speaks_tls_only(authority: Authority) -> None:
+    issued = authority.issue("localhost")
+
+    async def main() -> None:
+        async with patient(secure=server_context(issued.cert, issued.key)) as one:
+            one.url = one.url.replace("https:", "http:")
+            report = await one.examined()
+        assert failed(report) == ["page"]
+        assert step(report, "page").remedy.startswith("ask https://localhost:")
 
     asyncio.run(main())
 
@@ -139,7 +152,7 @@ def test_clocks_that_differ() -> None:
     assert "timedatectl" in remedy
 
     async def main() -> None:
-        async with patient(before=says(-2.6)) as one:
+        async with patient(before=says(-2.2)) as one:
             report = await one.examined()
         assert step(report, "clock").outcome == Outcome.WARNING
 

@@ -9,6 +9,7 @@ from kwaainet.errors import StreamReset, Unreachable
 from kwaainet.libp2p import circuit
 from kwaainet.libp2p.admission import Limits, Origin
 from kwaainet.libp2p.circuit import HopMessage, HopType, Status, StopMessage, StopType
+from kwaainet.libp2p.multiaddr import Multiaddr
 from kwaainet.libp2p.open_hop import Reason
 from kwaainet.libp2p.yamux import WINDOW
 from kwaainet.native import relay as module
@@ -38,6 +39,10 @@ def test_a_slot_is_granted_with_voucher_and_addresses():
         assert voucher.expiration == reply.reservation.expire
         assert await stream.read() == b""
         assert scene.relay.reservations == 2
+        await scene.relay._network.listen(Multiaddr.parse("/ip4/127.0.0.1/tcp/0"))
+        stream = await hop(scene, scene.client, HopMessage(HopType.RESERVE))
+        renewed = HopMessage.decode(await stream.read_message(circuit.MAX_MESSAGE))
+        assert len(renewed.reservation.addresses) == 3, "those of now"
 
     run(main)
 
@@ -372,3 +377,19 @@ def test_ways_out_of_one_peer_have_a_pace():
         assert scene.hub.network.admission.refused == {"too many dials of one peer a minute": 1}
 
     run(test)
+
+
+@pytest.mark.parametrize("said", [b"", b"\x20half"], ids=["nothing", "half a request"])
+def test_a_request_that_does_not_come_ends_its_stream_alone(monkeypatch, said):
+    monkeypatch.setattr(module, "HOP_TIMEOUT", 0.05)
+
+    async def main(scene):
+        near, far = await raw(scene)
+        silent = await scene.client.open_raw(scene.hub.peer_id, circuit.HOP_PROTOCOL, timeout=5)
+        silent.write(said)
+        with pytest.raises(StreamReset):
+            await silent.read()
+        near.write(b"goes on")
+        assert await read_exactly(far, 7) == b"goes on"
+
+    run(main)

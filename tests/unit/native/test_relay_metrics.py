@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kwaainet.errors import InputError, RpcError
+from kwaainet.errors import InputError, KwaaiNetError, RpcError
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.native import relay_metrics
 from kwaainet.native.host import NativeHost
@@ -25,6 +25,7 @@ from kwaainet.native.open_hop import OpenHop
 from kwaainet.native.relay import Relay
 from kwaainet.native.relay_metrics import RelayMetrics
 from kwaainet.node.dht import DhtNode
+from kwaainet.ports import Stream
 from kwaainet.swarm.announcement import Announcement
 from kwaainet.swarm.server_info import ModelInfo, ServerInfo
 from kwaainet.types import PeerId, ServerState
@@ -121,6 +122,73 @@ def test_calls_are_counted_by_protocol_and_outcome_as_they_happen(built: Path) -
     watch(built, test)
 
 
+def test_the_steps_of_a_session_are_counted_while_it_lasts(built: Path) -> None:
+    """Those we answer, and those we ask of others."""
+
+    async def echo(stream: Stream) -> None:
+        while (message := await stream.receive()) is not None:
+            if message == b"wrong":
+                raise InputError("it is wrong")
+            if message != b"farewell":
+                await stream.send(message)
+
+    def steps(figures: Figures, name: str) -> list[float]:
+        found = (
+            (f"kwaainet_{name}_seconds_count", outcome, "Echo.rpc") for outcome in ("answered", "failed")
+        )
+        return [figures.get(key, 0) for key in found]
+
+    async def test(watched: Watched) -> None:
+        relay = watched.relay._host
+        for host in (relay, watched.client):
+            host.handle_stream("Echo.rpc", echo)
+        came = await watched.client.open_stream(watched.host_id, "Echo.rpc", timeout=5)
+        went = await relay.open_stream(watched.client.peer_id, "Echo.rpc", timeout=5)
+        for count in (1, 2, 3):
+            for stream in (came, went):
+                await stream.send(b"a")
+                await stream.receive()
+            figures = await watched.figures()
+            assert steps(figures, "rpc") == steps(figures, "asked") == [count, 0]
+        for stream in (came, went):
+            await stream.send(b"farewell")
+            await stream.end()
+            await stream.close()
+        for host, peer in ((watched.client, watched.host_id), (relay, watched.client.peer_id)):
+            stream = await host.open_stream(peer, "Echo.rpc", timeout=5)
+            await stream.send(b"wrong")
+            with pytest.raises(RpcError):
+                await stream.receive()
+            await stream.close()
+        figures = await watched.figures()
+        assert steps(figures, "rpc") == steps(figures, "asked") == [3, 1]
+
+    watch(built, test)
+
+
+def test_a_circuit_is_counted_while_it_lasts(built: Path) -> None:
+    async def upper(peer: PeerId, request: bytes) -> bytes:
+        return request.upper()
+
+    async def test(watched: Watched) -> None:
+        relay, client = watched.relay._host, watched.client
+        address = relay.addresses[0]
+        tab = await NativeHost.create(PrivateKey(os.urandom(32)), [f"{address}/p2p-circuit"])
+        tab.handle_unary("Upper.rpc", upper)
+        await tab.listen()
+        await client.connect(f"{address}/p2p-circuit/p2p/{tab.peer_id}")
+        carried = []
+        for _ in range(3):
+            await client.call(tab.peer_id, "Upper.rpc", b"a" * 100, timeout=5)
+            figures = await watched.figures()
+            assert figures["kwaainet_circuits",] == figures["kwaainet_reservations",] == 1
+            carried.append(figures["kwaainet_relayed_bytes_total",])
+        assert carried[0] + 200 <= carried[1] <= carried[2] - 200
+        await tab.close()
+
+    watch(built, test)
+
+
 def test_circuits_refusals_and_lookups(built: Path) -> None:
     async def test(watched: Watched) -> None:
         watched.relay.refused["no_reservation"] += 3
@@ -178,6 +246,8 @@ def test_the_dashboard_asks_for_figures_that_there_are(built: Path) -> None:
         watched.relay.open_hop = cast(OpenHop, SimpleNamespace(status={"refused": {"private": 1}}))
         watched.relay._host.handle_unary("Echo.rpc", echo)
         await watched.client.call(watched.host_id, "Echo.rpc", b"", timeout=5)
+        with pytest.raises(KwaaiNetError):
+            await watched.relay._host.call(watched.client.peer_id, "None.rpc", b"", timeout=5)
         assert named <= {name for name, *_ in await watched.figures()}
 
     info = ServerInfo(ServerState.ONLINE, 1.0, start_block=0, end_block=1)

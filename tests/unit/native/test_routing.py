@@ -9,6 +9,7 @@ from kwaainet.errors import StreamReset
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.libp2p import kad
 from kwaainet.libp2p.multiaddr import Multiaddr
+from kwaainet.native import routing as module
 from kwaainet.native.host import NativeHost
 from kwaainet.native.relay import Relay
 from kwaainet.types import PeerId
@@ -170,5 +171,19 @@ def test_a_relay_that_settles_is_known_to_servers_it_never_heard_of_and_tells_of
         assert far.peer_id in [record.peer for record in told], "it may be back; whoever asks finds out"
         assert await relay.settle() == 1
         await close(relay, middle)
+
+    run(main())
+
+
+def test_who_asks_nothing_more_is_let_go(monkeypatch):
+    monkeypatch.setattr(module, "_IDLE", 0.05)
+
+    async def main():
+        server, client = await host(ANY), await host()
+        await connect(client, server)
+        stream = await client.open_raw(server.peer_id, kad.PROTOCOL, timeout=5)
+        with pytest.raises(StreamReset):
+            await stream.read()
+        await close(client, server)
 
     run(main())

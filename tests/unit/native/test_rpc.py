@@ -262,3 +262,23 @@ def test_a_vanished_caller_ends_receiving_and_sending():
         await server.close()
 
     run(main())
+
+
+def test_a_request_that_does_not_come_whole_in_time_ends_its_stream(monkeypatch):
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 0.05)
+
+    async def main():
+        server, client = await pair()
+
+        async def upper(peer, request):
+            return request.upper()
+
+        server.handle_unary("T.upper", upper)
+        raw = await client.open_raw(server.peer_id, "T.upper", timeout=10)
+        raw.write(b"\x00\x00")
+        with pytest.raises(StreamReset):
+            await raw.read()
+        assert await client.call(server.peer_id, "T.upper", b"alive", timeout=10) == b"ALIVE"
+        await close(server, client)
+
+    run(main())

@@ -1,7 +1,9 @@
 """Sockets and WebSockets under links; what is refused and how it is told."""
 
 import asyncio
+import contextlib
 import os
+import socket
 
 import picows
 import pytest
@@ -14,6 +16,8 @@ from kwaainet.native.crypto import NativeCrypto
 from kwaainet.native.network import Network
 
 ANY = {"tcp": "/ip4/127.0.0.1/tcp/0", "ws": "/ip4/127.0.0.1/tcp/0/ws"}
+UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+UPGRADE += b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
 
 
 def network():
@@ -174,12 +178,44 @@ def test_a_text_message_ends_a_websocket():
     async def main():
         listener = await transport.listen(Multiaddr.parse(ANY["ws"]), network().accept)
         _, port = listener.address.host_port
-        socket, _ = await picows.ws_connect(picows.WSListener, f"ws://127.0.0.1:{port}/")
-        socket.send(picows.WSMsgType.TEXT, b"hello")
-        await socket.wait_disconnected()
+        client, _ = await picows.ws_connect(picows.WSListener, f"ws://127.0.0.1:{port}/")
+        client.send(picows.WSMsgType.TEXT, b"hello")
+        await client.wait_disconnected()
         listener.close()
 
     run(main())
+
+
+def test_who_sends_faster_than_is_read_does_not_make_the_buffer_larger_and_larger(monkeypatch):
+    """The system's own buffer may hold 32 MB, and picows' doubles as often as a read fills it."""
+    rooms = []
+
+    def buffer_updated(self, size):
+        transport.WSProtocol.buffer_updated(self, size)
+        rooms.append(len(transport.WSProtocol.get_buffer(self, -1)))
+
+    monkeypatch.setattr(transport._WsServer, "buffer_updated", buffer_updated)
+    ping = b"\x89\xfd" + bytes(4 + 125)
+    pings = ping * 8000
+
+    async def main():
+        listener = await transport.listen(Multiaddr.parse(ANY["ws"]), network().accept)
+        reader, writer = await asyncio.open_connection(*listener.address.host_port)
+        writer.write(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        flood = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+        sent = 0
+        while len(rooms) < 20:
+            with contextlib.suppress(BlockingIOError):
+                while True:  # as much as the system takes, while nobody reads
+                    sent += flood.send(pings[sent % len(ping) :])
+            await asyncio.sleep(0)
+        flood.close()
+        writer.close()
+        listener.close()
+
+    run(main())
+    assert max(rooms) < 4 * transport.READ_MOST
 
 
 def test_a_peer_that_speaks_something_else_is_disconnected():

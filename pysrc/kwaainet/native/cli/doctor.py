@@ -55,6 +55,8 @@ def _silent(step: Step) -> None:
 
 def line(step: Step) -> str:
     """``tls            ok       0.03 s  TLSv1.3, ...``, with the cause and what to do below it."""
+    if step.outcome is Outcome.UNTRIED:
+        return f"{step.name:<14} {MARKS[step.outcome]:<8}          {step.cause}"
     text = f"{step.name:<14} {MARKS[step.outcome]:<8} {step.seconds:5.2f} s  {step.found}".rstrip()
     indent = "\n" + " " * 16
     if step.cause:

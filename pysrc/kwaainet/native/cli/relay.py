@@ -26,6 +26,7 @@ from ...node.gateway import Gateway
 from ...node.overview import Overview
 from ...ports import Report
 from .. import operator_page
+from ..allocator import collect_seldom, keep_freed_memory
 from ..assets import find_assets
 from ..doors import Doors
 from ..host import NativeHost
@@ -33,7 +34,7 @@ from ..http import Origin, parse_http_address, parse_ice_server, serve
 from ..model import Model
 from ..network import MAX_CONNECTIONS
 from ..offered import check_offer, offer, open_models
-from ..open_files import most_connections
+from ..open_files import most_connections, most_visitors
 from ..open_hop import OpenHop
 from ..openai import ApiOptions
 from ..relay import Relay
@@ -150,7 +151,8 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
             [*metrics.routes(), *swarm.routes(), *operator_page.routes()],
             near_bits=lambda: host.routing.near_bits,
         )
-        runner, page = await serve(origin, http_host, http_port, doors, host.network.admission)
+        visitors = most_visitors(host.network.max_connections)
+        runner, page = await serve(origin, http_host, http_port, doors, host.network.admission, visitors)
         stack.push_async_callback(runner.cleanup)
         yield RunningRelay(host, relay, dht, page, models)
 
@@ -353,6 +355,8 @@ async def run(options: argparse.Namespace) -> int:
     progress = ProgressLine()
     async with running_relay(relay_options(options), progress) as relay:
         progress.finish()
+        keep_freed_memory()
+        collect_seldom()
         addresses = list(relay.host.addresses)
         emit({"event": "ready", "peer_id": str(relay.host.peer_id), "maddrs": addresses, "http": relay.http})
         say(f"relay {relay.host.peer_id} is up; open {relay.http} in a browser to contribute")

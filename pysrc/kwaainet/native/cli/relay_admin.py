@@ -140,14 +140,15 @@ async def _drain(options: argparse.Namespace) -> int:
         return 0
     limit = min(max(options.seconds, 1.0), MAX_DRAIN)
     answer, left = await _ask(options, "drain", seconds=limit), None
-    while not answer["quiet"]:
+    while answer["draining"] and not answer["quiet"]:
         if answer["circuits"] != left and not options.json:
             left = answer["circuits"]
             say(f"draining; {left} circuits are left")
         await asyncio.sleep(POLL)
         answer = await _ask(options, "drain")
-    _print(options, answer, ("DRAINED", "CIRCUITS LEFT"), [("yes", answer["circuits"])])
-    return 0
+    drained = answer["draining"]  # somebody else may have said --off meanwhile
+    _print(options, answer, ("DRAINED", "CIRCUITS LEFT"), [("yes" if drained else "no", answer["circuits"])])
+    return 0 if drained else 1
 
 
 def _print(

@@ -62,22 +62,18 @@ def add_defence_flags(parser: argparse.ArgumentParser) -> None:
         + " (bytes a second, 0 without limit); repeatable; behind a proxy give --trusted-proxy, too",
     )
     whom = "a peer id, an IP address or a subnet"
-    parser.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        type=_subject,
-        metavar="WHOM",
-        help=f"{whom} that no list keeps out and no limit by address holds for; repeatable",
-    )
-    parser.add_argument(
-        "--deny",
-        action="append",
-        default=[],
-        type=_subject,
-        metavar="WHOM",
-        help=f"{whom} that is not let in; repeatable; kwaainet relay ban does so while it runs",
-    )
+    for flag, what in (
+        ("--allow", "that no list keeps out and no limit by address holds for"),
+        ("--deny", "that is not let in; kwaainet relay ban does so while it runs"),
+    ):
+        parser.add_argument(
+            flag,
+            action="append",
+            default=[],
+            type=_subject,
+            metavar="WHOM",
+            help=f"{whom} {what}; repeatable",
+        )
     parser.add_argument("--allow-only", action="store_true", help="let in nobody but those of --allow")
 
 

@@ -20,6 +20,8 @@ def test_a_line_says_what_to_do() -> None:
         "                it has expired",
         "                what to do: renew it",
     ]
+    untried = Step("page", Outcome.UNTRIED, 0.0, "", "tls did not work")
+    assert line(untried) == "page           -                 tls did not work"
     assert line(Step("dns", Outcome.OK, 1.5, "127.0.0.1")) == "dns            ok        1.50 s  127.0.0.1"
 
 

@@ -26,6 +26,7 @@ class Told:
     def __init__(self) -> None:
         self.asked: list[Mapping[str, Any]] = []
         self.polls = 0
+        self.resumed_at = 99
 
     def __call__(self, request: Mapping[str, Any]) -> Any:
         self.asked.append(request)
@@ -46,7 +47,8 @@ class Told:
                 return {"limits": limits, "most": {"streams": {"peer": 1}}, "refused": {"banned": 9}}
             case "drain":
                 self.polls += 1
-                return {"draining": True, "quiet": self.polls > 2, "circuits": max(3 - self.polls, 0)}
+                draining = self.polls < self.resumed_at
+                return {"draining": draining, "quiet": self.polls > 2, "circuits": max(3 - self.polls, 0)}
         return {"draining": False}
 
 
@@ -124,6 +126,12 @@ def test_drain_waits_until_it_is_quiet(relay: Told, capsys: pytest.CaptureFixtur
     assert said.out.splitlines()[1].split() == ["yes", "0"]
     assert main(["relay", "drain", "--off"]) == 0
     assert relay.asked[-1] == {"ask": "resume"}
+
+
+def test_drain_ends_when_somebody_else_says_off(relay: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    relay.resumed_at = 2
+    assert main(["relay", "drain"]) == 1
+    assert lines(capsys)[1] == ["no", "1"]
 
 
 def test_where_no_relay_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,11 @@ async function run(args) {
     lockFileURL: DISTRIBUTION + "pyodide-lock.json",
     packageBaseUrl: DISTRIBUTION,
     packages: ["kwaainet", "jinja2", "pytest", "hypothesis"],
-    env: { HOME: "/home/pyodide", PYTHONDONTWRITEBYTECODE: "1" },
+    env: {
+      HOME: "/home/pyodide",
+      PYTHONDONTWRITEBYTECODE: "1",
+      KWAAINET_NIGHTLY: process.env.KWAAINET_NIGHTLY ?? "", // see tests/nightly/sizes.py
+    },
   });
   python.FS.mkdirTree("/repo/tests");
   python.mountNodeFS("/repo/tests", path.join(ROOT, "tests"));

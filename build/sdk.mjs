@@ -77,7 +77,8 @@ async function makeExamples (folder, sdk) {
     const from = join(EXAMPLES, name)
     const files = await readdir(from)
     await mkdir(join(folder, name), { recursive: true })
-    await copyFile(join(from, 'index.html'), join(folder, name, 'index.html'))
+    const html = await readFile(join(from, 'index.html'), 'utf8')
+    await writeFile(join(folder, name, 'index.html'), html.replace('main.jsx', 'main.js')) // as it is bundled
     const script = files.find(file => file.startsWith('main.'))
     if (script === undefined) continue
     await build({

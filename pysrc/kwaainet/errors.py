@@ -48,6 +48,10 @@ class Unavailable(CapacityError):
         super().__init__(UNAVAILABLE + why)
 
 
+class Paused(Unavailable):
+    """The owner of the machine has paused its node, or a limit of theirs has."""
+
+
 class EngineError(LocalError):
     """The inference engine could not build or run a graph."""
 

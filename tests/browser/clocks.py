@@ -13,11 +13,22 @@ WRONG = """
 (() => {
   const Right = Date
   globalThis.Date = class extends Right {
-    constructor (...words) { if (words.length === 0) super(Right.now() + %(ahead)d); else super(...words) }
-    static now () { return Right.now() + %(ahead)d }
+    constructor (...words) { if (words.length === 0) super(Right.now() + %(ahead)s); else super(...words) }
+    static now () { return Right.now() + %(ahead)s }
   }
 })()
 """
+
+
+SETTABLE = "globalThis.ahead = 0;" + WRONG % {"ahead": "globalThis.ahead"}
+
+
+async def pass_time(tab: Tab, seconds: float) -> None:
+    """On the clock of a tab that ran ``SETTABLE`` first, in every document and worker of it."""
+    later = f"void (globalThis.ahead += {1000 * seconds})"
+    for session in tab.page.workers:
+        await tab.page.evaluate_in(session, later)
+    await tab.page.evaluate(later)
 
 
 async def open_wrong_tab(browser: Browser, url: str, ahead: float, **query: str) -> Tab:

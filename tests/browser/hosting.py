@@ -21,6 +21,16 @@ from kwaainet.native.page import Page
 NONCE = "q83vAbcd"
 BUTTON = "document.querySelector('kwaai-node').shadowRoot.querySelector('[part~={}]')"
 ISOLATED = ("--site-per-process",)  # frames of other sites get processes of their own, as on every desktop
+# Nothing that a page may forbid its scripts and frames is needed.
+FORBIDDEN = ", ".join(
+    f"{feature}=()"
+    for feature in (
+        *("accelerometer", "autoplay", "battery", "camera", "cross-origin-isolated", "display-capture"),
+        *("encrypted-media", "fullscreen", "geolocation", "gyroscope", "hid", "idle-detection", "microphone"),
+        *("midi", "payment", "picture-in-picture", "screen-wake-lock", "serial", "storage-access"),
+        *("sync-xhr", "usb", "web-share", "xr-spatial-tracking"),
+    )
+)
 EXAMPLES_RELAY = "http://127.0.0.1:8080/"  # that web/examples name
 
 
@@ -59,7 +69,7 @@ class Host:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]
-        headers = {"Content-Security-Policy": self._policy}
+        headers = {"Content-Security-Policy": self._policy, "Permissions-Policy": FORBIDDEN}
         if path in self._pages:
             kind = "text/javascript" if path.endswith(".js") else "text/html"
             return web.Response(text=self._pages[path], content_type=kind, headers=headers)

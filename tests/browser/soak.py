@@ -2,7 +2,7 @@
 
 Rule of the file: every token is compared with what the model says on its own; a tab is only taken
 away while every block has another holder, so no session may be lost. ``test_soak.py`` plays this
-with four tabs for a short while; ``PYTHONPATH=tests python -m browser.soak --seconds 300`` with six.
+with three tabs for a short while; ``PYTHONPATH=tests python -m browser.soak --seconds 300`` with six.
 """
 
 from __future__ import annotations

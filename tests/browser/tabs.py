@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from kwaainet.native.chromium import Browser
 from kwaainet.native.page import Page
 
-PATIENCE = 120.0  # seconds; a loaded machine is slow, a broken one gets stuck
-SOON = 30.0  # seconds within which a caller must hear of an end; its own timeout would be 300
+PATIENCE = 300.0  # seconds; a loaded machine is slow, a broken one gets stuck
+SOON = 90.0  # seconds within which a caller must hear of an end; its own timeout would be 300
 POLL = 0.05
 
 Event = dict[str, Any]
@@ -78,21 +78,43 @@ class Tab:
         await self.click("stop")
         await self.until("offline", since=since)
 
+    async def hide(self) -> None:
+        """Minimize the tab's window; another tab in front hides none in a browser without windows."""
+        await self._window("minimized")
+
+    async def unhide(self) -> None:
+        """Bring the tab's window back."""
+        await self._window("normal")
+
+    async def _window(self, state: str) -> None:
+        window = (await self.page.command("Browser.getWindowForTarget"))["windowId"]
+        bounds = {"windowId": window, "bounds": {"windowState": state}}
+        await self.page.command("Browser.setWindowBounds", bounds)
+
     async def until(self, name: str, since: int = 0, **fields: Any) -> Event:
         """The first event from ``events[since]`` on that is ``name`` with these fields."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                for event in self.events[since:]:
-                    if event["event"] == name and fields.items() <= event.items():
-                        return event
-                    if event["event"] == "error":
-                        raise Failed(f"awaited {name} {fields}, but: {event.get('message')}")
-                if self.page.ended.done():
-                    raise Failed(f"awaited {name} {fields}, but the tab ended after {self.events}")
-                self._changed.clear()
-                changed = asyncio.ensure_future(self._changed.wait())
-                await asyncio.wait({changed, self.page.ended}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._until(name, since, fields)
+        except TimeoutError:
+            shown = await self.page.evaluate("document.body.innerText")
+            raise Failed(
+                f"awaited {name} {fields} in vain after {self.events}; the page reads {shown}"
+            ) from None
+
+    async def _until(self, name: str, since: int, fields: Mapping[str, Any]) -> Event:
+        while True:
+            for event in self.events[since:]:
+                if event["event"] == name and fields.items() <= event.items():
+                    return event
+                if event["event"] == "error":
+                    raise Failed(f"awaited {name} {fields}, but: {event.get('message')}")
+            if self.page.ended.done():
+                raise Failed(f"awaited {name} {fields}, but the tab ended after {self.events}")
+            self._changed.clear()
+            changed = asyncio.ensure_future(self._changed.wait())
+            await asyncio.wait({changed, self.page.ended}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
 
 
 async def open_tab(browser: Browser, url: str, *, first: str = "", **query: str) -> Tab:

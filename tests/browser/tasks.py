@@ -24,24 +24,20 @@ async def tasks(page: Page) -> AsyncIterator[list[float]]:
     """Processor milliseconds of every task of the page's main thread meanwhile; filled at the end."""
     events: list[dict[str, Any]] = []
     complete = asyncio.Event()
-    devtools, session, handle = page._devtools, page._session, page._handle_page
 
-    def heard(method: str, params: dict[str, Any]) -> None:
+    def hear(method: str, params: dict[str, Any]) -> None:
         if method == "Tracing.dataCollected":
             events.extend(params["value"])
         elif method == "Tracing.tracingComplete":
             complete.set()
-        else:
-            handle(method, params)
 
     found: list[float] = []
-    devtools.on_events(session, heard)
-    await page.command("Tracing.start", {"traceConfig": {"includedCategories": CATEGORIES}})
-    yield found
-    await page.evaluate(ANOTHER)  # or the last one might not have ended
-    await page.command("Tracing.end")
-    await asyncio.wait_for(complete.wait(), PATIENCE)
-    devtools.on_events(session, handle)
+    with page.hearing(hear):
+        await page.command("Tracing.start", {"traceConfig": {"includedCategories": CATEGORIES}})
+        yield found
+        await page.evaluate(ANOTHER)  # or the last one might not have ended
+        await page.command("Tracing.end")
+        await asyncio.wait_for(complete.wait(), PATIENCE)
     mains = {
         (one["pid"], one["tid"])
         for one in events

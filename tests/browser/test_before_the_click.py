@@ -57,6 +57,7 @@ def test_the_page_costs_little_and_stores_nothing(origin: dict[str, Any]) -> Non
             assert page.workers == {}
             assert await page.evaluate(STORED) == NOTHING
             assert tab.events == []
+            assert not await page.evaluate("document.querySelector('#contribute').disabled")
 
     asyncio.run(main())
 
@@ -80,5 +81,8 @@ def test_the_words_are_painted_after_two_requests_and_without_any_script(origin:
                 "could work the words out",
             ):
                 assert words in text
+            assert await page.evaluate("document.querySelector('#contribute').disabled"), (
+                "nobody would hear a click"
+            )
 
     asyncio.run(main())

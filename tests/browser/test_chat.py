@@ -88,7 +88,7 @@ def test_a_page_chats_through_another_tab(scene: Scene) -> None:
 
         async def said_how() -> bool:
             peers = await scene.chat.text("chat-peers")
-            return f"{scene.peer[-8:]}: blocks 0:3, direct (WebRTC)" in peers
+            return f"{scene.peer[-8:]}: blocks 0 to 2, direct (WebRTC)" in peers
 
         await eventually(said_how)
 
@@ -122,6 +122,25 @@ def test_a_page_may_chat_and_serve_at_once(scene: Scene) -> None:
     scene.run(main())
 
 
+async def breaks_off(scene: Scene, last: Tab) -> None:
+    """The server of an answer pauses for a moment, and then leaves, with nobody to take its place."""
+    await scene.page.click("chat-new")
+    await scene.chat.send(QUESTION)
+
+    async def pieces() -> bool:
+        return len(await scene.chat.last()) > 10
+
+    await eventually(pieces)
+    await last.click("pause")
+    await last.reads("state", "Paused")
+    await last.click("pause")
+    await scene.page.reads("chat-log", "Interrupted for a moment; continued on")
+    await last.page.close()
+    await scene.page.reads("chat-log", "The answer broke off here.")
+    assert "Nobody who serves this model can be reached." in await scene.page.text("chat-problem")
+    assert await scene.page.text("chat-status") == await scene.page.text("chat-peers") == ""
+
+
 def test_an_answer_goes_on_when_whoever_gives_it_is_gone(scene: Scene) -> None:
     async def main() -> None:
         async with await Browser.launch() as browser:
@@ -136,7 +155,8 @@ def test_an_answer_goes_on_when_whoever_gives_it_is_gone(scene: Scene) -> None:
 
             await eventually(begun)
             [lost] = [hop["peer"] for hop in scene.chat.chains()[-1]["hops"]]
-            if lost == scene.peer:
+            left = another if lost == scene.peer else scene.server
+            if left is another:
                 await scene.server.page.close()
             else:
                 os.killpg(browser.process_id, signal.SIGKILL)
@@ -145,5 +165,6 @@ def test_an_answer_goes_on_when_whoever_gives_it_is_gone(scene: Scene) -> None:
             assert last["lost"] == [lost]
             assert {hop["peer"] for hop in last["hops"]} == peers - {lost}
             assert f"{lost[-8:]} left; continued on" in await scene.chat.text("chat-log")
+            await breaks_off(scene, left)
 
     scene.run(main())

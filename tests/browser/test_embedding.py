@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
-from browser.hosting import BUTTON, NONCE, Host, only_ours, shows, strict, visiting, without_workers
+from browser.hosting import (
+    BUTTON,
+    NONCE,
+    Host,
+    frame_of,
+    one_line,
+    only_ours,
+    shows,
+    strict,
+    visiting,
+    without_workers,
+)
+from browser.peers import hidden_states, joined
 from browser.tasks import tasks
 
 from kwaainet.errors import LocalError
+from kwaainet.native.page import Page
 
 LONG = 50.0  # ms of the processor's, from which on a person feels a task
 # A task that is long on purpose, so that its absence would tell that none was seen.
@@ -18,7 +32,7 @@ MARK = (
     "new Promise(done => setTimeout(() => { let sum = 0;"
     "for (let n = 0; n < 2e8; n++) sum += n % 7; globalThis.sum = sum; done() }))"
 )
-STATE = "document.querySelector('kwaai-node')?.status?.().state"
+PANEL = "document.querySelector('kwaai-node')?.status?.()"
 
 
 def element_page(origin: Mapping[str, Any]) -> str:
@@ -37,6 +51,13 @@ def node_page(origin: Mapping[str, Any]) -> str:
         "<!doctype html><title>host</title>"
         f'<script type="module" nonce="{NONCE}">import {{ createNode }} from "{origin["http"]}sdk/index.js";'
         f'globalThis.node = createNode({{ relay: "{origin["http"]}", backend: "wasm" }})</script>'
+    )
+
+
+def script_page(origin: Mapping[str, Any]) -> str:
+    return (
+        "<!doctype html><title>host</title>"
+        f'<script src="{origin["http"]}embed.js" data-backend="wasm"></script>'
     )
 
 
@@ -102,32 +123,49 @@ def test_attributes_properties_events_and_parts_are_an_elements(origin: dict[str
     asyncio.run(main())
 
 
+async def leave(page: Page, host: Host) -> None:
+    """While it serves; what it does last is seen as well, for the new page is of the same process."""
+    await page.goto(f"{host.url}/empty")
+
+
+async def stop(page: Page, host: Host) -> None:
+    await page.evaluate("node.stop()")
+
+
+async def compute(origin: Mapping[str, Any], server: str) -> None:
+    """Have a prompt and some tokens computed, one after the other."""
+    async with joined(origin["tcp"]) as peer:
+        session = await peer.session(server)
+        for tokens in (32, *[1] * 16):
+            await session.step(hidden_states(1, tokens))
+        await session.stream.close()
+
+
 @pytest.mark.parametrize(
-    ("make", "start", "state", "stop"),
+    ("policy", "make", "start", "status", "end"),
     [
-        (
-            element_page,
-            f"{BUTTON.format('start')}.click()",
-            STATE,
-            "document.querySelector('kwaai-node').stop()",
-        ),
-        (node_page, "void node.start()", "globalThis.node?.status().state", "node.stop()"),
+        (strict, element_page, f"{BUTTON.format('start')}.click()", PANEL, leave),
+        (strict, node_page, "void node.start()", "globalThis.node?.status()", stop),
+        (one_line, script_page, f"{BUTTON.format('start')}.click()", PANEL, leave),
     ],
-    ids=["element", "node"],
+    ids=["element", "node", "script"],
 )
 def test_no_task_of_the_host_is_long(
-    origin: dict[str, Any], make: Any, start: str, state: str, stop: str
+    origin: dict[str, Any], policy: Any, make: Any, start: str, status: str, end: Any
 ) -> None:
-    """From the import to the end."""
+    """From the import to the end, computing for somebody meanwhile."""
 
     async def main() -> None:
-        host = Host(strict(origin), {"": make(origin), "empty": "<!doctype html>"})
+        host = Host(policy(origin), {"": make(origin), "empty": "<!doctype html>"})
         async with visiting(host, "/empty") as page, tasks(page) as seen:
             await page.goto(f"{host.url}/")
-            await shows(page, state, "idle")
-            await page.evaluate(start)
-            await shows(page, state, "serving")
-            await page.evaluate(stop)
+            frame = await frame_of(page) if make is script_page else None
+            evaluate = page.evaluate if frame is None else partial(page.evaluate_in, frame)
+            await shows(page, f"{status}?.state", "idle", frame)
+            await evaluate(start)
+            await shows(page, f"{status}?.state", "serving", frame)
+            await compute(origin, await evaluate(f"{status}.peerId"))
+            await end(page, host)
             await page.evaluate(MARK)
         *others, longest = sorted(seen)
         assert others[-1] < LONG < longest, "all but the one that is meant to be"

@@ -115,6 +115,7 @@ def test_one_line_contributes_in_a_frame_of_the_relays_origin(
                 "tokens": COMPUTED,
             }
             assert receipt["peer"].startswith("12D3KooW")
+            assert "error" not in receipt, "it was asked to the end"
             assert min(receipt["bytesIn"], receipt["bytesOut"]) > COMPUTED * TALKING.hidden_size
             assert receipt["started"] < receipt["ended"]
             only_ours(page, host, talking_origin)

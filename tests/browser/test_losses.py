@@ -47,7 +47,7 @@ def worker_of(tab: Tab, name: str) -> str:
     return next(session for session, url in tab.page.workers.items() if f"/{name}.js" in url)
 
 
-@pytest.mark.parametrize(("name", "how"), [("node", "thrown"), ("network", "gone")])
+@pytest.mark.parametrize(("name", "how"), [("node", "thrown"), ("node", "gone"), ("network", "gone")])
 def test_a_worker_that_ends_is_said_and_started_again(origin: dict[str, Any], name: str, how: str) -> None:
     async def main() -> None:
         async with serving(origin) as scene:

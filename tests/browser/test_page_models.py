@@ -90,7 +90,7 @@ def test_the_picture_is_of_the_whole_swarm(origin: dict[str, Any]) -> None:
             said = f"{BIG}: {len(SPANS) - 1} servers, nobody serves blocks 20–23"
             assert found[BIG] == [said, len(SPANS), 4]
             assert found[PREFIX][1:] == [0, len(ALL)]
-            assert "blocks 20–23 without a server" in await tab.text("coverage")
+            assert "nobody serves blocks 20–23." in await tab.text("coverage")
             assert "The relay answers in" in await tab.text("swarm-health")
             columns = f"document.querySelectorAll('[aria-label^={BIG}] .column').length"
             assert await tab.page.evaluate(columns) == BIG_BLOCKS

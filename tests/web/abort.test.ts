@@ -6,7 +6,7 @@ import { abortable, cutShort } from '../../web/sdk/abort.ts'
 import { MemoryFolder } from './memory_folder.ts'
 
 const never = async (): Promise<never> => await new Promise(() => {})
-const root = { getDirectoryHandle: never as () => Promise<unknown> }
+const root = { getDirectoryHandle: never as () => Promise<unknown>, removeEntry: async () => { throw new DOMException('', 'NoModificationAllowedError') } }
 const storage = { getDirectory: async () => root, persisted: async () => false, persist: never }
 Object.defineProperty(globalThis, 'navigator', { value: { hardwareConcurrency: 2, storage, gpu: { requestAdapter: never } } })
 Object.assign(globalThis, { isSecureContext: true, crossOriginIsolated: false, indexedDB: { deleteDatabase: () => ({}) } })
@@ -33,7 +33,7 @@ for (const [name, call] of Object.entries(CALLS)) {
 
 test('clearing that is given up leaves what is left', async () => {
   const folder = new MemoryFolder()
-  for (const name of ['a', 'b']) await folder.getFileHandle(name, { create: true })
+  for (const name of 'abcdefghijklmnopqrst') await folder.getFileHandle(name, { create: true })
   const control = new AbortController()
   const { removeEntry } = folder
   folder.removeEntry = async (name: string) => {
@@ -42,7 +42,8 @@ test('clearing that is given up leaves what is left', async () => {
   }
   root.getDirectoryHandle = async () => folder
   await assert.rejects(clearCache({}, { signal: control.signal }), /enough/)
-  assert.equal((await cacheEntries()).length, 1)
+  const left = (await cacheEntries()).length
+  assert.ok(left > 0 && left < 20, `${left} left`)
 })
 
 test('work is its own where no signal comes, and what it does later is nobody\'s', async () => {

@@ -1,10 +1,12 @@
 // The store worker's blobs seen from where Python is: read ahead, asked for, and a store worker that breaks.
 
 import assert from 'node:assert/strict'
-import test from 'node:test'
+import test, { mock } from 'node:test'
 import { RemoteBlobs, type StorePort } from '../../web/worker/blobs.ts'
 import { blobsIn, blobsOf } from '../../web/worker/manifest.ts'
 import type { FromStore, ToStore } from '../../web/worker/store_messages.ts'
+
+mock.timers.enable({ apis: ['setTimeout'] }) // nobody waits for a store that was asked for nothing more
 
 /** A store worker that answers when it is told to. */
 class FakePort implements StorePort {
@@ -54,6 +56,24 @@ test('no more is read ahead than memory is meant for', () => {
   assert.deepEqual(port.sent[1]?.type === 'expect' && port.sent[1].ahead, ['a'])
 })
 
+test('a store worker that forgets a question holds nobody up for long', async () => {
+  const port = new FakePort()
+  const blobs = new RemoteBlobs(port)
+  blobs.expect([known('a')], [known('a')])
+  const [ahead, written, later] = [blobs.read('a'), blobs.write('b', Uint8Array.of(1)), blobs.write('c', Uint8Array.of(2))]
+  mock.timers.tick(29_000)
+  const ids = port.sent.map(message => 'id' in message ? message.id : 0)
+  port.say({ type: 'answer', id: ids.at(-1)!, result: '' })
+  assert.equal(await later, '')
+  mock.timers.tick(29_999) // since its last word
+  const lost = [ahead, written].map(async answer => await Promise.race([answer, new Promise(resolve => { setImmediate(resolve, 'waits') })]))
+  assert.deepEqual(await Promise.all(lost), ['waits', 'waits'])
+  mock.timers.tick(1)
+  assert.equal(await ahead, null)
+  assert.match(await written, /said nothing for 30 s/)
+  assert.match((await blobs.room()).message, /keeps no weights: its storage said nothing/)
+})
+
 test('a store worker that breaks is a store that keeps nothing', async () => {
   const port = new FakePort()
   const blobs = new RemoteBlobs(port)
@@ -63,6 +83,7 @@ test('a store worker that breaks is a store that keeps nothing', async () => {
   assert.deepEqual(await Promise.all(waiting), [null, null, 'no workers here'])
   assert.equal(await blobs.read('c'), null)
   assert.equal(await blobs.writePart('c', 0, Uint8Array.of(1)), 'no workers here')
+  mock.timers.tick(60_000) // it owes nothing any more
   const { kept, message } = await blobs.room()
   assert.deepEqual([kept, /no workers here/.test(message)], [false, true])
 })

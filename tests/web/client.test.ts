@@ -110,7 +110,7 @@ test('an answer, its chain, and what took the place of a lost hop', async () => 
   const { hops, failovers, tokens_per_second: rate, peer_id: peer } = client.status()
   assert.deepEqual([hops[0]?.connection?.kind, failovers, rate, peer], ['webrtc', 1, 20, 'me'])
   const chains = events.filter(event => event.event === 'chain')
-  assert.deepEqual(chains.map(({ lost }) => lost), [[], ['A']])
+  assert.deepEqual(chains.map(({ lost, anew }) => [lost, anew]), [[[], false], [['A'], true]])
 })
 
 test('aborting cancels at the worker', async () => {

@@ -6,9 +6,10 @@ export class MemoryFolder {
   readonly files = new Map<string, Uint8Array<ArrayBuffer>>()
   readonly #open = new Set<string>()
   room = Infinity
+  gone = false // deleted as a whole, until it is made anew
 
   async getFileHandle (name: string, options?: { create: boolean }): Promise<unknown> {
-    if (!this.files.has(name) && options?.create !== true) throw new DOMException('absent', 'NotFoundError')
+    if (this.gone || (!this.files.has(name) && options?.create !== true)) throw new DOMException('absent', 'NotFoundError')
     if (!this.files.has(name)) this.files.set(name, new Uint8Array(0))
     return this.#handle(name)
   }
@@ -19,8 +20,26 @@ export class MemoryFolder {
 
   async removeEntry (name: string): Promise<void> {
     if (!this.files.has(name)) throw new DOMException('absent', 'NotFoundError')
+    if (this.#open.has(name)) throw new DOMException('it is open', 'NoModificationAllowedError')
     this.room += this.files.get(name)!.length
     this.files.delete(name)
+  }
+
+  /** What has this folder in it, as `navigator.storage`; nothing can be deleted that is being written. */
+  get storage (): object {
+    const root = {
+      getDirectoryHandle: async (_: string, options?: { create: boolean }) => {
+        if (options?.create === true) this.gone = false
+        if (this.gone) throw new DOMException('absent', 'NotFoundError')
+        return this
+      },
+      removeEntry: async () => {
+        if (this.#open.size > 0) throw new DOMException('a file is open', 'NoModificationAllowedError')
+        for (const name of [...this.files.keys()]) await this.removeEntry(name)
+        this.gone = true
+      }
+    }
+    return { getDirectory: async () => root }
   }
 
   #handle (name: string): unknown {

@@ -122,11 +122,11 @@ test('progress, peers, work and receipts are events of their own', async () => {
   network().say({ type: 'peers', peers: [report('B')] })
   worker().say({ type: 'serving', sessions: 1, tokens_done: 7, leaving_in: 0 })
   const receipt = { kind: 'session', peer: 'B', model: 'tiny', blocks: [0, 3], tokens: 7 }
-  worker().say({ type: 'receipt', ...receipt, bytes_in: 10, bytes_out: 20, started: 1.5, ended: 3, error: '' })
-  worker().say({ type: 'receipt', ...receipt, bytes_in: 10, bytes_out: 20, started: 1.5, ended: 3, error: 'gone' })
+  worker().say({ type: 'receipt', ...receipt, bytes_in: 10, bytes_out: 20, started: 1.5, ended: 3, error: '', code: '' })
+  worker().say({ type: 'receipt', ...receipt, bytes_in: 10, bytes_out: 20, started: 1.5, ended: 3, error: 'gone', code: 'StreamReset' })
   const peer = (id: string): object => ({ id, kind: 'webrtc', rttMs: 2, bytesIn: 1, bytesOut: 3 })
   const whole = { ...receipt, bytesIn: 10, bytesOut: 20, started: new Date(1500), ended: new Date(3000) }
-  assert.deepEqual(heard.splice(3), [whole, { ...whole, error: 'gone' }])
+  assert.deepEqual(heard.splice(3), [whole, { ...whole, error: 'gone', code: 'StreamReset' }])
   assert.deepEqual(heard, [
     { peers: [peer('A')], joined: ['A'], left: [] }, { peers: [peer('B')], joined: ['B'], left: ['A'] }, { sessions: 1, tokensDone: 7 }
   ])
@@ -174,6 +174,22 @@ test('a battery that does not answer holds nothing up, and counts from its answe
   assert.equal(limitsOf(worker()).on_battery, false)
   answer(battery)
   await until(() => limitsOf(worker()).on_battery === true)
+})
+
+test('a graphics adapter that does not answer is none', async t => {
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  let asked = (): void => {}
+  const asking = new Promise<void>(resolve => { asked = resolve })
+  Object.assign(navigator, { gpu: { requestAdapter: async () => { asked(); return await new Promise(() => {}) } } })
+  const { node, worker } = scene()
+  const started = node.start()
+  await asking
+  t.mock.timers.tick(10_000)
+  await until(() => FakeWorker.made.length === 2)
+  Reflect.deleteProperty(navigator, 'gpu')
+  assert.equal(worker().posted[0].config.backend, 'wasm')
+  worker().say(state('online'))
+  await started
 })
 
 test('a second tab says who serves and takes over when that ends', async () => {
@@ -271,6 +287,91 @@ test('a start can be aborted, by its own signal and by the node\'s', async () =>
   }
 })
 
+for (const [phase, began] of [['starting', false], ['loading', false], ['online', true], ['paused', true], ['draining', false]] as const) {
+  test(`the node's signal ends it while it is ${phase}`, async () => {
+    const control = new AbortController()
+    const { node, worker } = scene({ signal: control.signal })
+    const started = node.start().then(() => true, ({ name }) => name)
+    await until(() => FakeWorker.made.length === 2)
+    worker().say(state(phase, { reasons: ['asked'] }))
+    control.abort()
+    if (phase !== 'starting') { // there is something to leave
+      assert.deepEqual(worker().posted.at(-1), { type: 'stop-node', drain: 0 })
+      worker().say({ type: 'stopped' })
+    }
+    await until(() => node.status().state === 'stopped')
+    assert.equal(await started, began || 'AbortError')
+    assert.ok(worker().ended)
+  })
+}
+
+test('the signal of a tab that waits ends its waiting', async () => {
+  const first = await serving()
+  const control = new AbortController()
+  const { node } = scene({ signal: control.signal })
+  await node.start()
+  control.abort()
+  await until(() => node.status().state === 'stopped')
+  const stopping = first.node.stop()
+  first.worker().say({ type: 'stopped' })
+  await stopping
+  assert.equal(FakeWorker.made.length, 2, 'it does not take over')
+})
+
 test('a model that the relay does not offer is named', async () => {
   await assert.rejects(scene({ model: 'huge' }).node.start(), /offers tiny, not huge/)
+})
+
+const LOOK = 5000 // ms
+const [GOES_ON, IS_OVER] = [34, 36] // looks without a word
+
+test('a start that stands still is given up at any stage, and says at which', async t => {
+  t.mock.timers.enable({ apis: ['setInterval'] })
+  const stages: Array<[string, object[]]> = [
+    ['starting', []],
+    ['python', [{ type: 'progress', stage: 'python', done: 1, total: 2, cached: 0, rate: 0 }]],
+    ['reserving', [state('starting'), state('reserving')]],
+    ['weights', [state('joining'), { type: 'progress', stage: 'weights', done: 1, total: 2, cached: 0, rate: 0 }]]
+  ]
+  for (const [waits, words] of stages) {
+    FakeWorker.made = []
+    const { node, states, network, worker } = scene()
+    const started = node.start()
+    await until(() => FakeWorker.made.length === 2)
+    for (const word of words) {
+      t.mock.timers.tick(GOES_ON * LOOK)
+      worker().say(word)
+    }
+    t.mock.timers.tick(GOES_ON * LOOK)
+    network().say({ type: 'peers', peers: [] }) // lives on, which says nothing of what is waited for
+    assert.notEqual(states.at(-1), 'failed')
+    t.mock.timers.tick((IS_OVER - GOES_ON) * LOOK)
+    await assert.rejects(started, { code: 'stalled', values: { waits } })
+    assert.deepEqual([states.at(-1), worker().ended], ['failed', true])
+  }
+})
+
+test('a start whose page never answers is given up, too; who has served is not', async t => {
+  t.mock.timers.enable({ apis: ['setInterval'] })
+  const { node } = await serving()
+  FakeWorker.made[1]!.say(state('joining'))
+  t.mock.timers.tick(2 * IS_OVER * LOOK)
+  assert.equal(node.status().state, 'loading')
+  FakeWorker.made[1]!.say(state('online'))
+  const silent = { relay: 'http://relay', backend: 'wasm' } as const
+  const fetched = globalThis.fetch
+  globalThis.fetch = async () => await new Promise(() => {})
+  const stopping = node.stop()
+  FakeWorker.made[1]!.say({ type: 'stopped' })
+  await stopping
+  const other = createNode(silent)
+  const started = other.start()
+  await until(() => other.status().state === 'preflight')
+  await new Promise(resolve => setImmediate(resolve))
+  t.mock.timers.tick(IS_OVER * LOOK)
+  globalThis.fetch = fetched
+  await assert.rejects(started, { code: 'stalled' })
+  void other.start().catch(() => {})
+  await until(() => FakeWorker.made.length === 4)
+  scenes.push({ node: other, states: [], network: () => FakeWorker.made[2]!, worker: () => FakeWorker.made[3]! })
 })

@@ -9,6 +9,7 @@ import { byModel } from '../../web/page/kept.ts'
 import { DEFAULTS, readChoice } from '../../web/page/limits.ts'
 import { Restart } from '../../web/page/restart.ts'
 import { Traffic } from '../../web/page/serving.ts'
+import { loadingHeard } from '../../web/page/words.ts'
 
 const NOTHING = { seconds: 0, tokens: 0, requests: 0, received: 0, sent: 0, energy: 0 }
 
@@ -80,4 +81,10 @@ test('a peer that comes anew counts from nothing', () => {
 test('kept wishes are believed as far as they make sense', () => {
   assert.deepEqual(readChoice('{"duty":7,"onBattery":"continue","hours":[{"from":"25:00","to":"06:00"}]}'), { ...DEFAULTS, onBattery: 'continue' })
   assert.deepEqual(readChoice('nonsense'), DEFAULTS)
+})
+
+test('of a download a quarter at a time is heard', () => {
+  const heard = new Set(Array.from({ length: 1001 }, (_, done) => loadingHeard('weights', done, 1000)))
+  assert.deepEqual([...heard], ['Loading the weights…', ...[25, 50, 75, 100].map(percent => `Loading the weights, ${percent} %`)])
+  assert.equal(loadingHeard('python', 0, 0), 'Loading Python…')
 })

@@ -265,6 +265,21 @@ test('leaving in order closes the host and makes no farewell call', async () => 
   assert.deepEqual(client.types(), [])
 })
 
+test('leaving in order waits until its callers have heard, and no longer', async () => {
+  const [client, server] = pairOfTabs()
+  await openStream(client, server)
+  await server.say({ type: 'serve', protocol: 'A.rpc_x', kind: 'unary' })
+  await client.say({ type: 'call', id: 1, peer: 'server', protocol: 'A.rpc_x', body: fromHex('') })
+  const deaf = await client.host.dial('server', 'A.rpc_stream')
+  await settle()
+  await server.say({ type: 'leave', id: 5, reason: 'done' })
+  assert.deepEqual(client.heard.filter(({ type }) => type === 'fault').length, 2)
+  assert.ok(!server.host.closed, 'one has not')
+  await deaf.close()
+  await settle()
+  assert.ok(server.host.closed)
+})
+
 test('a request that is too long is cut off, its reader is not', async () => {
   const [client, server] = pairOfTabs()
   await server.say({ type: 'serve', protocol: 'A.rpc_x', kind: 'unary' })

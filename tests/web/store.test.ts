@@ -151,10 +151,11 @@ test('an index that was cut short, or tells of files that are gone, does no harm
   assert.deepEqual(await (await opened(folder)).read(blobOf('m', 1).known.digest), blobOf('m', 1).data)
 })
 
+const inBrowserOf = ({ storage }: MemoryFolder): void => { Object.defineProperty(navigator, 'storage', { value: storage, configurable: true }) }
+
 test('people see what is kept, by blocks, and delete what they want', async () => {
   const folder = new MemoryFolder()
-  const root = { getDirectoryHandle: async () => folder }
-  Object.defineProperty(navigator, 'storage', { value: { getDirectory: async () => root }, configurable: true })
+  inBrowserOf(folder)
   assert.deepEqual(await cacheEntries(), [])
   await keep(folder, 'a', [0, 1])
   await keep(folder, 'b', [7])
@@ -166,4 +167,49 @@ test('people see what is kept, by blocks, and delete what they want', async () =
   assert.deepEqual((await cacheEntries()).map(({ model }) => model), ['b'])
   assert.equal(await clearCache(), 100)
   assert.deepEqual(await cacheEntries(), [])
+})
+
+test('all of it goes in one pass, and whoever serves meanwhile keeps what comes after', async () => {
+  const folder = new MemoryFolder()
+  inBrowserOf(folder)
+  await keep(folder, 'a', [0, 1])
+  const serving = await opened(folder)
+  const singly: string[] = []
+  const { removeEntry } = folder
+  assert.equal(await clearCache(), 200)
+  assert.deepEqual([folder.files.size, folder.gone], [0, false], 'the index, too')
+  folder.gone = true // the moment between the two, or a browser that clears its storage
+  assert.equal(await serving.write(digestOf(FILE), FILE.slice()), '')
+  const access = await (await folder.getFileHandle(digestOf(FILE)) as FileSystemFileHandle).createSyncAccessHandle()
+  await keep(folder, 'a', [2])
+  folder.removeEntry = async name => {
+    singly.push(name)
+    await removeEntry.call(folder, name)
+  }
+  assert.equal(await clearCache(), 100, 'all but the one that is being written')
+  assert.equal(singly.length, 2)
+  assert.equal((await cacheEntries()).length, 1)
+  access.close()
+})
+
+test('the index is written once it is quiet, and not for every use', async context => {
+  context.mock.timers.enable({ apis: ['setTimeout'] })
+  let now = 0
+  context.mock.method(performance, 'now', () => now)
+  const folder = new MemoryFolder()
+  const blobs = await opened(folder)
+  const written = (): boolean => folder.files.delete(INDEX)
+  const use = async (): Promise<void> => { await blobs.write(digestOf(FILE), FILE.slice()) }
+  const pass = async (time: number): Promise<void> => {
+    now += time
+    context.mock.timers.tick(time)
+    for (let turn = 0; turn < 50; turn++) await Promise.resolve()
+  }
+  const times = []
+  for (let second = 0; second < 24; second++) {
+    if (second < 15) await use()
+    await pass(900)
+    if (written()) times.push(second)
+  }
+  assert.deepEqual(times, [11, 15], 'ten seconds after the first use, and one after the last')
 })

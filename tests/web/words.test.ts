@@ -5,7 +5,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import ts from 'typescript'
 import { readWeights } from '../../web/page/serving.ts'
-import { CHECKS, problemIn, WORDS } from '../../web/page/words.ts'
+import { CHECKS, problemIn, RECEIPTS, WORDS } from '../../web/page/words.ts'
 
 const PAGE = new URL('../../web/page/', import.meta.url)
 const SHOWN = ['textContent', 'innerText', 'title', 'ariaLabel', 'ariaDescription', 'placeholder', 'alt']
@@ -90,7 +90,12 @@ test('a problem is said with its parts, and what is unknown is ours', () => {
 })
 
 test('how weights are kept is read as the node says it', () => {
-  assert.equal(readWeights("stored (69 MB, the file's numbers), the best on wasm"), 'as the file has them, 69 MB, nothing rounded')
+  assert.equal(readWeights("stored (69 MB, the file's numbers; prompts of 64 tokens and more in 16 bits), the best on wasm"), 'as the file has them, 69 MB, no weight rounded')
   assert.equal(readWeights('q8 (8 MB, rounded), asked for'), 'in 8 bits, 8.0 MB, rounded')
   assert.equal(readWeights(''), undefined)
+})
+
+test('work that was only paused did not end early', () => {
+  const line = (code?: string): string => RECEIPTS.line(new Date(0), 'QmPeer', 'session', 1, 3, code).slice(6)
+  assert.deepEqual([line(), line('Paused'), line('StreamReset')], ['QmPeer: 1 token in 3 s', 'QmPeer: 1 token in 3 s, until it was paused', 'QmPeer: 1 token in 3 s (ended early)'])
 })

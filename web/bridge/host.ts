@@ -14,6 +14,7 @@ import { type Link, Upgrades } from './direct.ts'
 import { describe, fault } from './faults.ts'
 import { addressesOf, build, DIAL_TIMEOUT, idOf, MANY } from './relay_node.ts'
 import type { NetworkHost, StreamHandler } from './rpc.ts'
+import { Served } from './served.ts'
 import type { RpcStream } from './streams.ts'
 import { echo, Traffic } from './traffic.ts'
 
@@ -58,7 +59,7 @@ export class RelayedHost implements NetworkHost {
   readonly #privateKey: PrivateKey
   readonly #options: HostOptions
   readonly #listener: HostListener
-  readonly #handlers = new Map<string, StreamHandler>()
+  readonly #served = new Served<StreamHandler>()
   readonly #traffic = new Traffic()
   readonly #echoing = new Set<string>()
   readonly #lives: Live[] = [] // the longest held first
@@ -83,7 +84,7 @@ export class RelayedHost implements NetworkHost {
 
   async serve (protocol: string, kind: 'unary' | 'stream', handler: StreamHandler): Promise<void> {
     for (const name of kind === 'stream' ? [protocol, protocol + CREDITED] : [protocol]) {
-      this.#handlers.set(name, handler)
+      this.#served.set(name, handler)
       for (const live of this.#lives) await this.#handle(live.node, name, handler)
     }
   }
@@ -209,12 +210,14 @@ export class RelayedHost implements NetworkHost {
       connect: async peer => { await built.dialDirect(relay, peer) },
       close: link => { link.connection.close().catch(() => {}) }
     }, () => performance.now())
+    const serveAll = this.#served.on(async (protocol, handler) => { await this.#handle(node, protocol, handler) })
     try {
-      await Promise.all([...this.#handlers].map(async ([protocol, handler]) => { await this.#handle(node, protocol, handler) }))
+      await serveAll()
       this.#follow(node, upgrades)
       await node.start()
       const connection = await node.dial(multiaddr(relay), { signal: AbortSignal.timeout(DIAL_TIMEOUT) })
       await built.reserve(relay)
+      await serveAll() // a relay far away takes longer than Python, which has said meanwhile what it serves
       if (this.#closed) throw new Error('closed meanwhile')
       const live = { ...built, relay, connection, upgrades, leaving: false, gone: false }
       this.#lives.push(live)

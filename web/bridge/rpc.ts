@@ -9,6 +9,7 @@ import { type NodeChannel, type RpcStream, StreamPump, write } from './streams.t
 
 const CALL_ID_SIZE = 16
 const MAX_SERVED = 512 // calls and streams of all peers at once: each may hold a window in either worker
+const HEARD_PATIENCE = 500 // ms for callers to take notice of a leave
 const BUSY = `this tab serves ${MAX_SERVED} calls already; try another or later`
 
 export type StreamHandler = (stream: RpcStream, peer: string) => Promise<void>
@@ -37,6 +38,7 @@ export class Switchboard {
   #lastId = 0
   #farewell: Farewell | null = null
   #gone = false
+  #emptied: () => void = () => {} // nothing is served or called any more
 
   constructor (channel: NodeChannel, host: NetworkHost) {
     this.#channel = channel
@@ -127,7 +129,7 @@ export class Switchboard {
     } catch (error) {
       stream.abort(new Error(describe(error)))
     } finally {
-      this.#answers.delete(id)
+      this.#forget(this.#answers, id)
     }
   }
 
@@ -144,14 +146,18 @@ export class Switchboard {
   }
 
   #busy (): boolean {
-    return this.#answers.size + this.#pumps.size >= MAX_SERVED
+    return this.#count() >= MAX_SERVED
+  }
+
+  #count (): number {
+    return this.#answers.size + this.#pumps.size
   }
 
   async #pump (id: number, stream: RpcStream, served: boolean): Promise<void> {
     const pump = new StreamPump(id, stream, this.#channel, served)
     this.#pumps.set(id, pump)
     await pump.run()
-    this.#pumps.delete(id)
+    this.#forget(this.#pumps, id)
   }
 
   async #call (message: Call): Promise<void> {
@@ -209,13 +215,23 @@ export class Switchboard {
     await this.#pump(message.id, stream, false)
   }
 
-  /** An orderly end: as `bye`, but the error frames get away before the connections go. */
+  /** An orderly end: as `bye`, but the connections go only when every caller has heard, which ends its stream then. */
   async #leave (reason: string): Promise<void> {
     this.#farewell = null // the node took its announcement down itself
-    const busy = this.#pumps.size + this.#answers.size > 0
     this.#endServing(reason)
-    if (busy) await new Promise(resolve => setTimeout(resolve, 500)) // closing at once would beat the frames
+    if (this.#count() > 0) { // closing at once would beat the frames
+      await new Promise<void>(resolve => {
+        this.#emptied = resolve
+        setTimeout(resolve, HEARD_PATIENCE)
+      })
+    }
     await this.#host.close()
+  }
+
+  /** One that was served, or called, is over. */
+  #forget (of: Map<number, unknown>, id: number): void {
+    of.delete(id)
+    if (this.#count() === 0) this.#emptied()
   }
 }
 

@@ -3,11 +3,12 @@
 // nothing is a reason to say so, never an error.
 
 import { describe } from './faults.ts'
-import { type Owner, PART, readRows, type Row, type SyncAccessHandle, writeRows } from './kept.ts'
+import { accessTo, ask, fileOf, openFolder, type Owner, PART, readRows, type Row, writeRows } from './kept.ts'
 import type { Bytes } from './protobuf.ts'
 
 const SHARE = 0.5 // of the browser's quota, unless said otherwise
-const SETTLE = 1000 // ms after a use until the index is written
+const SETTLE = 1000 // ms without a use until the index is written: that looks at every file
+const LONGEST = 10_000 // ... or of uses one after another
 
 /** A blob that is known before it is asked for: all of a model's, those of the span and others. */
 export interface Known extends Owner { digest: string, length: number }
@@ -44,6 +45,7 @@ export class Blobs implements BlobFiles {
   readonly #used = new Set<string>() // digests of what this worker serves, which therefore stays
   readonly #writing = new Map<string, Promise<string>>()
   #saving: ReturnType<typeof setTimeout> | undefined
+  #unsaved: number | undefined // since when something is, by performance.now()
   #needed = 0
   #refusal = ''
 
@@ -127,7 +129,8 @@ export class Blobs implements BlobFiles {
       try {
         await work()
       } catch (error) {
-        if (!isQuota(error) || !await this.#evict(more)) throw error
+        if (isGone(error)) await openFolder() // somebody has deleted it; our handle is of whatever has its name
+        else if (!isQuota(error) || !await this.#evict(more)) throw error
         await work()
       }
       this.#use(name, size)
@@ -144,8 +147,7 @@ export class Blobs implements BlobFiles {
   }
 
   async #put (name: string, offset: number, data: Bytes): Promise<void> {
-    const file = await this.#folder.getFileHandle(name, { create: true })
-    const access: SyncAccessHandle = await file.createSyncAccessHandle()
+    const access = await accessTo(await this.#folder.getFileHandle(name, { create: true }))
     try {
       access.truncate(offset)
       if (access.write(data, { at: offset }) !== data.length) throw new DOMException('the file ends early', 'QuotaExceededError')
@@ -156,8 +158,8 @@ export class Blobs implements BlobFiles {
 
   async #content (name: string): Promise<Bytes | null> {
     try {
-      const file = await (await this.#folder.getFileHandle(name)).getFile()
-      return new Uint8Array(await file.arrayBuffer())
+      const file = await fileOf(await this.#folder.getFileHandle(name))
+      return new Uint8Array(await ask(file, async () => await file.arrayBuffer()))
     } catch (error) {
       this.#rows.delete(name) // somebody has cleared the storage, or the browser has
       if (error instanceof DOMException && (error.name === 'NotFoundError' || error.name === 'NotReadableError')) return null
@@ -200,18 +202,23 @@ export class Blobs implements BlobFiles {
     const owner = this.#owners.get(digest) ?? this.#rows.get(name) ?? { model: '', block: null }
     this.#used.add(digest)
     this.#rows.set(name, { model: owner.model, block: owner.block, bytes, used: this.#now() })
-    this.#saving ??= setTimeout(() => { void this.save() }, SETTLE)
+    const now = performance.now()
+    this.#unsaved ??= now
+    clearTimeout(this.#saving)
+    this.#saving = setTimeout(() => { void this.save() }, Math.min(SETTLE, this.#unsaved + LONGEST - now))
   }
 
   /** Write the index now. */
   async save (): Promise<void> {
     clearTimeout(this.#saving)
-    this.#saving = undefined
+    this.#unsaved = undefined
     await writeRows(this.#folder, this.#rows).catch(() => {}) // it is no more than an index
   }
 }
 
 const sum = (rows: Iterable<Row>): number => [...rows].reduce((bytes, row) => bytes + row.bytes, 0)
+
+const isGone = (error: unknown): boolean => error instanceof DOMException && error.name === 'NotFoundError'
 
 const isQuota = (error: unknown): boolean => error instanceof DOMException && error.name === 'QuotaExceededError'
 

@@ -2,10 +2,12 @@
 // Rule of the file: nothing loads before the first message; what comes from outside is shown as text only.
 
 import { type Client, type ClientEvent, createClient } from '../sdk/index.ts'
+import { tell } from './heard.ts'
 import { showProblem } from './problem.ts'
 import { CHAT, element, made } from './words.ts'
 
 const MAX_TOKENS = 256
+const PATIENCE = 2000 // ms without a word until that is said
 
 const query = new URLSearchParams(location.search)
 const push = query.get('push')
@@ -53,7 +55,7 @@ export function offerChat (models: readonly string[]): void {
 function show (event: ClientEvent): void {
   if (event.event === 'state') showState(event.state, event.code, event.message)
   else if (event.event === 'progress') showProgress(event.stage, event.done, event.total)
-  else if (event.event === 'chain') showChain(event.hops, event.lost)
+  else if (event.event === 'chain') showChain(event.hops, event.lost, event.anew)
   else if (event.event === 'connection' && event.connection === 'lost') say(CHAT.lost)
   else if (event.event === 'peers') showPeers()
 }
@@ -67,12 +69,13 @@ function showState (state: string, code = '', message = ''): void {
 
 function showProgress (stage: string, done: number, total: number): void {
   if (bar.hidden) return
-  say(CHAT.progress(stage, done, total))
+  say(CHAT.progress(stage, done, total), CHAT.loading)
   if (total > 0) bar.value = done / total
 }
 
-function showChain (hops: Array<{ peer: string }>, lost: string[]): void {
-  if (lost.length > 0) note(CHAT.moved(lost, hops.map(({ peer }) => peer)))
+function showChain (hops: Array<{ peer: string }>, lost: string[], anew: boolean): void {
+  const peers = hops.map(({ peer }) => peer)
+  if (anew) note(lost.length > 0 ? CHAT.moved(lost, peers) : CHAT.back(peers))
   showPeers()
 }
 
@@ -86,8 +89,8 @@ function showPeers (): void {
   }))
 }
 
-function say (text: string): void {
-  element('chat-status').textContent = text
+function say (text: string, heard = text): void {
+  tell('chat-status', text, heard)
 }
 
 function problem (what: { code: string, message: string } | null): void {
@@ -120,18 +123,24 @@ function note (text: string): void {
   showLog(line)
 }
 
-/** Says about once a second how fast the answer comes. */
+/** Says about once a second how fast the answer comes, and when it does not. */
 class Pace {
   #pieces = 0
   #first = 0
   #told = 0
+  #last = performance.now()
+  readonly #timer = setInterval(() => { if (bar.hidden && performance.now() - this.#last > PATIENCE) say(CHAT.waiting(client.status().hops.map(({ peer }) => peer))) }, PATIENCE / 4)
+
+  end (): void {
+    clearInterval(this.#timer)
+  }
 
   piece (): void {
-    const now = performance.now()
+    const now = this.#last = performance.now()
     if (this.#pieces++ === 0) this.#first = this.#told = now
     if (now - this.#told < 1000) return
     this.#told = now
-    say(CHAT.pace((this.#pieces - 1) * 1000 / (now - this.#first)))
+    say(CHAT.pace((this.#pieces - 1) * 1000 / (now - this.#first)), '')
   }
 }
 
@@ -143,6 +152,7 @@ async function answer (text: string): Promise<void> {
   const article = reply.parentElement!
   article.setAttribute('aria-busy', 'true') // read out once it is whole
   let content = ''
+  const pace = new Pace()
   try {
     const chunks = await client.chat.completions.create({
       messages: conversation,
@@ -151,7 +161,6 @@ async function answer (text: string): Promise<void> {
       max_tokens: Number(query.get('max_tokens') ?? MAX_TOKENS),
       signal: control.signal
     })
-    const pace = new Pace()
     for await (const { choices: [{ delta }] } of chunks) {
       reply.textContent = content += delta.content ?? ''
       pace.piece()
@@ -162,8 +171,12 @@ async function answer (text: string): Promise<void> {
     else {
       const { code, type = code, message } = error as { code?: string, type?: string, message?: string }
       problem({ code: type ?? '', message: message ?? String(error) })
+      say('')
+      element('chat-peers').replaceChildren()
+      if (content !== '') note(CHAT.cut)
     }
   }
+  pace.end()
   article.removeAttribute('aria-busy')
   underWay = null
   if (!article.isConnected) return // another conversation has begun

@@ -2,7 +2,7 @@
 // Rule of the file: it only looks; nothing runs, loads or is stored by it.
 
 import { type Check, planThreads, preflight } from '../sdk/index.ts'
-import { CANNOT, CHECKS, checkOf, element, GRAPHICS, made, OFFER, preflightOf, threadsOf, WORDS } from './words.ts'
+import { CANNOT, CHECKS, checkOf, element, GRAPHICS, made, OFFER, preflightOf, threadsTaken, WORDS } from './words.ts'
 
 type Backend = 'wasm' | 'webgpu'
 const LITTLE_ROOM = 200e6 // bytes; the weights of a small model
@@ -65,7 +65,7 @@ export async function showChecks (wanted: Backend | undefined, bytes: number, re
 /** One of the SDK's checks in the page's words, with its fix. */
 function toCheck ({ name, ok, required, code = '' }: Check): Check {
   const words = CHECKS[name] ?? [name, '']
-  if (name === 'threads') return { name: words[0], ok: crossOriginIsolated, required, message: crossOriginIsolated ? threadsOf(planThreads().count, navigator.hardwareConcurrency) : words[1] }
+  if (name === 'threads') return { name: words[0], ok: crossOriginIsolated, required, message: crossOriginIsolated ? threadsTaken(planThreads().count, navigator.hardwareConcurrency) : words[1] }
   return { name: words[0], ok, required, message: name === 'WebGPU' ? graphics(ok, code, words[1]) : ok ? '' : words[1] }
 }
 

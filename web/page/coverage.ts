@@ -98,7 +98,7 @@ function draw (model: Model, ours: string, chain: readonly Hop[]): HTMLElement {
   if (hidden > 0) whole.append(note(SWARM.hidden(hidden)))
   if (servers.length > 0) whole.append(legend(servers, ours, answering))
   if (chain.length > 0) whole.append(note(SWARM.chain(way(chain))))
-  if (route.length === 0) whole.append(note(servers.length === 0 ? SWARM.nobody : SWARM.gap(gaps)))
+  if (route.length === 0) whole.append(note(servers.length > 0 ? SWARM.gap(gaps) : ours === '' ? SWARM.nobody : SWARM.nobodyNow))
   else if (chain.length === 0) whole.append(note(SWARM.route(way(route))))
   return whole
 }

@@ -34,6 +34,7 @@ export async function showKept (): Promise<void> {
 
 /** Delete what is kept of a model, or of all. */
 export async function removeKept (of: { model?: string }): Promise<void> {
+  element('kept-note').textContent = KEPT.deleting
   const freed = await clearCache(of).catch(() => 0)
   await showKept()
   element('kept-note').textContent = KEPT.freed(freed)

@@ -1,17 +1,31 @@
 // What happened and was mended without a click: said for a while, the newest last.
 
 import type { NodeStatus } from '../sdk/index.ts'
-import { clock, element, made, NOTICES } from './words.ts'
+import { clock, element, made, NOTICES, spanOf } from './words.ts'
 
 const MOST = 4
 const ASLEEP = 30_000 // ms between two beats of a page's timer, beyond what browsers slow that of a page that is seen to
 const BEAT = 5000
+const LEFT = 'kwaainet-left'
 
 export function notice (text: string): void {
   const list = element('notices')
   list.append(made('li', `${clock(new Date())} ${text}`))
   while (list.children.length > MOST) list.firstElementChild?.remove()
   list.hidden = false
+}
+
+/** Have this tab say, when it is back, that its page went while it served; a tab that comes back whole has lost nothing. */
+export function watchLeaving (serves: () => boolean): void {
+  addEventListener('pagehide', () => {
+    try { if (serves()) sessionStorage.setItem(LEFT, '1') } catch { /* a browser that refuses storage forgets it */ }
+  })
+  addEventListener('pageshow', ({ persisted }) => {
+    try {
+      if (sessionStorage.getItem(LEFT) !== null && !persisted) notice(NOTICES.left)
+      sessionStorage.removeItem(LEFT)
+    } catch { /* as above */ }
+  })
 }
 
 /** Tell of sleep, of the network, of hidden times, of the relay and of the engine, while `serves` says so. */
@@ -40,7 +54,7 @@ export class Watch {
     document.addEventListener('visibilitychange', () => {
       if (document.hidden) this.#hiddenSince = Date.now()
       else if (this.#hiddenSince !== null) {
-        if (serves()) notice(NOTICES.hidden((Date.now() - this.#hiddenSince) / 1000))
+        if (this.#served !== null) notice(NOTICES.hidden((Date.now() - this.#hiddenSince) / 1000))
         this.#hiddenSince = null
         this.#beat = Date.now()
       }
@@ -53,7 +67,7 @@ export class Watch {
     this.#clock(clockAhead)
     if (state === 'loading') this.#broken ||= this.#served !== null && step !== 'reserving' && this.#lostSince === null
     else if (state === 'serving') {
-      const now = blocks?.join(':') ?? ''
+      const now = blocks === undefined ? '' : spanOf(...blocks)
       if (this.#broken) notice(now === this.#served ? NOTICES.rebuilt : NOTICES.moved(now))
       this.#served = now
       this.#broken = false

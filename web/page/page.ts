@@ -10,14 +10,16 @@ import { History } from './history.ts'
 import { removeKept, showKept } from './kept.ts'
 import { LimitsForm, limitsOf } from './limits.ts'
 import { ModelChoice } from './models.ts'
-import { notice, Watch } from './notices.ts'
+import { notice, Watch, watchLeaving } from './notices.ts'
 import { showReceipt } from './receipts.ts'
 import { Restart } from './restart.ts'
 import { Figures, isOver, showPeers, showProgress, showState } from './serving.ts'
 import { element, NOTICES, problemIn } from './words.ts'
 
 const BEAT = 2000 // ms between two points of the chart
+const INDEXED = 1500 // ms after which the store has written down whose files are
 const KEEP_EVERY = 10_000 // ms between two entries into the history
+const NEWS = ['serving', 'paused', 'stopped'] // states that change the swarm, too
 const LOOK_EVERY = 10_000 // ms between two looks at the swarm, while the page is seen
 
 const GOODBYE = 400 // ms at most: this page is ours to hold, and a browser waits half a second for one that goes
@@ -46,6 +48,7 @@ const restart = new Restart(() => {
 let choice = new ModelChoice([], undefined, () => {})
 let node = open('')
 const watch = new Watch(() => !isOver(node.status()))
+watchLeaving(() => !isOver(node.status()))
 
 /** A node of `model`, empty: the relay's first; the one before has ended. */
 function open (model: string): KwaaiNode {
@@ -63,12 +66,15 @@ function open (model: string): KwaaiNode {
     ...(webrtc === 'off' || webrtc === 'forwarded' ? { webrtc } : {}),
     onEvent: (event: NodeEvent) => { dispatchEvent(new CustomEvent('kwaainet', { detail: event })) }
   })
+  let before = ''
   opened.addEventListener('state', ({ detail }) => {
     watch.state(detail)
+    if (detail.state !== before && NEWS.includes(detail.state)) void look()
+    before = detail.state
     if (detail.state === 'serving' || detail.state === 'paused') figures ??= new Figures(threads, () => form.choice.watts)
     if (detail.state === 'serving') {
       restart.served()
-      void showKept()
+      setTimeout(() => { void showKept() }, INDEXED)
     }
     if (detail.state === 'failed') broke(detail)
     showState(detail, waits)
@@ -133,8 +139,8 @@ element('contribute').addEventListener('click', () => {
   waits = false
   form.keep()
   begin()
-  element('pause').focus()
 })
+element<HTMLButtonElement>('contribute').disabled = false // a click before would be lost
 element('pause').addEventListener('click', () => {
   const { state, reasons = [] } = node.status()
   if (state === 'paused' && reasons.includes('asked')) node.resume()
@@ -144,10 +150,7 @@ element('finish').addEventListener('click', () => { void node.finish({ within })
 element('stop').addEventListener('click', () => {
   restart.forget()
   waits = false
-  void node.stop().then(() => {
-    showState(node.status(), waits)
-    element('contribute').focus()
-  })
+  void node.stop().then(() => { showState(node.status(), waits) })
 })
 element('switch').addEventListener('click', () => {
   restart.forget()

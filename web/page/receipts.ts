@@ -8,8 +8,8 @@ const MOST = 5
 
 export function showReceipt (receipt: Receipt): void {
   const list = element('receipts')
-  const { peer, kind, tokens, started, ended, error } = receipt
-  const line = made('li', RECEIPTS.line(ended, peer, kind, tokens, (ended.getTime() - started.getTime()) / 1000, error === undefined))
+  const { peer, kind, tokens, started, ended, code } = receipt
+  const line = made('li', RECEIPTS.line(ended, peer, kind, tokens, (ended.getTime() - started.getTime()) / 1000, code))
   line.title = peer
   list.prepend(line)
   while (list.children.length > MOST) list.lastElementChild?.remove()

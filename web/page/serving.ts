@@ -3,14 +3,16 @@
 import type { NodeStatus, Peer, Progress } from '../sdk/index.ts'
 import { draw, Rate } from './chart.ts'
 import { wattHours, watts } from './energy.ts'
+import { tell } from './heard.ts'
 import type { Amounts } from './history.ts'
 import { showProblem } from './problem.ts'
 import {
-  BACKENDS, duration, element, elsewhere, energy, energyOf, FACTS, finishing, heldRelays, KINDS, loadingOf, made, PEER_COLUMNS, RELAY, shortName, size, stateOf,
+  BACKENDS, duration, element, elsewhere, energy, energyOf, FACTS, finishing, heldRelays, KINDS, loadingHeard, loadingOf, made, PEER_COLUMNS, RELAY, shortName, size, spanOf, stateOf,
   storageOf, threadsOf, TILES, weightsOf, WORDS
 } from './words.ts'
 
 const OVER = ['idle', 'stopped', 'failed']
+const BUTTONS = ['pause', 'stop', 'finish', 'contribute'] // where the focus goes when the one that had it is gone
 const WAITS = ['serving', 'paused', 'elsewhere', ...OVER]
 
 export function isOver (status: NodeStatus): boolean {
@@ -21,17 +23,20 @@ export function isOver (status: NodeStatus): boolean {
 export function showState (status: NodeStatus, waiting: boolean): void {
   const over = isOver(status)
   const { state, progress, leavingIn, elsewhere: other } = status
+  const buttons = BUTTONS.map(id => element(id))
+  const focused = buttons.find(button => button === document.activeElement) // a browser takes the focus off what is hidden
   element<HTMLButtonElement>('contribute').hidden = !over
   for (const id of ['pause', 'finish', 'stop']) element(id).hidden = over
   element('pause').hidden ||= state === 'draining' || state === 'elsewhere'
   element('finish').hidden ||= state !== 'serving'
   element('stop').hidden &&= !waiting
+  if (focused?.hidden === true) buttons.find(button => !button.hidden)?.focus()
   element('buttons-note').hidden = element('finish').hidden
   element('pause').textContent = WORDS[state === 'paused' && status.reasons?.includes('asked') === true ? 'resume' : 'pause'] ?? ''
   element('before').hidden = !over
   element('while').hidden = over || state === 'elsewhere'
   if (state === 'elsewhere' && other !== undefined) say(elsewhere(other.peerId, other.since))
-  else if (state === 'draining' && leavingIn !== undefined) say(finishing(status.work.sessions, leavingIn))
+  else if (state === 'draining' && leavingIn !== undefined) say(finishing(status.work.sessions, leavingIn), stateOf(state))
   else if (state === 'loading' && progress !== undefined && status.step === 'loading') showProgress(progress)
   else say(stateOf(state === 'loading' ? status.step ?? state : state, status.reasons))
   const { code = '', values = {} } = status.problem ?? {}
@@ -43,13 +48,12 @@ export function showState (status: NodeStatus, waiting: boolean): void {
 }
 
 export function showProgress ({ stage, done, total, cached, rate, secondsLeft }: Progress): void {
-  say(loadingOf(stage, done, total, cached, rate, secondsLeft))
+  say(loadingOf(stage, done, total, cached, rate, secondsLeft), loadingHeard(stage, done, total))
   if (total > 0) element<HTMLProgressElement>('progress').value = done / total
 }
 
-/** Only what is new: a live region is read out at every change. */
-function say (text: string): void {
-  if (element('state').textContent !== text) element('state').textContent = text
+function say (text: string, heard = text): void {
+  tell('state', text, heard)
 }
 
 function showFacts (status: NodeStatus): void {
@@ -58,7 +62,7 @@ function showFacts (status: NodeStatus): void {
     backend: BACKENDS[backend] ?? '',
     threads: threads === undefined ? '' : threadsOf(threads.count, navigator.hardwareConcurrency),
     weights: readWeights(weights) ?? '',
-    blocks: blocks?.join(':') ?? '',
+    blocks: blocks === undefined ? '' : spanOf(...blocks),
     peer: peerId,
     relay: relay === 'reserved' ? heldRelays(status.peers.filter(({ kind }) => kind === 'relay').length) : RELAY[relay] ?? '',
     storage: storage === undefined ? '' : storageOf(storage.kept, storage.needed, storage.room)
@@ -136,10 +140,10 @@ export class Figures {
       tokens: [tokens.toFixed(1)],
       requests: [requests.toFixed(1)],
       all: [String(work.tokensDone)],
-      blocks: [blocks === undefined ? '–' : String(blocks[1] - blocks[0]), blocks === undefined ? '' : blocks.join(':')],
+      blocks: blocks === undefined ? ['–'] : [String(blocks[1] - blocks[0]), spanOf(...blocks)],
       sessions: [String(work.sessions)],
       uptime: [duration(now - this.#started / 1000)],
-      traffic: [`${size(this.traffic.received)} / ${size(this.traffic.sent)}`],
+      traffic: [size(this.traffic.received), size(this.traffic.sent)],
       energy: [energy(wattHours(busy, power))]
     }
     element('energy-note').textContent = energyOf(busy, power, backend === 'webgpu', this.#watts() !== undefined)

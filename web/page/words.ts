@@ -54,9 +54,9 @@ export const WORDS: Record<string, string> = {
 
 /** Before the click. */
 export const OFFER = {
-  runs: ['What runs', (model: string, blocks: number) => `A Python program in this tab computes some of the ${blocks} blocks of ${model} for people who generate text. It is kept apart from your files and other tabs by the browser.`],
+  runs: ['What runs', (model: string, blocks: number) => `A Python program in this tab computes the ${blocks} blocks of ${model}, or some of them, for people who generate text. It is kept apart from your files and other tabs by the browser.`],
   loads: ['What it loads', (bytes: number, kept: number) => `At most ${size(bytes)} of the model's weights, and about 15 MB of Python. ${kept > 1e6 ? `${size(kept)} are kept here from before.` : 'They stay in this browser, so the next start is short.'}`],
-  uses: ['What it uses', (threads: number, memory: number) => `Your graphics card, or ${count(threads, 'core')} of your processor; at most ${size(memory)} of memory; electricity, and your network. The limits below set less.`],
+  uses: ['What it uses', (threads: number, memory: number) => `Your graphics card, or ${count(threads, 'core')} of your processor; at most ${size(memory)} of memory; electricity, and your network. The limits below can set less.`],
   seen: ['What others see', () => 'The relay and the peers you connect to see your network address. The numbers that pass through this tab are other people\'s prompts and answers in another form: activations can be inverted, which means that whoever serves blocks could work out words from them. That holds for you, and for what you write in the chat.']
 } as const
 
@@ -67,7 +67,7 @@ export const STATES: Record<string, string> = {
   loading: 'Loading…',
   joining: 'Joining the swarm…',
   serving: 'Online: this tab serves its blocks.',
-  draining: 'Finishing…',
+  draining: 'Leaving the swarm…',
   stopped: 'Not contributing.',
   idle: 'Not contributing.',
   failed: 'Stopped by a problem.'
@@ -84,17 +84,26 @@ const REASONS: Record<PauseReason, string> = {
 
 /** `name` is the format, `bytes` what the weights take in memory; `exact`: none is rounded. */
 export function weightsOf (name: string, bytes: number, exact: boolean): string {
-  return `${WEIGHTS[name] ?? name}, ${size(bytes)}, ${exact ? 'nothing rounded' : 'rounded'}`
+  return `${WEIGHTS[name] ?? name}, ${size(bytes)}, ${exact ? 'no weight rounded' : 'rounded'}`
 }
 
 export function threadsOf (count: number, all: number): string {
   return `${count} of the processor's ${all}`
 }
 
-/** Whether weights stay for the next start. */
+export function threadsTaken (count: number, all: number): string {
+  return `this tab takes ${threadsOf(count, all)}`
+}
+
+/** Why weights do not stay for the next start; those that do are listed below, until somebody deletes them. */
 export function storageOf (kept: boolean, needed: number, room: number): string {
-  if (kept) return size(needed)
+  if (kept) return ''
   return needed > room ? `no, each start loads them again: they need ${size(needed)}, and this browser gives them ${size(room)}. Free space on the disk, or delete what is kept below.` : 'no, each start loads them again: this browser refuses to store them. An ordinary window, not a private one, may.'
+}
+
+const STALLS: Record<string, string> = {
+  preflight: 'Asking this browser what it can do', reserving: 'Asking the relay for a place', joining: 'Joining the swarm',
+  python: 'Loading Python', weights: 'Loading the weights', build: 'Preparing the engine'
 }
 
 const STAGES: Record<string, string> = { python: 'Python', weights: 'the weights' }
@@ -106,7 +115,7 @@ export const heldRelays = (held: number): string => held > 1 ? `connected to ${h
 
 export const BACKENDS: Record<string, string> = { wasm: 'the processor (WASM)', webgpu: 'the graphics card (WebGPU)' }
 
-const WEIGHTS: Record<string, string> = { stored: 'as the file has them', float32: '32-bit floats', float16: '16-bit floats', q4: 'in 4 bits', q8: 'in 8 bits' }
+const WEIGHTS: Record<string, string> = { stored: 'as the file has them', exact: 'as the file has them, and prompts as fine', float32: '32-bit floats', float16: '16-bit floats', q4: 'in 4 bits', q8: 'in 8 bits' }
 
 export const FACTS = { backend: 'Backend', threads: 'Threads', weights: 'Weights', blocks: 'Blocks', peer: 'Peer id', relay: 'Relay', storage: 'Kept for next time' } as const
 
@@ -144,7 +153,7 @@ export const CHECKS: Record<string, readonly [string, string]> = {
   memory: ['memory for all blocks', 'The weights are larger than half of this machine\'s memory. Close other programs, choose a smaller model, or serve a part: add ?blocks=auto:8 to the address.'],
   quota: ['room to keep weights', 'The browser gives this page little room: free space on the disk, leave a private window, or delete what is kept below. It works without, and loads again each time.'],
   relay: ['relay', 'Its WebSocket cannot be reached. Try another network, or switch off the proxy, VPN or filter that stops WebSockets; if others cannot reach it either, tell its operator.'],
-  jspi: ['suspending WebAssembly (JSPI)', 'Nothing must be done: it works without. A current Chrome or Edge has it.']
+  jspi: ['suspending WebAssembly (JSPI)', 'Nothing to do: it works without. A current Chrome or Edge has it.']
 }
 
 type Values = Readonly<Record<string, string>>
@@ -165,9 +174,11 @@ const PROBLEMS: Record<string, string | ((values: Values) => string)> = {
   unfit: ({ check = '' }) => `This browser cannot contribute. ${CHECKS[check]?.[1] ?? ''}`,
   'worker-broke': ({ worker }) => worker === 'network' ? 'The part of this tab that talks to the network broke.' : 'The part of this tab that computes broke.',
   left: 'This tab left the swarm because of a problem.',
+  stalled: ({ waits = '' }) => `${STALLS[waits] ?? 'Starting'} stood still for three minutes, so it was given up. Start again; if it happens again, reload the page.`,
   ConfigError: 'What was asked for cannot be done here: the text is too long, or a setting in the address of this page does not fit.',
   CapacityError: 'There is no room for more now. Try again in a moment.',
   Unavailable: 'No server has room now. Try again in a moment.',
+  Paused: 'This tab is paused. Resume it, or look at its limits.',
   EngineError: 'The engine that computes failed here. Add ?backend=wasm to the address to use the processor.',
   DeviceLost: 'The graphics card was taken away from this tab. Start again; if it happens again, add ?backend=wasm to the address.',
   InputError: DAMAGED,
@@ -203,17 +214,19 @@ export const MODELS = {
   change: (model: string) => `Serve ${model} instead`
 } as const
 
+/** `code`: why it ended before its time, if it did. */
 export const RECEIPTS = {
-  line: (at: Date, peer: string, kind: 'session' | 'forward' | 'backward', tokens: number, seconds: number, whole: boolean) =>
-    `${clock(at)} ${shortName(peer)}: ${kind === 'backward' ? 'training, ' : kind === 'forward' ? 'evaluating, ' : ''}${count(tokens, 'token')} in ${duration(seconds)}${whole ? '' : ' (ended early)'}`
+  line: (at: Date, peer: string, kind: 'session' | 'forward' | 'backward', tokens: number, seconds: number, code: string | undefined) =>
+    `${clock(at)} ${shortName(peer)}: ${kind === 'backward' ? 'training, ' : kind === 'forward' ? 'evaluating, ' : ''}${count(tokens, 'token')} in ${duration(seconds)}${code === undefined ? '' : code === 'Paused' ? ', until it was paused' : ' (ended early)'}`
 } as const
 
 export const KEPT = {
   empty: 'Nothing. Weights that this tab loads are kept here for its next start.',
   note: 'Weights that this tab has loaded, so that the next start is short. A tab that serves goes on when they are deleted.',
-  model: (model: string, blocks: number, bytes: number, used: Date) => `${model === '' ? 'a model nobody knows any more' : model}: ${count(blocks, 'block')}, ${size(bytes)}, last used ${used.toLocaleDateString(LANGUAGE)}`,
+  model: (model: string, blocks: number, bytes: number, used: Date) => `${model === '' ? 'Of a model that is no longer known' : `${model}: ${blocks === 0 ? 'first and last layer' : count(blocks, 'block')}`}, ${size(bytes)}, last used ${used.toLocaleDateString(LANGUAGE)}`,
   remove: 'Delete',
-  removeOf: (model: string) => `Delete what is kept of ${model}`,
+  removeOf: (model: string) => `Delete what is kept of ${model === '' ? 'a model that is no longer known' : model}`,
+  deleting: 'Deleting…',
   freed: (bytes: number) => `${size(bytes)} deleted.`
 } as const
 
@@ -228,6 +241,7 @@ export const NOTICES = {
   frozen: (seconds: number) => `The browser froze this tab for ${duration(seconds)}. Going on. A limit below can prevent that.`,
   rebuilt: 'The engine was lost and built anew; sessions went on elsewhere.',
   moved: (blocks: string) => `Moved to blocks ${blocks}, where the swarm needs them more.`,
+  left: 'This page was reloaded or left while it contributed; others took over. Click Contribute to go on.',
   broke: (what: string, seconds: number) => `${what} It starts anew in ${seconds} s; sessions went on elsewhere.`,
   storage: 'The history cannot be kept: this browser refuses storage.'
 }
@@ -239,15 +253,16 @@ export const SWARM = {
   draining: 'The relay is about to stop and takes nobody new.',
   problem: 'It cannot read the swarm now.',
   health: (took: number, peers: number, circuits: number, bytes: number) => `The relay answers in ${Math.round(took)} ms. It has ${count(peers, 'peer')}, passes on ${count(circuits, 'connection')} between them, and has carried ${size(bytes)}.`,
-  nobody: 'Nobody serves this model yet. Yours would be the first machine.',
+  nobody: 'Nobody serves this model now. Yours would be the first machine.',
+  nobodyNow: 'Nobody takes requests for this model now.',
   block: (block: number, servers: number) => `block ${block}: ${count(servers, 'server')}`,
   model: (name: string, servers: number, blocks: number, gaps: string) => `${name}: ${count(servers, 'server')}, ${gaps === '' ? `all ${blocks} blocks are served` : `nobody serves ${blocksIn(gaps)}`}`,
-  server: (name: string, start: number, end: number, joining: boolean, gateway: boolean) => `${name}: blocks ${start} to ${end - 1}${joining ? ', loading or paused' : ''}${gateway ? ', a gateway: it passes requests on' : ''}`,
+  server: (name: string, start: number, end: number, joining: boolean, gateway: boolean) => `${name}: ${blocksOf(start, end)}${joining ? ', loading or paused' : ''}${gateway ? ', a gateway: it passes requests on' : ''}`,
   hidden: (servers: number) => `and ${count(servers, 'more server')}`,
   route: (hops: string[]) => `A request could go ${hops.join(', then ')}. Each client chooses its own way.`,
   chain: (hops: string[]) => `Your last message went ${hops.join(', then ')}.`,
-  hop: (peer: string, start: number, end: number) => `to ${peer} for blocks ${start} to ${end - 1}`,
-  gap: (gaps: string) => `A request goes nowhere now: ${blocksIn(gaps)} without a server.`,
+  hop: (peer: string, start: number, end: number) => `to ${peer} for ${blocksOf(start, end)}`,
+  gap: (gaps: string) => `No request gets through now: nobody serves ${blocksIn(gaps)}.`,
   legend: { ours: 'this tab', answering: 'answered your chat', joining: 'loading or paused', gateway: 'a gateway, which holds no blocks' }
 } as const
 
@@ -257,12 +272,15 @@ export const CHAT = {
   loading: 'Loading…',
   lost: 'The relay is lost, trying again…',
   stopped: 'Stopped.',
+  waiting: (peers: string[]) => `Waiting for the next word${peers.length === 0 ? '' : ` from ${namesOf(peers)}`}. A server that is lost is replaced.`,
+  cut: 'The answer broke off here.',
   pace: (rate: number) => `About ${pace(rate)} tokens a second…`,
   done: (rate: number | undefined) => rate === undefined ? 'Done.' : `Done, ${pace(rate)} tokens a second.`,
   progress: (stage: string, done: number, total: number) => `Loading ${stage === 'weights' ? 'the first and last layer' : STAGES[stage] ?? stage}${total > 1e5 ? ` ${size(done)} of ${size(total)}` : ''}…`,
-  moved: (lost: string[], now: string[]) => `${lost.map(shortName).join(', ')} left; continued on ${now.map(shortName).join(', ')}.`,
+  moved: (lost: string[], now: string[]) => `${namesOf(lost)} left; continued on ${namesOf(now)}.`,
+  back: (now: string[]) => `Interrupted for a moment; continued on ${namesOf(now)}.`,
   hop: (peer: string, start: number, end: number, kind: string | undefined, roundTrip: number | undefined) =>
-    `${shortName(peer)}: blocks ${start}:${end}${kind === undefined ? '' : `, ${KINDS[kind] ?? kind}${roundTrip === undefined ? '' : `, ${roundTrip.toFixed(1)} ms away`}`}`
+    `${shortName(peer)}: ${blocksOf(start, end)}${kind === undefined ? '' : `, ${KINDS[kind] ?? kind}${roundTrip === undefined ? '' : `, ${roundTrip.toFixed(1)} ms away`}`}`
 }
 
 export function stateOf (state: string, reasons: PauseReason[] = []): string {
@@ -284,6 +302,13 @@ export function loadingOf (stage: string, done: number, total: number, cached: n
   const speed = rate > 0 ? `, ${size(rate)}/s` : ''
   const time = left === undefined ? '' : `, ${duration(left)} left`
   return `Loading ${STAGES[stage] ?? stage}${total > 1e5 ? `: ${size(done)} of ${size(total)}${kept}${speed}${time}` : '…'}`
+}
+
+/** What is read out of it: the numbers change too often to be heard. */
+export function loadingHeard (stage: string, done: number, total: number): string {
+  if (stage === 'build') return 'Preparing the engine…'
+  const percent = total > 0 ? Math.floor(4 * done / total) * 25 : 0
+  return `Loading ${STAGES[stage] ?? stage}${percent > 0 ? `, ${percent} %` : '…'}`
 }
 
 export function preflightOf (backend: string, why: string, failed: number): string {
@@ -311,6 +336,15 @@ function pace (rate: number): string {
   return rate.toFixed(rate < 1 ? 2 : 1)
 }
 
+/** Blocks `start` to `end`, without the second. */
+export function spanOf (start: number, end: number): string {
+  return end - start === 1 ? String(start) : `${start} to ${end - 1}`
+}
+
+function blocksOf (start: number, end: number): string {
+  return `${end - start === 1 ? 'block' : 'blocks'} ${spanOf(start, end)}`
+}
+
 function blocksIn (ranges: string): string {
   return `${/[–,]/.test(ranges) ? 'blocks' : 'block'} ${ranges}`
 }
@@ -318,6 +352,8 @@ function blocksIn (ranges: string): string {
 function sentence (text: string): string {
   return text.slice(0, 1).toUpperCase() + text.slice(1)
 }
+
+const namesOf = (peers: string[]): string => peers.map(shortName).join(', ')
 
 /** The end of a peer id, by which people tell peers apart. */
 export function shortName (peer: string): string {

@@ -40,13 +40,13 @@ export type ClientState = 'idle' | 'loading' | 'ready' | 'closed' | 'error'
 
 /**
  * What a client tells: its state; what it loads, in bytes (a total of 0 is not known); the chain of servers that answers,
- * again when one was lost, with those that left it; how the relay is reached; who is connected.
+ * again (`anew`) when it broke within an answer, with those that left it; how the relay is reached; who is connected.
  */
 export type ClientEvent =
   /** `code`: what kind of error, as of a Problem. */
   | { event: 'state', state: ClientState, message?: string, code?: string }
   | { event: 'progress', stage: string, done: number, total: number }
-  | { event: 'chain', hops: HopReport[], lost: string[] }
+  | { event: 'chain', hops: HopReport[], lost: string[], anew: boolean }
   | { event: 'connection', connection: string, message: string }
   | { event: 'peers', peers: PeerReport[] }
 
@@ -234,7 +234,7 @@ class TabClient implements Client {
     this.#hops = hops
     if (before !== undefined) this.#failovers++
     const now = new Set(hops.map(({ peer }) => peer))
-    this.#emit({ event: 'chain', hops, lost: [...new Set((before ?? []).map(({ peer }) => peer))].filter(peer => !now.has(peer)) })
+    this.#emit({ event: 'chain', hops, lost: [...new Set((before ?? []).map(({ peer }) => peer))].filter(peer => !now.has(peer)), anew: before !== undefined })
   }
 
   #forget (id: number): void {

@@ -2,6 +2,11 @@
 // Rule of the file: importing it defines nothing and touches no document (see define.ts); nothing runs or is stored
 // before the visitor presses a button; a problem is shown and told, never thrown at the page.
 
+/**
+ * The class of `<kwaai-node>`, its attributes, events and words; importing it defines nothing.
+ * @module kwaainet-web/element
+ */
+
 import type { Abortable } from './abort.ts'
 import { clearCache, forgetIdentity } from './cache.ts'
 import { consentUntil, giveConsent, withdrawConsent } from './consent.ts'

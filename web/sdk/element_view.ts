@@ -25,6 +25,7 @@ export const WORDS = {
   elsewhere: 'Another tab of this browser contributes; this one takes over when it ends.',
   stopped: 'Stopped. Thank you.',
   failed: 'Stopped by a problem.',
+  block: 'block',
   blocks: 'blocks',
   tokens: 'tokens',
   asked: 'as you asked',
@@ -133,10 +134,15 @@ function say (element: HTMLElement, text: string): void {
 
 function describe ({ state, blocks, work, reasons = [], progress, leavingIn }: NodeStatus, words: Words): string {
   if (state === 'loading' && progress !== undefined && progress.total > 1e5) return `${words.loading}: ${mega(progress.done)} / ${mega(progress.total)} MB`
-  if (state === 'serving') return `${words.serving}: ${words.blocks} ${blocks?.join('–') ?? ''}, ${work.tokensDone} ${words.tokens}.`
+  if (state === 'serving') return `${words.serving}: ${blocksOf(blocks, words)}, ${work.tokensDone} ${words.tokens}.`
   if (state === 'paused') return `${words.paused}: ${reasons.map(reason => words[reason]).join(', ')}.`
   if (state === 'loading') return `${words.loading}…`
   return leavingIn === undefined ? words[state] : `${words.draining} ${leavingIn} s`
+}
+
+/** Blocks `start` to `end`, without the second. */
+function blocksOf ([start, end]: [number, number] = [0, 0], words: Words): string {
+  return end - start === 1 ? `${words.block} ${start}` : `${words.blocks} ${start}–${end - 1}`
 }
 
 function mega (bytes: number): string {

@@ -76,6 +76,8 @@ export interface Receipt {
   ended: Date
   /** Why it ended before its time, such as a caller that vanished; absent where all went well. */
   error?: string
+  /** ... and of what kind that is: `Paused` where its owner or a limit paused the node, which may go on with another session. */
+  code?: string
 }
 
 /** Who serves in this browser, where this tab does not. */

@@ -1,5 +1,10 @@
 // The public API of the tab's half.
 
+/**
+ * Nodes that contribute this tab, clients that talk to the swarm, and what this browser keeps of models.
+ * @module kwaainet-web
+ */
+
 export type { Abortable } from './abort.ts'
 export { askToKeep, type CacheEntry, cacheEntries, clearCache, forgetIdentity } from './cache.ts'
 export { type Client, type ClientEvent, type ClientOptions, type ClientState, type ClientStatus, type Create, createClient } from './client.ts'

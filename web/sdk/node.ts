@@ -10,6 +10,7 @@ import {
 } from './events.ts'
 import { type Facts, limitsMessage, readLimits, reasonsAgainst, watchMachine } from './limits.ts'
 import { Problem, problemOf } from './problem.ts'
+import { Silence } from './silence.ts'
 import { type NodeEvent, Tab, type TabOptions } from './tab.ts'
 import { Turn } from './turn.ts'
 
@@ -67,6 +68,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
   #launched = false
   #settle: { resolve: () => void, reject: (error: Error) => void } | null = null
   #leave: AbortController | null = null
+  readonly #silence = new Silence((waits, seconds) => { this.#stall(waits, seconds) })
 
   constructor (options: NodeOptions) {
     super()
@@ -108,8 +110,10 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
   async finish ({ within = FINISH, signal }: Abortable & { within?: number } = {}): Promise<void> {
     this.#asked = false
     if (OVER.includes(this.#status.state)) return
-    if (this.#launched) await cutShort(this.#tab.stop({ drain: within }), signal, () => { void this.stop() })
-    else this.#options.onEvent?.({ event: 'offline' })
+    if (this.#launched) {
+      this.#tell('draining') // as was asked; the node itself says so once the swarm knows
+      await cutShort(this.#tab.stop({ drain: within }), signal, () => { void this.stop() })
+    } else this.#options.onEvent?.({ event: 'offline' })
     this.#end()
     if (!OVER.includes(this.#status.state)) this.#tell('stopped')
   }
@@ -138,6 +142,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     const turn = this.#turn = new Turn()
     const { signal } = this.#leave = new AbortController()
     this.#tell('preflight')
+    this.#silence.heard('preflight')
     this.#watchThePage(signal)
     turn.take(who => { this.#wait('elsewhere', { elsewhere: who }) })
       .then(async () => {
@@ -175,6 +180,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
   #launch (): void {
     this.#launched = true
     this.#tell('preflight')
+    this.#silence.heard('preflight')
     void this.#tab.start().then(() => { this.#heed() })
   }
 
@@ -197,7 +203,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     else if (name === 'peers') this.#onPeers((event.peers ?? []).map(toPeer))
     else if (name === 'serving') this.#onServing(event)
     else if (name === 'receipt') this.#onReceipt(event)
-    else if (name === 'connection') this.#tell(this.#status.state, { relay: event.connection as 'reserved' })
+    else if (name === 'connection') this.#onConnection(event)
     else if (name === 'error') this.#fail(new Problem(event.code ?? '', event.message ?? 'the node failed without a reason', event.values))
     else if (name === 'offline') this.#onPeers([])
     else if (name !== 'elsewhere') this.#onState(name, event)
@@ -206,6 +212,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
   #onState (name: State, { peer_id: peerId, blocks, backend, weights, reasons }: NodeEvent): void {
     const state = STATES[name] ?? 'loading'
     const [start, end] = blocks ?? []
+    if (state === 'loading' && this.#status.since === undefined) this.#silence.heard(name) // who has served may drain without a word
     this.#tell(state, {
       ...(state === 'loading' ? { step: name as 'starting' } : {}),
       ...(state === 'paused' && reasons !== undefined ? { reasons } : {}),
@@ -217,9 +224,15 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     })
   }
 
+  #onConnection ({ connection }: NodeEvent): void {
+    if (this.#status.step === 'reserving' && this.#silence.waiting) this.#silence.heard('reserving') // with the next relay
+    this.#tell(this.#status.state, { relay: connection as 'reserved' })
+  }
+
   #onProgress ({ stage = '', done = 0, total = 0, cached = 0, rate = 0, seconds_left: left }: NodeEvent): void {
     const progress = { stage, done, total, cached, rate, ...(left === undefined ? {} : { secondsLeft: left }) }
     this.#status = { ...this.#status, progress }
+    if (this.#silence.waiting) this.#silence.heard(stage)
     this.#options.onProgress?.(progress)
     this.emit('progress', progress)
   }
@@ -243,10 +256,21 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
 
   #onReceipt ({ receipt }: NodeEvent): void {
     if (receipt === undefined) return
-    const { bytes_in: bytesIn, bytes_out: bytesOut, blocks: [start = 0, end = 0], started, ended, error, ...rest } = receipt
+    const { bytes_in: bytesIn, bytes_out: bytesOut, blocks: [start = 0, end = 0], started, ended, error, code, ...rest } = receipt
     this.emit('receipt', {
-      ...rest, blocks: [start, end], bytesIn, bytesOut, started: new Date(started * 1e3), ended: new Date(ended * 1e3), ...(error === '' ? {} : { error })
+      ...rest, blocks: [start, end], bytesIn, bytesOut, started: new Date(started * 1e3), ended: new Date(ended * 1e3), ...(error === '' ? {} : { error, code })
     })
+  }
+
+  /** Something that a start needs never answers. */
+  #stall (waits: string, seconds: number): void {
+    const problem = new Problem('stalled', `nothing was heard for ${seconds} s at the stage "${waits}" of the start; start again`, { waits })
+    if (this.#launched) this.#tab.giveUp(problem)
+    else {
+      const { message, code, values } = problem
+      this.#options.onEvent?.({ event: 'error', message, code, values })
+      this.#fail(problem)
+    }
   }
 
   #fail (error: Problem): void {
@@ -273,6 +297,7 @@ class TabNode extends TypedEventTarget<NodeEvents> implements KwaaiNode {
     const passing = { step, reasons, message, problem, elsewhere, progress, leavingIn }
     const lasting = Object.fromEntries(Object.entries(passing).filter(([, value]) => same && value !== undefined))
     this.#status = { ...kept, ...lasting, state, ...more }
+    if (state !== 'preflight' && state !== 'loading') this.#silence.end()
     this.emit('state', this.status())
     if (!SETTLED.includes(state)) return
     this.#settle?.resolve()

@@ -5,6 +5,8 @@ import type { Backend } from '../worker/messages.ts'
 import { type Abortable, abortable } from './abort.ts'
 import { planThreads } from './threads.ts'
 
+const ADAPTER_PATIENCE = 10_000 // ms: a browser whose graphics process hangs never answers
+
 /** One thing a tab needs. `required`: without it nothing works; `message` says it in English, `code` which of several reasons it has. */
 export interface Check { name: string, ok: boolean, required: boolean, message: string, code?: string }
 
@@ -39,8 +41,16 @@ export async function preflight (wanted?: Backend, threads?: number, { signal }:
 /** `otherwise`: what happens without a graphics device. */
 async function lookForGpu (otherwise: string): Promise<{ ok: boolean, software: boolean, message: string, code: string }> {
   if (!('gpu' in navigator) || navigator.gpu === undefined) return { ok: false, software: false, message: `this browser has no WebGPU; ${otherwise}`, code: 'absent' }
-  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null)
-  if (adapter === null) return { ok: false, software: false, message: `WebGPU found no graphics adapter; ${otherwise}`, code: 'no-adapter' }
+  let timer: ReturnType<typeof setTimeout> | undefined
+  const adapter = await Promise.race([
+    navigator.gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null),
+    new Promise<undefined>(resolve => { timer = setTimeout(() => { resolve(undefined) }, ADAPTER_PATIENCE) })
+  ])
+  clearTimeout(timer)
+  if (adapter == null) {
+    const found = adapter === null ? 'found no graphics adapter' : `gave no answer within ${ADAPTER_PATIENCE / 1000} s`
+    return { ok: false, software: false, message: `WebGPU ${found}; ${otherwise}`, code: 'no-adapter' }
+  }
   const { isFallbackAdapter, architecture } = adapter.info
   const software = isFallbackAdapter || architecture === 'swiftshader'
   return { ok: true, software, message: software ? 'the graphics adapter is emulated in software, slower than the processor' : '', code: software ? 'software' : '' }

@@ -170,8 +170,14 @@ export class Tab {
         ...(this.#options.storage === 'none' ? { cache: 0 } : this.#options.cacheBytes === undefined ? {} : { cache: this.#options.cacheBytes })
       }, described.workers, given ?? described.iceServers)
     } catch (error) {
-      this.#fail(problemOf(error))
+      if (attempt === this.#attempt) this.#fail(problemOf(error))
     }
+  }
+
+  /** What it waits for does not come: end it, and say why. */
+  giveUp (problem: Problem): void {
+    this.#attempt++
+    this.#fail(problem)
   }
 
   /**

@@ -1,5 +1,6 @@
 // The blobs of the store worker, seen from a worker with Python in it.
-// Rule of the file: what was read ahead is handed out once; a store worker that breaks is a store that keeps nothing.
+// Rule of the file: what was read ahead is handed out once; a store worker that breaks, or owes an answer and says
+// nothing, is a store that keeps nothing.
 
 import { describe } from '../bridge/faults.ts'
 import { makeWorker } from '../bridge/foreign_worker.ts'
@@ -10,6 +11,8 @@ import type { FromStore, ToStore } from './store_messages.ts'
 declare const STORE_WORKER: string // its path, with a version in it; set by build/web.mjs
 
 const MOST_AHEAD = 512 * 2 ** 20 // bytes read before anybody asks: they wait in memory
+
+const SILENCE = 30_000 // ms without a word of a store that owes one: Chromium has been seen to forget what a file was asked for
 
 type Result = Extract<FromStore, { type: 'answer' }>['result']
 type Request<Message> = Message extends { id: number } ? Omit<Message, 'id'> : never
@@ -25,6 +28,8 @@ export class RemoteBlobs implements BlobFiles {
   readonly #port: StorePort
   readonly #asked = new Map<number, { resolve: (result: Result) => void, otherwise: () => Result }>()
   readonly #ahead = new Map<string, { come: (data: Bytes | null) => void, data: Promise<Bytes | null> }>()
+  readonly #coming = new Set<string>() // of those ahead, what has not come
+  #silence: ReturnType<typeof setTimeout> | undefined
   #broken = ''
   #ids = 0
 
@@ -45,9 +50,13 @@ export class RemoteBlobs implements BlobFiles {
     if (this.#broken !== '') return
     let left = MOST_AHEAD
     for (const { digest, length } of needed) {
-      if (!this.#ahead.has(digest) && (left -= length) >= 0) this.#ahead.set(digest, deferred())
+      if (!this.#ahead.has(digest) && (left -= length) >= 0) {
+        this.#ahead.set(digest, deferred())
+        this.#coming.add(digest)
+      }
     }
     this.#port.postMessage({ type: 'expect', known, needed, ahead: [...this.#ahead.keys()] }, [])
+    this.#listen()
   }
 
   /** Let go of what was read ahead and not asked for. */
@@ -88,20 +97,31 @@ export class RemoteBlobs implements BlobFiles {
     return await new Promise(resolve => {
       this.#asked.set(id, { resolve, otherwise })
       this.#port.postMessage({ ...request, id } as ToStore, 'data' in request ? [request.data.buffer] : [])
+      this.#listen()
     })
   }
 
   #take (message: FromStore): void {
     if (message.type === 'ahead') {
       this.#ahead.get(message.digest)?.come(message.data)
-      return
+      this.#coming.delete(message.digest)
+    } else {
+      this.#asked.get(message.id)?.resolve(message.result)
+      this.#asked.delete(message.id)
     }
-    this.#asked.get(message.id)?.resolve(message.result)
-    this.#asked.delete(message.id)
+    this.#listen()
+  }
+
+  /** From now on the store has so long for its next word, if it owes one. */
+  #listen (): void {
+    clearTimeout(this.#silence)
+    if (this.#asked.size + this.#coming.size === 0 || this.#broken !== '') return
+    this.#silence = setTimeout(() => { this.#break(`its storage said nothing for ${SILENCE / 1000} s`) }, SILENCE)
   }
 
   #break (reason: string): void {
     console.warn('store:', describe(reason))
+    clearTimeout(this.#silence)
     this.#broken = reason
     for (const { come } of this.#ahead.values()) come(null)
     for (const { resolve, otherwise } of this.#asked.values()) resolve(otherwise())

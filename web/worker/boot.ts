@@ -31,6 +31,36 @@ export async function bootPython (origin: string, packages: string[], meter: Loa
 
 const packageOf = (wheel: string): string => (wheel.split('-')[0] as string).toLowerCase()
 
+/**
+ * Have the interpreter compiled from the first moment on, while its loader comes, and run `boot`, which has Pyodide
+ * instantiate it. Raises where it cannot be had: Pyodide itself would log that, and wait for ever.
+ */
+export async function withInterpreter<Booted> (url: string, boot: () => Promise<Booted>): Promise<Booted> {
+  const [{ instantiateStreaming }, { fetch }] = [WebAssembly, globalThis]
+  const compiled = WebAssembly.compileStreaming(fetch(url))
+  let fail: (error: Error) => void = () => {}
+  const failed = new Promise<never>((_, reject) => { fail = reject })
+  const ask: typeof fetch = async (what, init) => String(what) === url ? new Response() : await fetch(what, init) // it is on its way
+  const instantiate = async (_: unknown, imports?: WebAssembly.Imports): Promise<WebAssembly.WebAssemblyInstantiatedSource> => {
+    try {
+      const module = await compiled
+      return { module, instance: await WebAssembly.instantiate(module, imports) }
+    } catch (error) {
+      fail(new Error(`${url}: ${describe(error)}`))
+      throw error
+    }
+  }
+  compiled.catch(() => {}) // told when it is instantiated
+  Object.assign(WebAssembly, { instantiateStreaming: instantiate })
+  globalThis.fetch = ask
+  try {
+    return await Promise.race([boot(), failed])
+  } finally {
+    Object.assign(WebAssembly, { instantiateStreaming })
+    globalThis.fetch = fetch
+  }
+}
+
 async function startPython (indexURL: string, packages: string[]): Promise<PyodideInterface> {
   const { loadPyodide } = await import(`${indexURL}pyodide.mjs`) as typeof import('pyodide')
   const python = await loadPyodide({ indexURL, convertNullToNone: true, packages: [PACKAGE, ...packages] })
@@ -42,9 +72,9 @@ async function startPython (indexURL: string, packages: string[]): Promise<Pyodi
 }
 
 /** All files are fetched, and what is WebAssembly is compiled, at once. Raises if any cannot be had or differs from what was written down. */
-async function restorePython (indexURL: string): Promise<PyodideInterface> {
+async function restorePython (indexURL: string, alive: () => void): Promise<PyodideInterface> {
   const memory = new Uint8Array(SNAPSHOT.bytes) // filled while the interpreter is compiled
-  const filled = fill(memory, new URL(SNAPSHOT.file, indexURL))
+  const filled = fill(memory, new URL(SNAPSHOT.file, indexURL), alive)
   const libraries = SNAPSHOT.libraries.map(({ path, file }) => ({ path, compiled: WebAssembly.compileStreaming(fetch(new URL(file, indexURL))) }))
   for (const promise of [filled, ...libraries.map(library => library.compiled)]) promise.catch(() => {}) // told where it is awaited
   const [{ loadPyodide }, { default: create }] = await Promise.all([
@@ -61,7 +91,8 @@ async function restorePython (indexURL: string): Promise<PyodideInterface> {
   return python
 }
 
-async function fill (memory: Uint8Array, url: URL): Promise<void> {
+/** `alive` hears of each piece: on a slow line the whole takes minutes. */
+export async function fill (memory: Uint8Array, url: URL, alive: () => void): Promise<void> {
   const response = await fetch(url)
   if (!response.ok || response.body === null) throw new Error(`${url.href} answered ${response.status}`)
   let at = 0
@@ -69,17 +100,18 @@ async function fill (memory: Uint8Array, url: URL): Promise<void> {
     if (at + chunk.length > memory.length) break
     memory.set(chunk, at)
     at += chunk.length
+    alive()
   }
   if (at !== memory.length) throw new Error(`${url.href} has other than ${memory.length} bytes`)
 }
 
 /** What `boot` gives, while the meter is told of each of `files` when it is here, which the browser says by its address. */
-async function watched (folder: string, files: string[], meter: LoadMeter, boot: (folder: string) => Promise<PyodideInterface>): Promise<PyodideInterface> {
+async function watched (folder: string, files: string[], meter: LoadMeter, boot: (folder: string, alive: () => void) => Promise<PyodideInterface>): Promise<PyodideInterface> {
   const left = new Map(files.map(name => [name, PYODIDE_SIZES[name] ?? 0]))
   const part = { done: 0, total: [...left.values()].reduce((sum, size) => sum + size, 0), cached: 0 }
   meter.runtime({ ...part })
-  const observer = new PerformanceObserver(list => {
-    for (const { name, transferSize } of list.getEntries() as PerformanceResourceTiming[]) {
+  const note = (entries: PerformanceEntryList): void => {
+    for (const { name, transferSize } of entries as PerformanceResourceTiming[]) {
       const file = name.slice(folder.length)
       const size = name.startsWith(folder) ? left.get(file) : undefined
       if (size === undefined) continue
@@ -88,10 +120,12 @@ async function watched (folder: string, files: string[], meter: LoadMeter, boot:
       if (transferSize === 0) part.cached += size // it came from the browser's own cache
       meter.runtime({ ...part })
     }
-  })
+  }
+  const observer = new PerformanceObserver(list => { note(list.getEntries()) })
   observer.observe({ type: 'resource' })
   try {
-    const python = await boot(folder)
+    const python = await withInterpreter(`${folder}pyodide.asm.wasm`, async () => await boot(folder, () => { meter.runtime({ ...part }) }))
+    note(observer.takeRecords()) // what the browser has not said yet
     meter.runtime({ ...part, done: part.total })
     return python
   } finally {

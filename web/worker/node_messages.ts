@@ -98,6 +98,7 @@ export interface Receipt {
   started: number
   ended: number
   error: string
+  code: string
 }
 
 /** How many threads compute on the processor; ``message`` says why not as many as were asked for. */

@@ -100,7 +100,7 @@ class Chat:
             )
         async with self._client.session(len(prompt) + most) as session:
             reply = _Reply(number, self._model.text, order["stop"], self._tell, self._now)
-            reply.tell_chain(session.hops)
+            reply.tell_chain(session.hops, session.failovers)
             tokens = generate(
                 session,
                 self._model.head,
@@ -112,7 +112,7 @@ class Chat:
             )
             async with aclosing(cast(AsyncGenerator[int, None], tokens)):
                 async for token in tokens:
-                    reply.tell_chain(session.hops)
+                    reply.tell_chain(session.hops, session.failovers)
                     if reply.take(token):
                         break
         reply.finish(len(prompt), most)
@@ -128,15 +128,15 @@ class _Reply:
     def __init__(self, number: int, text: TextSettings, stop: Sequence[str], tell: Tell, now: Clock) -> None:
         self._number, self._tell, self._now = number, tell, now
         self._decoder, self._matcher = text.load_tokenizer().decoder(), StopMatcher(stop)
-        self._hops: list[Hop] = []
+        self._chain: tuple[list[Hop], int] = [], 0
         self._count = 0
         self._begun = self._first = self._last = now()
 
-    def tell_chain(self, hops: Sequence[Hop]) -> None:
-        """Only what is new: the first chain, and what took the place of a hop that was lost."""
-        if list(hops) == self._hops:
+    def tell_chain(self, hops: Sequence[Hop], failovers: int) -> None:
+        """Only what is new: the first chain, and what took the place of a lost hop, itself perhaps."""
+        if (list(hops), failovers) == self._chain:
             return
-        self._hops = list(hops)
+        self._chain = list(hops), failovers
         told: list[messages.HopReport] = [
             {"peer": str(hop.peer), "start": hop.blocks.start, "end": hop.blocks.end} for hop in hops
         ]

@@ -130,6 +130,7 @@ class Receipt(TypedDict):
     started: float
     ended: float
     error: str
+    code: str
 
 
 class Threads(TypedDict):

@@ -261,6 +261,7 @@ def told(receipt: Receipt) -> node_messages.Receipt:
         "started": receipt.started,
         "ended": receipt.ended,
         "error": receipt.error,
+        "code": receipt.code,
     }
 
 

@@ -18,6 +18,7 @@ from ..errors import CapacityError, KwaaiNetError, Unreachable, UsageError
 from ..inference.chain import NextServer, Step
 from ..inference.history import Budget, Histories
 from ..ports import Clock, Floats
+from ..swarm.health import Reason
 from ..swarm.routing import Hop
 from ..types import BlockRange
 from .client_options import ClientOptions
@@ -88,8 +89,9 @@ class ChainSession:
 
         ``rows`` (hypo_ids): before that, row i of every cache becomes what row ``rows[i]`` was. Raises
         ``UsageError`` and ``CapacityError`` for what does not fit, ``RpcError`` for an error that a server
-        reported, and what made a hop fail if nobody can replace it; each names its server. After an
-        error ``position`` is what it was, and the same step may be tried again.
+        reported, and for a hop that nobody can replace ``Unreachable``, or what was wrong with its answer;
+        each names its server. After an error ``position`` is what it was, and the same step may be tried
+        again.
         """
         self._check(hidden, rows)
         if self._stepping:
@@ -234,7 +236,8 @@ class ChainSession:
         try:
             hops = await self._recovery.replace(lost, step)
         except Unreachable as nobody:
-            raise named(lost.hop, error, f"; {nobody}") from error
+            told = named(lost.hop, error, f"; {nobody}")
+            raise told if lost.reason is Reason.FAULTY else Unreachable(str(told)) from error
         self._take_in(hops, index, index + 1)
         self._histories.keep_only([live.hop.blocks.start for live in self._hops])
         log.info("server %s is replaced by %s", lost.hop.peer, ", ".join(str(one.hop.peer) for one in hops))

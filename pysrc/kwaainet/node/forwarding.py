@@ -41,8 +41,8 @@ class Session(Protocol):
         """Forget all but the first ``length`` positions."""
 
 
-# (blocks, max_length, batch) -> a session
-OpenSession: TypeAlias = Callable[[BlockRange, int, int], AbstractAsyncContextManager[Session]]
+# (blocks, max_length, batch, the id of the request it is for) -> a session
+OpenSession: TypeAlias = Callable[[BlockRange, int, int, str], AbstractAsyncContextManager[Session]]
 
 
 class ForwardedSpan:
@@ -76,6 +76,7 @@ class ForwardedSpan:
         timeout: float,
         blocks: BlockRange | None = None,
         peer: PeerId | None = None,
+        request_id: str = "",
     ) -> AsyncIterator[ForwardedCache]:
         """A session for ``batch`` rows of ``max_length`` positions; room is waited for up to ``timeout`` s.
 
@@ -87,7 +88,7 @@ class ForwardedSpan:
         absolute = BlockRange(first + asked.start, first + asked.end)
         async with (
             self.admission.admit(batch * max_length, timeout, peer) as grant,
-            self._open_session(absolute, max_length, batch) as session,
+            self._open_session(absolute, max_length, batch, request_id) as session,
         ):
             cache = ForwardedCache(self, session, grant)
             self._caches[cache] = None

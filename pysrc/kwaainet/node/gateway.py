@@ -154,9 +154,11 @@ class Gateway:
     # --- sessions ---------------------------------------------------------------------------------
 
     def _open_session(
-        self, blocks: BlockRange, max_length: int, batch: int
+        self, blocks: BlockRange, max_length: int, batch: int, request_id: str
     ) -> AbstractAsyncContextManager[Session]:
-        return self._client.session(max_length, batch, blocks=blocks, history=self._history)
+        return self._client.session(
+            max_length, batch, blocks=blocks, history=self._history, request_id=request_id
+        )
 
     async def _read_holders(self, prefix: str, num_blocks: int) -> Records:
         return holders(await self._read_servers(prefix, num_blocks))

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from ..errors import CapacityError, EngineError, RequestError, Unavailable
+from ..errors import CapacityError, EngineError, Paused, RequestError
 from ..formats.config import ModelConfig
 from ..inference.llama_gradients import backward_graph, forward_graph, tables, working_bytes
 from ..ports import Floats, Gradients
@@ -131,7 +131,7 @@ class SpanGradients:
     async def _in_turn(self) -> AsyncIterator[None]:
         """One request at a time; the graphs are built for the first, and all goes after the last."""
         if self.refusing:
-            raise Unavailable("the machine's owner has paused this server; train through another")
+            raise Paused("the machine's owner has paused this server; train through another")
         if self._waiting >= MAX_WAITING:
             raise CapacityError(f"{MAX_WAITING} requests to train wait already; try later or another server")
         self._waiting += 1

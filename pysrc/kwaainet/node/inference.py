@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from ..errors import UNAVAILABLE, KwaaiNetError, RequestError
-from ..inference.push import MAX_ID_LENGTH
+from ..inference.push import MAX_ID_LENGTH, MAX_REQUEST_ID
 from ..inference.session import Command, End, InferenceSession, OpenCache, Reorder, Reply, Run, Truncate
 from ..ports import Stream
 from ..wire.messages import ExpertRequest, ExpertResponse, Tensor
@@ -86,7 +86,7 @@ class SessionServer:
             case OpenCache(blocks, batch, max_length, alloc_timeout):
                 timeout = min(alloc_timeout, self._config.max_alloc_timeout)
                 peer = self._stream.remote_peer
-                opening = self._span.open_cache(batch, max_length, timeout, blocks, peer)
+                opening = self._span.open_cache(batch, max_length, timeout, blocks, peer, self._request_id)
                 self._cache = await inbox.unless_gone(resources.enter_async_context(opening))
                 self._cache.on_lost = inbox.fail
                 self._tally.blocks = self._session.blocks
@@ -115,11 +115,17 @@ class SessionServer:
             self._pusher.send(run.onward, output)
         await self._reply(output)
 
+    @property
+    def _request_id(self) -> str:
+        """What the session's id begins with, before a slash: all sessions of one request share it."""
+        key = self._session.key
+        return key[0].partition("/")[0][:MAX_REQUEST_ID] if key is not None else ""
+
     def _told(self) -> Callable[[], None]:
         """Log that the session begins, under its request's id; returns what logs that it ends."""
         key, peer = self._session.key, self._stream.remote_peer
         name = key[0][:MAX_ID_LENGTH] if key is not None else ""
-        named = {"request_id": name.partition("/")[0]}
+        named = {"request_id": self._request_id}
         log.info("session %r of %s begins on blocks %s", name, peer, self._session.blocks, extra=named)
 
         def ended() -> None:

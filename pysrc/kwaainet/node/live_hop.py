@@ -115,18 +115,28 @@ class LiveHop:
         self.fail(StreamReset(why))
 
     async def close(self) -> None:
-        """End the session; a server that is gone already does not matter. Never raises."""
-        failed = self.failure is not None
+        """End the session; a server that is gone already does not matter. Never raises.
+
+        A server that owes no answer is awaited: giving the stream up could beat what was said on it.
+        """
+        failed, owed = self.failure is not None, bool(self._due)
         self.fail(StreamReset("the session was closed on this side"))
         try:
             if not failed:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._stream.send(self.machine.end())
                     await self._stream.end()
+                    if self.machine.opened and not owed:
+                        await self._ended()
         except (KwaaiNetError, TimeoutError) as error:
             log.debug("ending a session at %s: %s", self.hop.peer, error)
         finally:
             await self._stream.close()
+
+    async def _ended(self) -> None:
+        await asyncio.wait([self._reader])  # two cannot read a stream
+        while await self._stream.receive() is not None:
+            pass
 
     async def _read(self) -> None:
         try:

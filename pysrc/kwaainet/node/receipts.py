@@ -26,7 +26,7 @@ class Receipt:
     for ``tokens`` positions, each row of a batch counted, and those computed again after a rollback, too.
     ``bytes_in`` and ``bytes_out`` are Hivemind's messages, requests taken and answers sent, without framing
     and encryption. ``started`` and ``ended`` are unix seconds by this machine's clock; ``error`` is why it
-    failed, else empty.
+    failed, and ``code`` of what kind that is (its class here), else both are empty.
     """
 
     kind: Kind
@@ -39,6 +39,7 @@ class Receipt:
     started: float
     ended: float
     error: str = ""
+    code: str = ""
 
 
 Receive: TypeAlias = Callable[[Receipt], None]
@@ -63,13 +64,14 @@ class Receipts:
     @contextmanager
     def counting(self, kind: Kind, peer: PeerId, model: str, blocks: BlockRange) -> Iterator[Tally]:
         """What is counted meanwhile; where nothing was computed there is nothing to have a receipt for."""
-        tally, started, why = Tally(blocks), self._now(), ""
+        tally, started, why, code = Tally(blocks), self._now(), "", ""
         try:
             yield tally
         except BaseException as error:
-            why = str(error) or type(error).__name__
+            code = type(error).__name__
+            why = str(error) or code
             raise
         finally:
             if self._receive is not None and tally.tokens > 0:
                 counted = tally.blocks, tally.tokens, tally.bytes_in, tally.bytes_out
-                self._receive(Receipt(kind, peer, model, *counted, started, self._now(), why))
+                self._receive(Receipt(kind, peer, model, *counted, started, self._now(), why, code))

@@ -42,10 +42,12 @@ class Runner(Protocol):
         timeout: float,
         blocks: BlockRange | None = None,
         peer: PeerId | None = None,
+        request_id: str = "",
     ) -> AbstractAsyncContextManager[RunnerCache]:
         """A cache for ``batch`` rows of ``max_length`` positions, waited for up to ``timeout`` s.
 
-        ``peer`` is for whom, where room and turns are shared out by peer.
+        ``peer`` is for whom, where room and turns are shared out by peer; ``request_id`` for what, in
+        the logs of others who take part.
         """
 
     async def forward(

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
-from ..errors import UNAVAILABLE, DeviceLost, KwaaiNetError, Unavailable
+from ..errors import UNAVAILABLE, DeviceLost, KwaaiNetError, Paused, Unavailable
 from ..inference.scheduler import MAX_CHUNK
 from ..ports import Engine, Floats
 from ..types import BlockRange, PeerId
@@ -65,7 +65,7 @@ class ServedSpan:
         The engine stays as it is until ``unpause``; what it computes at the moment is for nobody.
         """
         self._paused = why
-        self._end_all(Unavailable(why))
+        self._end_all(Paused(why))
 
     def unpause(self) -> None:
         """Serve again."""
@@ -96,6 +96,7 @@ class ServedSpan:
         timeout: float,
         blocks: BlockRange | None = None,
         peer: PeerId | None = None,
+        request_id: str = "",
     ) -> AsyncIterator[SpanCache]:
         """A cache for ``batch`` rows of ``max_length`` positions, waited for up to ``timeout`` s.
 
@@ -146,7 +147,7 @@ class ServedSpan:
 
     def _serving(self) -> Turns:
         if self._paused:
-            raise Unavailable(self._paused)
+            raise Paused(self._paused)
         if self._turns is None:
             raise Unavailable(self._refusal)
         return self._turns

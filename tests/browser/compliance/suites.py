@@ -49,7 +49,7 @@ async def engine(tools: Any, origin: str) -> dict[str, str]:
 
 
 async def device(tools: Any, origin: str) -> dict[str, str]:
-    return await engine_checks(tools, DEVICE_CHECKS.values())
+    return await engine_checks(tools, [DEVICE_CHECKS[name] for name in tools.cases])
 
 
 async def engine_checks(tools: Any, checks: Iterable[Check]) -> dict[str, str]:

@@ -38,11 +38,13 @@ class NextLetter:
     """A ``Client`` whose sessions answer each step, a second apart, with the next letter."""
 
     lose_at: int = 100  # the step in which the first hop is replaced
+    return_at: int = 100  # the step in which it takes its own place
     fail_at: int = 100  # the step that nobody can compute
     lengths: list[int] = field(default_factory=list)
     open: int = 0
     steps: int = 0
     hops: list[Hop] = field(default_factory=lambda: [HOPS[0], HOPS[1]])
+    failovers: int = 0
 
     @asynccontextmanager
     async def session(self, max_length: int, batch: int = 1) -> AsyncIterator[NextLetter]:
@@ -60,6 +62,8 @@ class NextLetter:
             raise Unreachable("nobody holds blocks 0:5")
         if self.steps == self.lose_at:
             self.hops = [HOPS[2], HOPS[1]]
+        if self.steps in (self.lose_at, self.return_at):
+            self.failovers += 1
         return np.roll(hidden, 1, axis=-1)
 
 
@@ -145,6 +149,13 @@ def test_a_lost_hop_is_told_once() -> None:
     assert page.told.index(second) < page.told.index(page.of("piece")[2])
     assert first["hops"] != second["hops"]
     assert page.text() == "bcdef"
+
+
+def test_one_that_takes_its_own_place_is_told() -> None:
+    page = ordered("a", Page(NextLetter(return_at=3)))
+    first, second = page.of("chain")
+    assert first == second
+    assert page.told.index(page.of("piece")[1]) < len(page.told) - 1 - page.told[::-1].index(second)
 
 
 def test_what_fails_is_refused_by_its_name() -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from kwaainet.browser.event_loop import MANY_CANCELLED, ROUNDS, Queues
+from kwaainet.browser.host import BrowserHost
+from kwaainet.node.turns import Turns
+from kwaainet.ports import Floats, Stream
+from kwaainet.types import PeerId
 
 
 class World(asyncio.SelectorEventLoop):
@@ -166,3 +171,59 @@ def test_even_an_exit_leaves_the_rest_to_run(world: World) -> None:
         world.settle()
     world.settle()
     assert done == [1]
+
+
+class Network:
+    """A network worker, and an engine that adds one; both note what they were asked."""
+
+    def __init__(self) -> None:
+        self.posted: list[Any] = []
+        self.rounds: list[int] = []
+        self.deliver: Callable[[Any], None] = lambda message: None
+
+    def post(self, message: Any) -> None:
+        self.posted.append(message)
+
+    def listen(self, receive: Callable[[Any], None]) -> None:
+        self.deliver = receive
+
+    async def run_many(self, steps: list[tuple[int, Floats]]) -> list[Floats]:
+        self.rounds.append(len(steps))
+        return [hidden + 1 for _, hidden in steps]
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_steps_that_come_at_once_wake_python_once_and_are_computed_and_answered_once(
+    world: World, count: int
+) -> None:
+    network = Network()
+    turns = Turns(cast(Any, network), 8, lambda tokens: None, lambda error: None)
+
+    async def serve(stream: Stream) -> None:
+        while (message := await stream.receive()) is not None:
+            hidden = np.frombuffer(message, np.float32).reshape(1, 1, -1)
+            answer = await turns.run(stream, stream.remote_peer, 0, hidden, lambda: True)
+            await stream.send(answer.tobytes())
+
+    host = BrowserHost(network)
+    host.handle_stream("steps", serve)
+    streams = range(2, 2 * count + 2, 2)
+    peer = str(PeerId(bytes.fromhex("002408011220") + bytes(32)))
+    for number in streams:
+        network.deliver({"type": "open", "id": number, "peer": peer, "protocol": "steps"})
+    world.settle(1.0)
+    for turn in range(1, 4):
+        network.posted.clear()
+        network.rounds.clear()
+        world.wakes = 0
+        for number in streams:
+            body = np.full(4, number + turn, np.float32).tobytes()
+            network.deliver({"type": "data", "id": number, "body": body})
+        world.settle()
+        assert (world.wakes, network.rounds) == (1, [count])
+        assert [message["id"] for message in network.posted] == list(streams)
+        answers = [np.frombuffer(message["body"], np.float32)[0] for message in network.posted]
+        assert answers == [number + turn + 1 for number in streams]
+    for number in streams:
+        network.deliver({"type": "end", "id": number})
+    world.settle(1.0)

@@ -1,44 +1,28 @@
 """The messages as TypeScript: current, and only of types that cross a MessagePort."""
 
-import importlib.util
 import typing
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict
 
 import pytest
+from unit.browser.generated import current_text, each_of_its_own_type, load_generator
 
 from kwaainet.browser import messages
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_messages", ROOT / "build" / "messages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_generator()
 
 
-def test_the_generated_file_is_current(generator: ModuleType) -> None:
-    assert generator.render(messages) == (ROOT / "web" / "worker" / "messages.ts").read_text()
+def test_the_generated_file_is_current() -> None:
+    current_text(messages)
 
 
 def test_every_message_names_its_type_once() -> None:
-    unions = [
-        messages.PageToNetwork,
-        messages.NetworkToPage,
-        messages.NodeToNetwork,
-        messages.NetworkToNode,
-    ]
-    for union in unions:
-        kinds = [
-            typing.get_args(typing.get_type_hints(message)["type"])[0] for message in typing.get_args(union)
-        ]
-        assert len(set(kinds)) == len(kinds), kinds
+    each_of_its_own_type(
+        messages.PageToNetwork, messages.NetworkToPage, messages.NodeToNetwork, messages.NetworkToNode
+    )
 
 
 def test_bytes_are_only_in_a_body() -> None:

@@ -237,6 +237,7 @@ def test_a_receipt_reaches_the_page_in_plain_words(worker: ModuleType) -> None:
         "started": 1.5,
         "ended": 3.0,
         "error": "",
+        "code": "",
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kwaainet.compression.codec import deserialize, serialize
-from kwaainet.errors import ProtocolError, RequestError, RpcError, StreamReset, Unreachable
+from kwaainet.errors import ProtocolError, RequestError, RpcError, Unreachable
 from kwaainet.inference.head import LanguageHead
 from kwaainet.inference.push import MAX_ID_LENGTH
 from kwaainet.inference.sampling import Sampling
@@ -159,7 +159,7 @@ def test_a_server_lost_in_the_middle_is_named() -> None:
         async with swarm.client().session(8) as session:
             await session.step(HEAD.embed([1]))
             swarm.network.vanish(host.peer_id)
-            with pytest.raises(StreamReset, match=str(host.peer_id)):
+            with pytest.raises(Unreachable, match=str(host.peer_id)):
                 await session.step(HEAD.embed([1]))
 
     run(main())

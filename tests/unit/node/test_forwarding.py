@@ -31,10 +31,12 @@ class Elsewhere:
         self.failure: Exception | None = None
 
     @asynccontextmanager
-    async def open(self, blocks: BlockRange, max_length: int, batch: int) -> AsyncIterator[Session]:
+    async def open(
+        self, blocks: BlockRange, max_length: int, batch: int, request_id: str
+    ) -> AsyncIterator[Session]:
         if self.failure:
             raise self.failure
-        self.told.append((str(blocks), max_length, batch))
+        self.told.append((str(blocks), max_length, batch, *filter(None, [request_id])))
         yield self
         self.told.append("closed")
 
@@ -58,7 +60,7 @@ def test_every_command_reaches_the_session_in_order() -> None:
     async def main() -> None:
         elsewhere = Elsewhere()
         forwarded = span(elsewhere)
-        async with forwarded.open_cache(2, 10, 1.0, BlockRange(1, 3)) as cache:
+        async with forwarded.open_cache(2, 10, 1.0, BlockRange(1, 3), request_id="id") as cache:
             assert forwarded.admission.tokens_left == 80
             np.testing.assert_array_equal(await cache.run(states(2, 3)), states(2, 3) + 1)
             await cache.truncate(1)
@@ -67,7 +69,7 @@ def test_every_command_reaches_the_session_in_order() -> None:
             await cache.run(states(2, 1))
             await cache.run(states(2, 1))
         assert elsewhere.told == [
-            ("4:6", 10, 2),
+            ("4:6", 10, 2, "id"),
             ((2, 3, 4), None),
             1,
             ((2, 1, 4), [1, 1]),

@@ -174,6 +174,22 @@ def test_it_is_one_server_of_what_others_hold_together() -> None:
     play(scene)
 
 
+def test_the_id_of_a_session_is_in_the_logs_of_all_who_serve_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(swarm: Swarm) -> None:
+        for span in ("0:2", "2:5"):
+            await swarm.serve(span)
+        await swarm.looked()
+        async with swarm.client().session(16, request_id="chatcmpl-1") as session:
+            await session.step(inputs(0)[0])
+        await asyncio.sleep(1)
+
+    with caplog.at_level("INFO", "kwaainet.node.inference"):
+        play(scene)
+    begun = [record for record in caplog.records if "begins" in record.getMessage()]
+    assert [vars(record)["request_id"] for record in begun] == ["chatcmpl-1"] * 3, "its own, two servers'"
+    assert len({record.getMessage() for record in begun}) == 3
+
+
 def test_what_it_announces_follows_what_is_held() -> None:
     async def scene(swarm: Swarm) -> None:
         await swarm.looked()

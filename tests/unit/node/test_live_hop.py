@@ -17,11 +17,11 @@ from kwaainet.errors import (
     Unreachable,
 )
 from kwaainet.inference.chain import HopSession, Step
-from kwaainet.node.live_hop import LiveHop, loss_reason
+from kwaainet.node.live_hop import CLOSE_SECONDS, LiveHop, loss_reason
 from kwaainet.ports import Stream
 from kwaainet.swarm.health import Reason
 from kwaainet.swarm.routing import Hop
-from kwaainet.testing.clock import run
+from kwaainet.testing.clock import now, run
 from kwaainet.testing.host import MemoryNetwork
 from kwaainet.types import BlockRange
 from kwaainet.wire.messages import ExpertRequest, ExpertResponse
@@ -193,3 +193,36 @@ def test_closing_ends_the_session_at_the_server() -> None:
         assert heard == [b"", None]
 
     hopping(listening, test)
+
+
+@pytest.mark.parametrize(("unanswered", "patient"), [(0, True), (1, False)])
+def test_a_server_that_owes_nothing_is_awaited_to_the_end(unanswered: int, patient: bool) -> None:
+    """One that still computes is given up at once, so that it stops."""
+
+    async def late(stream: Stream) -> None:
+        message = await stream.receive() or b""
+        await stream.send(ExpertResponse(tensors=ExpertRequest.decode(message).tensors[:1]).encode())
+        await asyncio.sleep(0.05)  # as one behind a worker takes to hear what was said
+
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        await step_through(live)
+        for n in range(unanswered):
+            live.expect(HIDDEN.shape, Step(str(n), 2))
+        began = now()
+        await live.close()
+        assert (now() - began > 0.04) is patient
+
+    hopping(late, test)
+
+
+def test_a_server_that_ends_nothing_is_not_awaited_for_ever() -> None:
+    async def silent(stream: Stream) -> None:
+        message = await stream.receive() or b""
+        await stream.send(ExpertResponse(tensors=ExpertRequest.decode(message).tensors[:1]).encode())
+        await asyncio.sleep(1000)
+
+    async def test(live: LiveHop, network: MemoryNetwork) -> None:
+        await step_through(live)
+        await asyncio.wait_for(live.close(), CLOSE_SECONDS + 0.1)
+
+    hopping(silent, test)

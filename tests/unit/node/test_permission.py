@@ -8,7 +8,7 @@ import pytest
 from unit.node.conftest import JOINING, OFFLINE, ONLINE, Swarm, open_session, served
 from unit.node.test_span import serving, states
 
-from kwaainet.errors import CapacityError, RpcError, Unavailable
+from kwaainet.errors import CapacityError, Paused, RpcError
 from kwaainet.node.limits import Allowance
 from kwaainet.node.permission import Permission
 from kwaainet.testing.clock import now, run
@@ -27,11 +27,11 @@ def test_a_pause_ends_sessions_and_refuses_others_until_it_is_over() -> None:
             permission.give(Allowance(("battery",)))
             permission.apply(span, 200, WEIGHTS, TOKEN)
             assert permission.reasons == ("battery",)
-            assert [type(error) for error in told] == [Unavailable]
-            with pytest.raises(Unavailable, match="paused"):
+            assert [type(error) for error in told] == [Paused]
+            with pytest.raises(Paused, match="paused"):
                 await cache.run(states(1, 1))
         assert engine.open_caches == set(), "its room is free, its weights are not"
-        with pytest.raises(Unavailable, match="paused"):
+        with pytest.raises(Paused, match="paused"):
             async with span.open_cache(1, 10, 0.0):
                 pass
         permission.give(Allowance())
@@ -53,7 +53,7 @@ def test_a_run_under_way_is_for_nobody_and_harms_no_later_one() -> None:
             await asyncio.sleep(1)
             permission.give(Allowance(("asked",)))
             permission.apply(span, 200, WEIGHTS, TOKEN)
-            with pytest.raises(Unavailable, match="paused"):
+            with pytest.raises(Paused, match="paused"):
                 await running
             assert now() - started < 2, "at once, not when the engine is done"
         permission.give(Allowance())

@@ -57,7 +57,7 @@ class Served:
 
     async def start(self) -> None:
         await load_span(MANIFEST, SPAN, MemorySource(FILES), MemoryStore(), self.engine)
-        span = ServedSpan(Admission(96, 4), 64, lambda error: None)
+        self.span = span = ServedSpan(Admission(96, 4), 64, lambda error: None)
         span.resume(self.engine)
         receipts = Receipts(now, self.receipts.append)
         TransformerConnectionHandler(CONFIG, TINY, span, receipts=receipts).register(self.server)
@@ -135,6 +135,24 @@ def test_a_caller_that_vanishes_leaves_a_receipt_that_says_so() -> None:
     serving(test)
 
 
+def test_one_that_was_paused_says_so_and_what_follows_is_whole() -> None:
+    async def test(served: Served) -> None:
+        stream = await served.open()
+        await converse(stream, [request(hidden(1, 3), max_length=8)])
+        served.span.pause("its owner has paused it")
+        with pytest.raises(RpcError, match="its owner has paused it"):
+            await stream.receive()
+        served.span.unpause()
+        stream = await served.open()
+        await converse(stream, [request(hidden(1, 4), max_length=8)])
+        await stream.send(ExpertRequest().encode())
+        await stream.end()
+        assert await stream.receive() is None
+        assert [(one.tokens, one.code) for one in served.receipts] == [(3, "Paused"), (4, "")]
+
+    serving(test)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_without_a_session_has_one(stream: bool) -> None:
     async def test(served: Served) -> None:
@@ -181,4 +199,4 @@ def test_counting_times_itself_and_passes_errors_on() -> None:
         raise EngineError("it broke")
     with Receipts().counting("forward", peer, "tiny", SPAN) as tally:
         tally.tokens = 2
-    assert told == [Receipt("backward", peer, "tiny", SPAN, 2, 0, 0, 100.0, 101.0, "it broke")]
+    assert told == [Receipt("backward", peer, "tiny", SPAN, 2, 0, 0, 100.0, 101.0, "it broke", "EngineError")]

@@ -38,6 +38,7 @@ class Noting:
         timeout: float,
         blocks: BlockRange | None = None,
         peer: PeerId | None = None,
+        request_id: str = "",
     ) -> AsyncIterator[RunnerCache]:
         self.told.append((batch, max_length, blocks))
         yield self

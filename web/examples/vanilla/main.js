@@ -13,7 +13,7 @@ form.addEventListener('submit', async event => {
   const { signal } = asking = new AbortController()
   output.textContent = ''
   try {
-    const messages = [{ role: 'user', content: new FormData(form).get('text') }]
+    const messages = [{ role: 'user', content: String(new FormData(form).get('text')) }]
     const chunks = await client.chat.completions.create({ messages, stream: true, temperature: 0, max_tokens: 16, signal })
     for await (const { choices: [{ delta }] } of chunks) output.textContent += delta.content ?? ''
     output.dataset.done = 'true'

@@ -44,6 +44,7 @@ from . import (
     sessions,
     steps,
     tab_chain,
+    threads,
     visits,
 )
 from .journal import RESULTS, forget
@@ -70,6 +71,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Result]] = {
     "tab_chain": tab_chain.measure,
     "killed_tabs": kills.measure_tabs,
     "kernel": kernel.measure,
+    "threads": threads.measure,
     "attention": attention.measure,
     "llama_cpp": llama_cpp.measure,
     "guard": guard.measure,

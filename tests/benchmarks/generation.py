@@ -47,6 +47,9 @@ def _rows(figures: dict[str, list[dict[str, float]]]) -> list[Row]:
     def middle(name: str, key: str) -> float:
         return median(outcome[key] for outcome in figures[name])
 
+    def own(name: str) -> float:  # the client's work between two steps, by pairs of one generation
+        return median(outcome["per_token"] - outcome["waited"] for outcome in figures[name])
+
     rates = {name: 1 / middle(name, "per_token") for name in figures}
     firsts = {name: middle(name, "first") for name in figures}
     return [
@@ -56,6 +59,11 @@ def _rows(figures: dict[str, list[dict[str, float]]]) -> list[Row]:
             f"{rates['petals']:.1f} (stock petals server)",
             rates["tab"] / rates["petals"],
             "≥ 2.5",
+        ),
+        Row(
+            "· of a token's time the client's own, between two steps",
+            f"{1000 * own('tab'):.1f} of {1000 / rates['tab']:.1f} ms",
+            f"{1000 * own('petals'):.1f} of {1000 / rates['petals']:.1f} ms",
         ),
         Row(
             "the same: seconds to the first token of 8",

@@ -18,7 +18,7 @@ from typing import Any
 
 from interop.running import Failed
 
-from . import counted, counted_tab
+from . import counted, counted_relay, counted_tab
 from .report import Result, Row, markdown
 
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -28,6 +28,7 @@ DEFAULT_TOLERANCE = 0.02
 SOURCES: Sequence[Callable[[], Mapping[str, float]]] = (
     counted.steps,
     counted.weights,
+    counted_relay.relay,
     counted_tab.bundles,
     counted_tab.wire,
     counted_tab.wakes,

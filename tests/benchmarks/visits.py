@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ from typing import Any
 
 from interop.running import relay
 
+from kwaainet.errors import LocalError
 from kwaainet.native.chromium import Browser
 from kwaainet.native.page import Page
 
@@ -25,7 +26,8 @@ from .processes import family_cpu_seconds
 from .report import Result, Row
 
 QUIET = 1.5  # seconds without a byte after which the page has loaded everything
-ONLINE_TIMEOUT = 180.0
+PATIENCE = 60.0  # seconds until a visit that does not come online, or offline, ends with all that is known
+ANSWER_TIMEOUT = 5.0  # of a page or worker that is asked how it is
 GOAL_BYTES = 100_000
 GOAL_RETURN = 3.0  # seconds
 STAGES = ("python", "weights", "build")
@@ -51,6 +53,7 @@ class Visit:
     last: dict[str, float] = field(default_factory=dict)
     failure: str = ""
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note(self, event: dict[str, Any]) -> None:
         """One event of the page."""
@@ -65,6 +68,8 @@ class Visit:
             self.failure = str(event.get("message"))
         if name in ("online", "error"):
             self.over.set()
+        if name == "offline":
+            self.left.set()
 
     def stages(self) -> dict[str, float]:
         """How long each stage took, and when the tab was online and had its slot on the relay."""
@@ -119,25 +124,43 @@ async def _to_online(url: str, profile: Path) -> dict[str, float]:
         await page.goto(f"{url}?backend=wasm")
         visit.note({"event": "clicked"})
         await page.evaluate("document.querySelector('#contribute').click()")
-        async with asyncio.timeout(ONLINE_TIMEOUT):
-            await visit.over.wait()
+        await _until(visit.over, "online", page, visit)
         if visit.failure:
             raise OSError(f"the tab failed: {visit.failure}")
         cpu = family_cpu_seconds(browser.process_id) - idle
         marks = await _marks(page, MARKS)
         await page.evaluate("document.querySelector('#stop').click()")
+        await _until(visit.left, "offline", page, visit)  # closed before, it could not say goodbye itself
         await page.close()
     return {**visit.stages(), "cpu": cpu, **marks}
+
+
+async def _until(event: asyncio.Event, what: str, page: Page, visit: Visit) -> None:
+    """``OSError`` with what page and workers say of themselves, if it does not come."""
+    try:
+        await asyncio.wait_for(event.wait(), PATIENCE)
+    except TimeoutError:
+        state = "document.querySelector('main').innerText.slice(0, 400)"
+        asked = [(page.evaluate(state, ANSWER_TIMEOUT), "the page")]
+        marks = f"performance.getEntriesByType('mark').map({TOLD})"
+        asked += [(page.evaluate_in(one, marks, ANSWER_TIMEOUT), url) for one, url in page.workers.items()]
+        answers = [f"{name}: {await _answer(question)}" for question, name in asked]
+        heard = f"heard first {visit.first}, last {visit.last}"
+        raise OSError("\n".join((f"not {what} within {PATIENCE:g} s", heard, *answers))) from None
+
+
+async def _answer(question: Awaitable[Any]) -> Any:
+    try:
+        return await question
+    except LocalError as error:
+        return error
 
 
 async def _marks(page: Page, wanted: Sequence[str]) -> dict[str, float]:
     """When the node worker was where, in seconds since the navigation."""
     start = float(await page.evaluate("performance.timeOrigin"))
     (worker,) = [name for name, url in page.workers.items() if "/node.js" in url]
-    source = f"performance.getEntriesByType('mark').map({TOLD})"
-    asked = {"expression": source, "returnByValue": True}
-    answer = await page.worker_command(worker, "Runtime.evaluate", asked)
-    found = dict(answer["result"]["value"])
+    found = dict(await page.evaluate_in(worker, f"performance.getEntriesByType('mark').map({TOLD})"))
     return {name: (found[name] - start) / 1000 for name in wanted if name in found}
 
 

@@ -16,15 +16,31 @@ NPM = ROOT / ".venv" / "bin" / "npm"
 DIST = ROOT / "web" / "dist"
 STATIC = re.compile(r'(?:from|import)\s*"(\./[^"]+)"')
 USE = """
-import { createClient, createNode, type KwaaiNode, type Limits, type NodeStatus } from 'kwaainet-web'
+import { cacheEntries, clearCache, createClient, createNode, Problem } from 'kwaainet-web'
+import type { KwaaiNode, Limits, NodeStatus, Progress } from 'kwaainet-web'
 import { KwaaiNodeElement } from 'kwaainet-web/element'
 import 'kwaainet-web/define'
 
 const limits: Limits = { duty: 0.5, hours: [{ from: '22:00', to: '06:00' }] }
-const node: KwaaiNode = createNode({ relay: 'https://relay.example', limits, signal: AbortSignal.timeout(1) })
+const signal = AbortSignal.timeout(1)
+const onProgress = ({ done, total }: Progress): void => { console.log(done / total) }
+const node: KwaaiNode = createNode({ relay: 'https://relay.example', model: 'm', limits, signal, onProgress })
 const show = (status: NodeStatus): void => { console.log(status.state) }
 node.addEventListener('state', ({ detail }) => { show(detail) })
+node.addEventListener('progress', ({ detail }) => { onProgress(detail) })
+node.addEventListener('peer', ({ detail }) => { console.log(detail.joined.join(), detail.peers[0]?.kind) })
+node.addEventListener('work', ({ detail }) => { console.log(detail.tokensDone.toFixed()) })
 node.addEventListener('receipt', ({ detail: { tokens } }) => { console.log(tokens.toFixed()) })
+node.addEventListener('error', ({ detail }) => { console.log(detail instanceof Problem ? detail.code : '') })
+await node.start({ signal })
+await node.finish({ within: 5, signal })
+await node.stop({ signal })
+const [entry] = await cacheEntries({ signal })
+const freed: number = await clearCache({ model: entry?.model ?? '' }, { signal })
+{
+  await using scoped = createNode({ relay: new URL('https://relay.example') })
+  show(scoped.status())
+}
 const element: KwaaiNodeElement | null = document.querySelector('kwaai-node')
 element?.addEventListener('kwaai-work', ({ detail }) => { console.log(detail.tokensDone) })
 console.log(element?.status().state)
@@ -34,8 +50,14 @@ const chunks = await client.chat.completions.create({ messages, stream: true })
 for await (const chunk of chunks) console.log(chunk.choices[0].delta.content)
 const whole = await client.chat.completions.create({ messages })
 console.log(whole.choices[0].message.content)
+await client.close({ signal })
+console.log(freed, element?.consent?.toISOString())
 // @ts-expect-error a duty is a number
 node.setLimits({ duty: 'half' })
+// @ts-expect-error a state is not a receipt
+node.addEventListener('state', ({ detail }) => detail.tokens)
+// @ts-expect-error a relay is needed
+createNode({})
 """
 BARE = """
 const sdk = await import('kwaainet-web')
@@ -96,7 +118,16 @@ def test_the_package_installs_types_check_and_importing_it_needs_no_document(pro
     (project / "use.ts").write_text(USE)
     (project / "bare.mjs").write_text(BARE)
     run(NODE, "bare.mjs", cwd=project)
-    flags = ["--noEmit", "--strict", "--target", "es2022", "--module", "nodenext"]
+    flags = [
+        "--noEmit",
+        "--strict",
+        "--exactOptionalPropertyTypes",
+        "--noUncheckedIndexedAccess",
+        "--target",
+        "es2022",
+        "--module",
+        "nodenext",
+    ]
     lib = ["--lib", "es2023,dom,dom.iterable,dom.asynciterable,esnext.disposable"]
     run(NODE, ROOT / "node_modules" / "typescript" / "bin" / "tsc", *flags, *lib, "use.ts", cwd=project)
 

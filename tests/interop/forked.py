@@ -1,13 +1,14 @@
 """Processes that are forked from an interpreter that has imported what they need, one of each kind a run.
 
-``zygote.py`` is the other side. Rule of the file: ``Forked`` is to its caller what a ``subprocess.Popen`` of
-the same script is, down to the exit code and the exceptions.
+``zygote.py`` is the other side. Who first needs one starts it for all workers of the run, see ``kept``.
+Rule of the file: ``Forked`` is to its caller what a ``subprocess.Popen`` of the same script is, down to the
+exit code and the exceptions.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -16,12 +17,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 START_TIMEOUT = 240.0  # seconds; importing takes 5 on a quiet machine
+PLACE = "KWAAINET_ZYGOTES"  # the environment's name for the folder of a run's zygotes
+HELD = "held"  # a pipe in it, which each zygote has as its standard input
 
 
 class Forked:
@@ -86,33 +89,51 @@ class Zygote:
     modules: tuple[str, ...]
 
 
+_STARTED: list[subprocess.Popen[bytes]] = []  # nobody awaits them: they outlive the worker that started them
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """A place for the zygotes of a run; they go when it does, however that comes about."""
+    with tempfile.TemporaryDirectory(prefix="kwaainet-zygotes-") as folder:
+        os.mkfifo(Path(folder, HELD))
+        held = os.open(Path(folder, HELD), os.O_RDWR)  # as long as somebody could write, nobody reads an end
+        os.environ[PLACE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[PLACE]
+            os.close(held)
+
+
 @cache
 def _zygote(zygote: Zygote) -> Path:
-    """Start one; the address it listens at once it has imported everything."""
-    folder = tempfile.TemporaryDirectory(prefix="kwaainet-zygote-")
-    address = Path(folder.name) / "socket"
+    """Its address, at which it listens once it has imported everything; started unless another worker has."""
+    folder = Path(os.environ[PLACE])
+    address = folder / zygote.modules[0]
+    with (folder / f"{address.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not address.exists():
+            _start(zygote, address)
+    return address
+
+
+def _start(zygote: Zygote, address: Path) -> None:
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [zygote.python, Path(__file__).with_name("zygote.py"), address, zygote.folder, *zygote.modules],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env={**env, "OPENBLAS_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-
-    def end() -> None:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
-        folder.cleanup()
-
-    atexit.register(end)
+    with (address.parent / HELD).open("rb") as held:
+        process = subprocess.Popen(
+            [zygote.python, Path(__file__).with_name("zygote.py"), address, zygote.folder, *zygote.modules],
+            stdin=held,
+            stdout=subprocess.DEVNULL,
+            env={**env, "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+    _STARTED.append(process)
     deadline = time.monotonic() + START_TIMEOUT
     while not address.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             raise ChildProcessError(f"{zygote.python} did not import {zygote.modules}")
         time.sleep(0.05)
-    return address
 
 
 def forked(

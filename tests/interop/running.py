@@ -35,7 +35,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS"
 OURS = Zygote(Path(sys.executable), ROOT / "tests", ("kwaainet.native.cli",))
 THEIRS = Zygote(PEERS_PYTHON, PEERS, THEIR_MODULES)
 ZYGOTES = {str(KWAAINET): OURS, sys.executable: OURS, str(PEERS_PYTHON): THEIRS}  # by a command's first word
-START_TIMEOUT = 120.0  # seconds; a tab needs 5 on a quiet machine
+START_TIMEOUT = 300.0  # seconds; a tab needs 5 on a quiet machine
 POLL = 0.05
 FIXED = (20_000, 32_000)  # below those that Linux hands out
 

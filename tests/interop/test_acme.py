@@ -15,7 +15,7 @@ from .pebble import Pebble, free_port, pebble
 from .running import Running, relay
 
 NAME = "relay.example"
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 def shown(port: int) -> x509.Certificate:

@@ -43,4 +43,4 @@ async def chat(model: Path, ready: dict[str, Any], first: str) -> None:
         assert [hops[0]["peer"], hops[2]["peer"]] == [first, last]
         assert hops[1]["peer"] not in (first, last)
         assert answer == await generated(model, PREFIX, ready["tcp"], QUESTION, TOKENS)
-        assert f"{hops[1]['peer'][-8:]}: blocks 1:2, through the relay" in await chat.text("chat-peers")
+        assert f"{hops[1]['peer'][-8:]}: block 1, through the relay" in await chat.text("chat-peers")

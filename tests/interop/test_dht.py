@@ -27,7 +27,7 @@ from kwaainet.wire import msgpack
 from .cases import Case
 from .running import PEERS, PEERS_PYTHON, Running, ask, native_tab, relay, started
 
-PATIENCE = 60.0  # seconds; a real node takes 1 to 3 to start on a quiet machine
+PATIENCE = 180.0  # seconds; a real node takes 1 to 3 to start on a quiet machine
 SKEW = 10.0  # seconds, beyond the 3 that are allowed
 SERVER_INFO = (2, 12.5, {"start_block": 0, "end_block": 6, "adapters": (), "throughput": 1.0})
 

@@ -4,8 +4,11 @@ The tabs are stand-ins without a browser (``native_tab.py``): what a gateway see
 """
 
 import json
+import re
 import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 from interop.cases import Case
 from interop.running import OFFLINE, PEERS, PEERS_PYTHON, POLL, Running, native_tab, relay, started, status
@@ -21,6 +24,15 @@ def await_token(client: Running, index: int) -> None:
     ):
         assert client.process.poll() is None, client.tail()
         time.sleep(POLL)
+
+
+def steps(origin: dict[str, Any], name: str) -> float:
+    """Of the sessions that the relay answers or asks for, so far."""
+    with urllib.request.urlopen(origin["http"] + "metrics") as answer:
+        found = re.search(
+            rf"kwaainet_{name}_seconds_count.*answered.*rpc_inference.* (.*)", answer.read().decode()
+        )
+    return float(found[1]) if found is not None else 0.0
 
 
 def test_no_token_changes_when_the_tab_in_use_is_killed(odd: Case, tmp_path: Path) -> None:
@@ -39,6 +51,7 @@ def test_no_token_changes_when_the_tab_in_use_is_killed(odd: Case, tmp_path: Pat
             before = status(origin)["gateway"]
             assert before["sessions"] == 1
             assert before["history_bytes"] > 0
+            assert min(steps(origin, "rpc"), steps(origin, "asked")) >= KILLED_AT, "while the session lasts"
             tabs = {first["peer_id"]: one, second["peer_id"]: other}
             [busy] = before["in_use"].keys() - {last["peer_id"]}
             tabs[busy].process.kill()

@@ -28,7 +28,7 @@ from kwaainet.wire.messages import ExpertInfo, ExpertUID
 from .running import PEERS, PEERS_PYTHON, Running, started
 
 ANY = "/ip4/127.0.0.1/tcp/0"
-PATIENCE = 60.0  # seconds; a real daemon takes 1 to 3 to start on a quiet machine
+PATIENCE = 180.0  # seconds; a real daemon takes 1 to 3 to start on a quiet machine
 SIZES = [0, 1, 70_000, 3_000_000]
 
 

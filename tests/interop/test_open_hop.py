@@ -35,7 +35,7 @@ from kwaainet.types import BlockRange, PeerId
 from kwaainet.wire import msgpack
 from kwaainet.wire.messages import ExpertInfo, ExpertUID, PingRequest
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
 NEW_TOKENS = 8
 

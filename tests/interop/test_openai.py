@@ -33,7 +33,7 @@ QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
 ASKED: Any = {"model": SMOL, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
 KEY = "a-key-of-the-tests"
-PATIENCE = 60.0
+PATIENCE = 180.0
 MORE_PIECES = 100  # after a kill: more than what was under way when it came
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 

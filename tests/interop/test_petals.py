@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 from interop.cases import Case
 from interop.running import KWAAINET, ROOT, ask, free_port, petals_server, relay, started, tab
+from nightly.sizes import whole
 
+from kwaainet.inference.program import COARSE_FROM
 from kwaainet.types import BlockRange
 
 GGUF = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 LOGITS = 1e-3  # the largest difference of a logit from local Hugging Face, float32 on wasm
+# The same where prompts are rounded to 16 bits; 1.7e-2 was the most that was seen of SmolLM2 (KL 5e-8).
+LONG_LOGITS = 3e-2
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -29,7 +33,12 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     (folder / "model.safetensors").unlink()  # 650 MB; temporary folders outlive the run
 
 
-@pytest.fixture(params=["odd", "smol"])
+# Where blocks lie is tried with the small one by day: what changes with it does not depend on the model.
+EITHER = pytest.mark.parametrize("case", ["odd", "smol"], indirect=True)
+SPLIT_CASES = pytest.mark.parametrize("case", ["odd", "smol"] if whole() else ["odd"], indirect=True)
+
+
+@pytest.fixture
 def case(request: pytest.FixtureRequest) -> Case:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Case)
@@ -54,7 +63,7 @@ def check(result: dict[str, Any]) -> None:
     """Logits as local Hugging Face has them, the very same tokens, English where English was asked for."""
     assert result["forward"]
     for outcome in result["forward"]:
-        assert outcome["max_abs"] < LOGITS, outcome
+        assert outcome["max_abs"] < (LOGITS if outcome["tokens"] < COARSE_FROM else LONG_LOGITS), outcome
     assert result["generate"]
     for outcome in result["generate"]:
         assert outcome["got"] == outcome["expected"]
@@ -68,6 +77,7 @@ def halves(case: Case) -> tuple[BlockRange, BlockRange]:
     return BlockRange(0, middle), BlockRange(middle, case.blocks)
 
 
+@EITHER
 def test_one_tab_with_all_blocks(case: Case, tmp_path: Path) -> None:
     with (
         relay(tmp_path, "--model", case.served, "--prefix", case.prefix) as origin,
@@ -77,6 +87,7 @@ def test_one_tab_with_all_blocks(case: Case, tmp_path: Path) -> None:
         check(ask(tmp_path, "petals_client", case.spec(origin["tcp"], **WHOLE[case.prefix])))
 
 
+@SPLIT_CASES
 def test_two_tabs_with_half_each(case: Case, tmp_path: Path) -> None:
     first, second = halves(case)
     with (
@@ -98,6 +109,7 @@ def test_two_tabs_whose_blocks_overlap(odd: Case, tmp_path: Path) -> None:
         check(ask(tmp_path, "petals_client", odd.spec(origin["tcp"], **asked)))
 
 
+@SPLIT_CASES
 def test_a_tab_and_a_stock_server(case: Case, tmp_path: Path) -> None:
     first, second = halves(case)
     with (

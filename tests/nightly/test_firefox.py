@@ -19,7 +19,7 @@ import aiohttp
 from browser.hosting import BUTTON, Host, strict
 from browser.tabs import eventually
 from browser.talking import generated, write_talking_model
-from browser.test_embedding import STATE, element_page
+from browser.test_embedding import PANEL, element_page
 from interop.running import ROOT, relay
 
 FOLDER = ROOT / ".cache" / "firefox"
@@ -27,6 +27,7 @@ PACKAGES = ("firefox-esr", "libvpx7", "libnss3")  # the rest comes with what a D
 LIBRARIES = FOLDER / "usr" / "lib"
 FIREFOX = LIBRARIES / "firefox-esr" / "firefox-esr"
 PREFIX = "talking-llama"
+STATE = f"{PANEL}.state"
 
 
 def unpack() -> None:

@@ -267,7 +267,7 @@ def test_hop() -> None:
     golden = [
         HopMessage(HopType.RESERVE).encode(),
         HopMessage(HopType.CONNECT, peer=circuit.Peer(ALICE_ID.data, address)).encode(),
-        circuit.reserved(int(NOW), [HOME], signed).encode(),
+        circuit.reserved(int(NOW), (HOME.encode(),), signed).encode(),
         HopMessage(HopType.STATUS, status=Status.OK).encode(),
         StopMessage(StopType.CONNECT, peer=circuit.Peer(BOB_ID.data)).encode(),
     ]

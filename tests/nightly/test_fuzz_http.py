@@ -16,8 +16,10 @@ from nightly.fuzzing import Mutator, pieces
 from nightly.sizes import size
 
 from kwaainet.native import http
+from kwaainet.native.doors import Doors
 from kwaainet.native.guarded_site import guarded_by
 from kwaainet.native.http import Origin
+from kwaainet.native.visitors import Visitors
 
 GET = "GET {} HTTP/1.1\r\nHost: relay.example\r\nAccept-Encoding: gzip, br\r\n{}\r\n"
 REQUESTS = [
@@ -65,18 +67,19 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def ask(server: web.Server, data: bytes, random: Random) -> bytes:
+async def ask(visitors: Visitors, data: bytes, random: Random) -> bytes:
     """What comes back, until nobody works on it any more."""
-    protocol, wire = server(), Wire()
-    protocol.connection_made(wire)
+    visit, wire = visitors(), Wire()
+    protocol = cast(web.RequestHandler, visit.served)
+    visit.connection_made(wire)
     for piece in pieces(data, random):
         if not wire.closed:
-            protocol.data_received(piece)
+            visit.data_received(piece)
     idle = 0
     while not wire.closed and idle < 8:  # a request that is whole is taken up within a few turns
         idle = 0 if protocol._current_request is not None else idle + 1
         await asyncio.sleep(0)
-    protocol.connection_lost(None)
+    visit.connection_lost(None)
     return bytes(wire.sent)
 
 
@@ -91,15 +94,17 @@ def test_http(assets: Path, caplog: pytest.LogCaptureFixture) -> None:
 
     async def main() -> None:
         app = Origin(assets, list, "0").application()
-        app.middlewares.insert(0, guarded_by(None))
+        visitors = Visitors(Doors(), None)
+        app.middlewares.insert(0, guarded_by(None, visitors))
         runner = web.AppRunner(app, access_log=None, logger=http._http_log, lingering_time=0.01)
         await runner.setup()
         assert runner.server is not None
+        visitors.make = runner.server
         mutator = Mutator([text.encode() for text in REQUESTS], 1)
         served = 0
         for number in range(size(1000, 1_000_000)):
             data, random = mutator.make(number)
-            sent = await ask(runner.server, data, random)
+            sent = await ask(visitors, data, random)
             codes = list(answers(sent))
             expects = b"expect" in data.lower()  # aiohttp fails on some, see ``http._is_of_expect``
             assert all(code < 500 or expects for code in codes), (number, data, sent[:300])
@@ -108,7 +113,7 @@ def test_http(assets: Path, caplog: pytest.LogCaptureFixture) -> None:
             assert not caplog.records, (number, data, caplog.text)
         assert served > 50
         async with asyncio.timeout(30):
-            while runner.server.connections:  # none is forgotten
+            while runner.server.connections or len(visitors):  # none is forgotten
                 await asyncio.sleep(0.01)
         await runner.cleanup()
 

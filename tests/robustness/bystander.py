@@ -26,7 +26,7 @@ from kwaainet.wire.messages import ExpertRequest, ExpertResponse
 SERVICE = "TransformerConnectionHandler"
 STRUCTURE = ((b"__T0", b"__T1", b"__T2"), {})
 CHUNKS = (12, 1, 1, 1, 1, 1, 1, 1)  # tokens of each step of a round
-PATIENCE = 60.0  # seconds until a round that does not end is a failure; one takes 0.1
+PATIENCE = 180.0  # seconds until a round that does not end is a failure; one takes 0.1
 NO_PROMPTS = serialize(np.zeros(0, np.float32))
 NO_ROWS = serialize(np.zeros(0, np.int64))
 

@@ -15,7 +15,7 @@ from interop.running import KWAAINET, started
 from robustness.small_model import PREFIX
 from robustness.swarm import MEGA, ONE_THREAD, Swarm, Watched, until
 
-PATIENCE = 40.0
+PATIENCE = 120.0
 ASKED = {"model": PREFIX, "prompt": "hello", "max_tokens": 8, "temperature": 0}
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 

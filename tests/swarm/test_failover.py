@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from swarm.nodes import NUM_BLOCKS, Server, Swarm, inputs, same, undisturbed
 
-from kwaainet.errors import DeviceLost, EngineError, KwaaiNetError, RpcError, StreamReset
+from kwaainet.errors import DeviceLost, EngineError, KwaaiNetError, RpcError, Unreachable
 from kwaainet.ports import Floats
 from kwaainet.testing.clock import now, run
 from kwaainet.testing.model import TINY
@@ -106,7 +106,7 @@ def test_a_lost_server_that_nobody_can_replace_is_named_after_some_patience() ->
             server = swarm.serving(session, 0)
             server.kill()
             started = now()
-            with pytest.raises(StreamReset, match=str(server.peer)):
+            with pytest.raises(Unreachable, match=str(server.peer)):
                 await session.step(inputs(1)[1])
             assert 3.0 <= now() - started < 6.0
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from nightly.sizes import size
 
 from kwaainet.node.moving import Mover, Restlessness
 from kwaainet.swarm.placement import View
@@ -100,7 +101,7 @@ class Swarm:
             self.lose(server)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(1, size(2, 3)))
 def test_newcomers_one_after_the_other_cover_and_balance_the_model(seed: int) -> None:
     async def main() -> None:
         swarm = Swarm(32, seed)
@@ -127,7 +128,7 @@ def test_a_crowd_that_comes_at_once_spreads_out() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(1, size(2, 3)))
 def test_lost_blocks_are_taken_over_by_those_who_can_be_spared(seed: int) -> None:
     async def main() -> None:
         swarm = Swarm(24, seed)

@@ -113,6 +113,24 @@ test('an answer, its chain, and what took the place of a lost hop', async () => 
   assert.deepEqual(chains.map(({ lost, anew }) => [lost, anew]), [[[], false], [['A'], true]])
 })
 
+test('a chain that was lost for good is no longer told, whatever is heard of its peers later', async () => {
+  const { client, network, worker } = await ready()
+  const answer = client.chat.completions.create(HI)
+  const { id } = await ordered(worker)
+  worker.say({ type: 'chain', id, hops: [HOP] })
+  const beside = client.chat.completions.create(HI)
+  const { id: other } = await ordered(worker, 2)
+  worker.say({ type: 'refused', id, error: 'Unreachable', message: 'nobody holds 0:3' })
+  await assert.rejects(answer, /nobody holds/)
+  network.say({ type: 'peers', peers: [{ peer: HOP.peer, kind: 'webrtc', rtt_ms: 3, bytes_in: 1, bytes_out: 1 }] })
+  assert.deepEqual(client.status().hops, [])
+  const chain = [{ ...HOP, peer: 'B' }]
+  worker.say({ type: 'chain', id: other, hops: chain })
+  worker.say({ type: 'finished', id: other, reason: 'stop', prompt_tokens: 1, completion_tokens: 3, first_token_ms: 5, decoding_ms: 100 })
+  await beside
+  assert.deepEqual(client.status().hops, chain)
+})
+
 test('aborting cancels at the worker', async () => {
   const { client, worker } = await ready()
   const control = new AbortController()

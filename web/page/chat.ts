@@ -172,7 +172,7 @@ async function answer (text: string): Promise<void> {
       const { code, type = code, message } = error as { code?: string, type?: string, message?: string }
       problem({ code: type ?? '', message: message ?? String(error) })
       say('')
-      element('chat-peers').replaceChildren()
+      showPeers()
       if (content !== '') note(CHAT.cut)
     }
   }

@@ -54,7 +54,7 @@ export type ClientEvent =
 export interface ClientStatus {
   state: ClientState
   peer_id?: string
-  /** The last chain, first hop first; how each is connected, as far as that is known. */
+  /** The last chain, first hop first, empty once it was lost for good; how each is connected, as far as that is known. */
   hops: Array<HopReport & { connection?: PeerReport }>
   /** Of the last answer, after its first token. */
   tokens_per_second?: number
@@ -224,6 +224,7 @@ class TabClient implements Client {
     else {
       this.#answers.get(message.id)?.take(message)
       if (message.type === 'finished') this.#rate = rateOf(message) ?? this.#rate
+      if (message.type === 'refused' && this.#hops === this.#chains.get(message.id)) this.#hops = [] // nobody answers any more
       if (message.type !== 'piece') this.#forget(message.id)
     }
   }

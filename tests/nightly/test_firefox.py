@@ -1,7 +1,8 @@
 """Firefox from Debian: the SDK's element in a strict page of another origin serves a generation, too.
 
-``apt-get download`` brings the package and what it needs into ``.cache/firefox``; nothing is installed. It
-is driven over WebDriver BiDi. Rule of the file: a test waits for conditions, never for time.
+``apt-get download`` brings the package, and what of its needs this system lacks, into ``.cache/firefox``;
+nothing is installed. It is driven over WebDriver BiDi. Rule of the file: a test waits for conditions, never
+for time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +25,7 @@ from browser.test_embedding import PANEL, element_page
 from interop.running import ROOT, relay
 
 FOLDER = ROOT / ".cache" / "firefox"
-PACKAGES = ("firefox-esr", "libvpx7", "libnss3")  # the rest comes with what a Debian with a desktop has
+PACKAGE = "firefox-esr"
 LIBRARIES = FOLDER / "usr" / "lib"
 FIREFOX = LIBRARIES / "firefox-esr" / "firefox-esr"
 PREFIX = "talking-llama"
@@ -34,10 +36,22 @@ def unpack() -> None:
     """Firefox into ``FOLDER``, once."""
     if FIREFOX.is_file():
         return
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", *PACKAGES], cwd=FOLDER, check=True, capture_output=True)
-    for package in FOLDER.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", package, FOLDER], check=True)
+    part = FOLDER.with_name("firefox.part")
+    for folder in (part, FOLDER):
+        shutil.rmtree(folder, ignore_errors=True)
+    part.mkdir(parents=True)
+    simulated = apt_get("--simulate", "--no-install-recommends", "install", PACKAGE)
+    lacking = re.findall(r"^Inst (\S+)", simulated, re.MULTILINE)
+    apt_get("download", *{PACKAGE, *lacking}, folder=part)
+    for package in part.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, part], check=True)
+    part.rename(FOLDER)
+
+
+def apt_get(*words: str, folder: Path | None = None) -> str:
+    ran = subprocess.run(["apt-get", *words], cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 0, f"apt-get {' '.join(words)}: {ran.stderr}"
+    return ran.stdout
 
 
 class Tab:
@@ -86,22 +100,31 @@ async def firefox(scratch: Path) -> AsyncIterator[Tab]:
     )
     assert process.stderr is not None
     try:
-        address = None
         async with asyncio.timeout(60):
-            while address is None:
-                address = re.search(rb"BiDi listening on (ws://\S+)", await process.stderr.readline())
+            address = await listening(process.stderr)
         draining = asyncio.ensure_future(process.stderr.read())
         async with (
             aiohttp.ClientSession() as http,
-            http.ws_connect(f"{address[1].decode()}/session") as socket,
+            http.ws_connect(f"{address}/session") as socket,
         ):
             tab = Tab(socket)
             await tab.begin()
             yield tab
         draining.cancel()
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
+
+
+async def listening(said: asyncio.StreamReader) -> str:
+    """The address Firefox says it listens at; fails with all it said if it ends before."""
+    lines = []
+    async for line in said:
+        if found := re.search(rb"BiDi listening on (ws://\S+)", line):
+            return found[1].decode()
+        lines.append(line.decode())
+    raise AssertionError(f"Firefox ended: {''.join(lines)}")
 
 
 def test_an_element_serves_a_generation_in_firefox(tmp_path: Path) -> None:

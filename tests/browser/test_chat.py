@@ -122,8 +122,8 @@ def test_a_page_may_chat_and_serve_at_once(scene: Scene) -> None:
     scene.run(main())
 
 
-async def breaks_off(scene: Scene, last: Tab) -> None:
-    """The server of an answer pauses for a moment, and then leaves, with nobody to take its place."""
+async def breaks_off(scene: Scene, last: Tab, whole: str) -> None:
+    """The server of an answer pauses for a moment, then leaves; once there is another, it is asked again."""
     await scene.page.click("chat-new")
     await scene.chat.send(QUESTION)
 
@@ -137,8 +137,16 @@ async def breaks_off(scene: Scene, last: Tab) -> None:
     await scene.page.reads("chat-log", "Interrupted for a moment; continued on")
     await last.page.close()
     await scene.page.reads("chat-log", "The answer broke off here.")
+    broken = await scene.chat.last()
     assert "Nobody who serves this model can be reached." in await scene.page.text("chat-problem")
     assert await scene.page.text("chat-status") == await scene.page.text("chat-peers") == ""
+    async with await Browser.launch() as browser:
+        await (await scene.origin.page(browser)).contribute()
+        await scene.page.reads("chat-again", "Try again")
+        await scene.page.click("chat-again")
+        assert await scene.chat.answer() == whole, "asked as if nothing had come"
+    assert whole.startswith(broken)
+    assert broken in await scene.page.text("chat-log"), "what had come stays to be read"
 
 
 def test_an_answer_goes_on_when_whoever_gives_it_is_gone(scene: Scene) -> None:
@@ -165,6 +173,6 @@ def test_an_answer_goes_on_when_whoever_gives_it_is_gone(scene: Scene) -> None:
             assert last["lost"] == [lost]
             assert {hop["peer"] for hop in last["hops"]} == peers - {lost}
             assert f"{lost[-8:]} left; continued on" in await scene.chat.text("chat-log")
-            await breaks_off(scene, left)
+            await breaks_off(scene, left, whole)
 
     scene.run(main())

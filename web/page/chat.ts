@@ -15,10 +15,12 @@ const form = element<HTMLFormElement>('chat-form')
 const input = element<HTMLTextAreaElement>('chat-input')
 const send = element<HTMLButtonElement>('chat-send')
 const stop = element<HTMLButtonElement>('chat-stop')
+const again = element<HTMLButtonElement>('chat-again')
 const fresh = element<HTMLButtonElement>('chat-new')
 const bar = element<HTMLProgressElement>('chat-progress')
 const conversation: Array<{ role: string, content: string }> = []
 let underWay: AbortController | null = null
+let cutShort = '' // what was asked when an answer broke off
 let client = open('')
 
 /** A client of `model`, empty: of the relay's first. */
@@ -173,7 +175,10 @@ async function answer (text: string): Promise<void> {
       problem({ code: type ?? '', message: message ?? String(error) })
       say('')
       showPeers()
-      if (content !== '') note(CHAT.cut)
+      if (content !== '' && article.isConnected) {
+        note(CHAT.cut)
+        cutShort = text
+      }
     }
   }
   pace.end()
@@ -193,6 +198,7 @@ async function answer (text: string): Promise<void> {
 function enable (answering: boolean): void {
   send.disabled = answering
   stop.disabled = stop.hidden = !answering
+  again.disabled = again.hidden = answering || cutShort === ''
   fresh.disabled = fresh.hidden = answering || conversation.length === 0
 }
 
@@ -200,16 +206,25 @@ form.addEventListener('submit', event => {
   event.preventDefault()
   const text = input.value.trim()
   if (text === '' || underWay !== null) return
-  problem(null)
   input.value = ''
+  ask(text)
+})
+again.addEventListener('click', () => {
+  conversation.splice(-2) // the question and what came of an answer, which people still see
+  ask(cutShort)
+})
+function ask (text: string): void {
+  cutShort = ''
+  problem(null)
   enable(true)
   void answer(text).finally(() => {
     enable(false)
     input.focus()
   })
-})
+}
 function startAnew (): void {
   conversation.length = 0
+  cutShort = ''
   element('chat-log').replaceChildren()
   element('chat-log').hidden = true
   problem(null)

@@ -40,6 +40,7 @@ export const WORDS: Record<string, string> = {
   send: 'Send',
   stopAnswer: 'Stop answering',
   newChat: 'New conversation',
+  askAgain: 'Try again',
   conversation: 'Conversation',
   whoAnswers: 'Who answers',
   loadingChat: 'Loading the chat',
@@ -223,9 +224,9 @@ export const RECEIPTS = {
 export const KEPT = {
   empty: 'Nothing. Weights that this tab loads are kept here for its next start.',
   note: 'Weights that this tab has loaded, so that the next start is short. A tab that serves goes on when they are deleted.',
-  model: (model: string, blocks: number, bytes: number, used: Date) => `${model === '' ? 'Of a model that is no longer known' : `${model}: ${blocks === 0 ? 'first and last layer' : count(blocks, 'block')}`}, ${size(bytes)}, last used ${used.toLocaleDateString(LANGUAGE)}`,
+  model: (model: string, blocks: number, bytes: number, used: Date) => `${model === '' ? 'Of a model not yet or no longer known' : `${model}: ${blocks === 0 ? 'first and last layer' : count(blocks, 'block')}`}, ${size(bytes)}, last used ${used.toLocaleDateString(LANGUAGE)}`,
   remove: 'Delete',
-  removeOf: (model: string) => `Delete what is kept of ${model === '' ? 'a model that is no longer known' : model}`,
+  removeOf: (model: string) => `Delete what is kept of ${model === '' ? 'a model not yet or no longer known' : model}`,
   deleting: 'Deleting…',
   freed: (bytes: number) => `${size(bytes)} deleted.`
 } as const

@@ -74,7 +74,9 @@ class Relay:
 
     stack: AsyncExitStack
     said: dict[str, Any] = field(default_factory=dict)
-    date: tuple[float, float] | None = None  # its clock and ours when the page was read
+    date: tuple[float, float, float] | None = (
+        None  # its clock; ours when the page was asked for, and when it came
+    )
     address: str = ""
     direct: str = ""  # its WebRTC-Direct address, where that is the only way in
     guest: NativeHost | None = None  # connected to it
@@ -188,6 +190,7 @@ def _certificate_ailment(place: Place, error: ssl.SSLCertVerificationError) -> A
 async def read_page(place: Place, relay: Relay) -> str:
     """The origin answers as a relay's."""
     url = f"{'https' if place.secure else 'http'}://{place}/"
+    asked = time.time()
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(15)) as session:
             connector_ssl: Any = ssl.create_default_context() if place.secure else False
@@ -195,7 +198,8 @@ async def read_page(place: Place, relay: Relay) -> str:
                 body = await answer.content.read(MAX_PAGE)
                 relay.said = _json(answer, body, place)
                 said = answer.headers.get("Date")
-                relay.date = (parsedate_to_datetime(said).timestamp(), time.time()) if said else None
+                date = parsedate_to_datetime(said).timestamp() if said else None
+                relay.date = (date, asked, time.time()) if date is not None else None
             async with session.get(url, ssl=connector_ssl) as page:
                 opener = page.headers.get("Cross-Origin-Opener-Policy", "")
                 embedder = page.headers.get("Cross-Origin-Embedder-Policy", "")
@@ -245,8 +249,9 @@ async def compare_clocks(relay: Relay) -> str:
     if relay.date is None:
         remedy = "have the proxy pass the header Date on"
         raise Warned("", "the page does not say what time it is", remedy)
-    theirs, ours = relay.date
-    skew = theirs + 0.5 - ours  # Date is cut to whole seconds
+    theirs, asked, came = relay.date
+    theirs += 0.5  # Date is cut to whole seconds
+    skew = theirs - min(max(theirs, asked), came)  # how slowly the page came says nothing of clocks
     found = f"{skew:+.1f} s, give or take 0.5"
     if abs(skew) > SKEW_REFUSED:
         raise Ailment(

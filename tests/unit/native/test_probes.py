@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from email.utils import formatdate
 from pathlib import Path
 from time import time
@@ -14,7 +15,7 @@ from kwaainet.errors import Ailment
 from kwaainet.libp2p.multiaddr import Multiaddr
 from kwaainet.native.acme import Acme
 from kwaainet.native.doctor import Outcome
-from kwaainet.native.probes import Place, resolve
+from kwaainet.native.probes import Place, Relay, Warned, compare_clocks, resolve
 from kwaainet.native.tls import server_context
 
 from .doctored import Patient, failed, patient, step
@@ -151,12 +152,29 @@ def test_clocks_that_differ() -> None:
     remedy = run(says(60), "clock", "the swarm refuses more than 3 s")
     assert "timedatectl" in remedy
 
-    async def main() -> None:
-        async with patient(before=says(-2.2)) as one:
-            report = await one.examined()
-        assert step(report, "clock").outcome == Outcome.WARNING
 
-    asyncio.run(main())
+@pytest.mark.parametrize(
+    ("said", "asked", "came", "found"),
+    [
+        (1000, 1000.1, 1000.2, "+0.3 s"),
+        (1000, 996, 1004, "+0.0 s"),  # a slow page is no wrong clock
+        (1000, 1002.3, 1009, "the clocks differ"),
+        (1000, 990, 998.4, "the clocks differ"),
+        (1000, 1004, 1009, "differ by -3.5 s; the swarm refuses more than 3 s"),
+        (1000, 990, 997, "differ by +3.5 s; the swarm refuses more than 3 s"),
+    ],
+)
+def test_what_the_page_says_is_held_against_the_time_it_took(
+    said: float, asked: float, came: float, found: str
+) -> None:
+    async def main() -> str:
+        async with AsyncExitStack() as stack:
+            try:
+                return await compare_clocks(Relay(stack, date=(said, asked, came)))
+            except (Ailment, Warned) as told:
+                return str(told)
+
+    assert found in asyncio.run(main())
 
 
 def test_a_websocket_that_is_answered_by_something_else() -> None:

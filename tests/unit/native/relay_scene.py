@@ -71,7 +71,7 @@ async def raw(scene, client=None, protocol="echo"):
 
 
 async def hop(scene, client, message):
-    stream = await client.open_raw(scene.hub.peer_id, circuit.HOP_PROTOCOL, timeout=5)
+    stream = await client.open_raw(scene.hub.peer_id, circuit.HOP_PROTOCOL, timeout=60)
     stream.write_message(message if isinstance(message, bytes) else message.encode())
     return stream
 
@@ -81,6 +81,21 @@ async def read_exactly(stream, size):
     while len(data) < size:
         data += await stream.read()
     return bytes(data)
+
+
+def passing(monkeypatch):
+    """A function that sets the clock of the loop that runs ahead, and lets it see that."""
+    loop, ahead = asyncio.get_running_loop(), 0.0
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + ahead)
+
+    async def let_pass(seconds):
+        nonlocal ahead
+        ahead += seconds
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    return let_pass
 
 
 async def until(condition):

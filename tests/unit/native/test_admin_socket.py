@@ -29,7 +29,7 @@ def with_socket(path: Path, test: Callable[[], Awaitable[None]]) -> None:
         async with served(path, answer):
             await test()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 async def send(path: Path, data: bytes) -> Any:

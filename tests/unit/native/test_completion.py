@@ -33,7 +33,7 @@ def texts(pieces: list[Piece]) -> tuple[list[str], str | None, int]:
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 20))
+    return asyncio.run(asyncio.wait_for(work, 60))
 
 
 def test_a_completion_ends_by_itself_or_by_its_length(tiny_model: Model) -> None:

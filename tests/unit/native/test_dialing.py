@@ -35,11 +35,11 @@ async def closed_port():
 
 
 def call(client, peer):
-    return client.call(peer, "T.upper", b"x", timeout=10)
+    return client.call(peer, "T.upper", b"x", timeout=60)
 
 
 def run(test):
-    return asyncio.run(asyncio.wait_for(test, 30))
+    return asyncio.run(asyncio.wait_for(test, 60))
 
 
 def test_known_addresses_are_dialled_even_if_some_are_dead():

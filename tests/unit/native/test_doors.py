@@ -15,6 +15,7 @@ import pytest
 import uvloop
 from aiohttp import web
 from authority import Authority
+from interop.running import free_port
 
 from kwaainet.errors import ConfigError, InputError, KwaaiNetError
 from kwaainet.identity.keys import PrivateKey
@@ -51,7 +52,7 @@ class Hello:
 
 def run(test: Awaitable[None], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
     async def main() -> None:
-        await asyncio.wait_for(test, 20)
+        await asyncio.wait_for(test, 60)
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main())
@@ -59,11 +60,6 @@ def run(test: Awaitable[None], loop: Callable[[], asyncio.AbstractEventLoop] | N
 
 def network() -> Network:
     return Network(PrivateKey(os.urandom(32)), NativeCrypto())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 async def dialled(one: Network, address: Multiaddr) -> object:
@@ -176,6 +172,7 @@ def test_who_speaks_no_tls_or_nothing_is_let_go(
                 pass  # a TLS alert, or nothing
             writer.close()
         context = ssl.create_default_context(cafile=str(authority.root))
+        monkeypatch.setattr(doors_module, "HANDSHAKE_TIMEOUT", 60.0)  # who does speak it takes its time
         reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
         writer.write(b"GET / HTTP/1.1\r\nHost: sl")  # and never the rest
         assert await reader.read() == b""

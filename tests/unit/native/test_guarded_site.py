@@ -28,7 +28,7 @@ def with_site(
             site.go.set()
             await runner.cleanup()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_who_is_banned_is_told_so() -> None:

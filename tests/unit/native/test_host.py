@@ -21,7 +21,7 @@ async def host(*listen, **options):
 
 
 def run(test):
-    return asyncio.run(asyncio.wait_for(test, 30))
+    return asyncio.run(asyncio.wait_for(test, 60))
 
 
 async def upper(peer, request):
@@ -34,8 +34,8 @@ def test_both_sides_may_call_over_one_connection():
         for one in (server, client):
             one.handle_unary("T.upper", upper)
         assert await client.connect(server.addresses[0]) == server.peer_id
-        assert await client.call(server.peer_id, "T.upper", b"a", timeout=5) == b"A"
-        assert await server.call(client.peer_id, "T.upper", b"b", timeout=5) == b"B"
+        assert await client.call(server.peer_id, "T.upper", b"a", timeout=60) == b"A"
+        assert await server.call(client.peer_id, "T.upper", b"b", timeout=60) == b"B"
         assert server.connected_peers == [client.peer_id]
         await client.close()
         await server.close()
@@ -101,9 +101,9 @@ def test_a_protocol_nobody_serves_is_named():
         server, client = await host(ANY), await host()
         await client.connect(server.addresses[0])
         with pytest.raises(HandshakeError, match=r"T\.nope"):
-            await client.call(server.peer_id, "T.nope", b"x" * 1000, timeout=5)
+            await client.call(server.peer_id, "T.nope", b"x" * 1000, timeout=60)
         with pytest.raises(HandshakeError, match=r"T\.nope"):
-            await client.open_stream(server.peer_id, "T.nope", timeout=5)
+            await client.open_stream(server.peer_id, "T.nope", timeout=60)
         await client.close()
         await server.close()
 
@@ -122,7 +122,7 @@ def test_closing_tells_callers_at_once_and_waits_for_them_briefly(monkeypatch):
 
         server.handle_stream("T.hold", hold)
         await client.connect(server.addresses[0])
-        stream = await client.open_stream(server.peer_id, "T.hold", timeout=5)
+        stream = await client.open_stream(server.peer_id, "T.hold", timeout=60)
         await held.wait()
         closing = asyncio.ensure_future(server.close())
         with pytest.raises(RpcError, match="leaving"):
@@ -130,7 +130,7 @@ def test_closing_tells_callers_at_once_and_waits_for_them_briefly(monkeypatch):
         await stream.close()
         await closing
         with pytest.raises(Unreachable):
-            await client.call(server.peer_id, "T.hold", b"", timeout=5)
+            await client.call(server.peer_id, "T.hold", b"", timeout=60)
         await client.close()
         await client.close()
 
@@ -144,7 +144,7 @@ def test_a_closed_host_reaches_nobody():
         with pytest.raises(Unreachable):
             await client.connect(server.addresses[0])
         with pytest.raises(Unreachable, match="closed"):
-            await client.call(server.peer_id, "T.upper", b"", timeout=5)
+            await client.call(server.peer_id, "T.upper", b"", timeout=60)
         await server.close()
 
     run(main())
@@ -160,7 +160,7 @@ def test_raw_protocols_share_the_connection():
 
         server.handle_raw("/echo/1", echo)
         await client.connect(server.addresses[0])
-        stream = await client.open_raw(server.peer_id, "/echo/1", timeout=5)
+        stream = await client.open_raw(server.peer_id, "/echo/1", timeout=60)
         stream.write(b"hello")
         assert await stream.read() == b"hello"
         stream.close()
@@ -184,8 +184,8 @@ def test_a_handlers_errors_are_told_as_hivemind_tells_them():
         server.handle_stream("T.stream", refuse_stream)
         await client.connect(server.addresses[0])
         with pytest.raises(RpcError, match=r"^RequestError\('no block 7'\)$"):
-            await client.call(server.peer_id, "T.unary", b"", timeout=5)
-        stream = await client.open_stream(server.peer_id, "T.stream", timeout=5)
+            await client.call(server.peer_id, "T.unary", b"", timeout=60)
+        stream = await client.open_stream(server.peer_id, "T.stream", timeout=60)
         with pytest.raises(RpcError, match=r"^no block 8$"):
             await stream.receive()
         await stream.close()

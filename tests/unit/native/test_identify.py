@@ -37,7 +37,7 @@ async def until(condition):
 
 
 def run(test):
-    return asyncio.run(asyncio.wait_for(test, 20))
+    return asyncio.run(asyncio.wait_for(test, 60))
 
 
 def test_both_sides_describe_themselves_on_connecting():

@@ -7,11 +7,13 @@ import pytest
 from kwaainet.errors import HandshakeError, StreamReset
 from kwaainet.identity.keys import PrivateKey, peer_id
 from kwaainet.libp2p import noise
-from kwaainet.libp2p.connection import Connection
+from kwaainet.libp2p.connection import KEEPALIVE, Connection
 from kwaainet.libp2p.multiaddr import Multiaddr
 from kwaainet.native import link as module
 from kwaainet.native.crypto import NativeCrypto
 from kwaainet.native.link import Link
+
+from .relay_scene import passing
 
 CRYPTO = NativeCrypto()
 ADDRESS = Multiaddr.parse("/ip4/1.2.3.4/tcp/5")
@@ -81,7 +83,7 @@ class Scene:
 
 
 def run(test):
-    return asyncio.run(asyncio.wait_for(test, 20))
+    return asyncio.run(asyncio.wait_for(test, 60))
 
 
 def test_a_link_opens_and_its_owner_learns_of_it_and_of_streams():
@@ -177,17 +179,22 @@ def test_a_handshake_that_does_not_come_ends_the_link(monkeypatch):
 
 def test_a_silent_peer_is_pinged_and_then_dropped(monkeypatch):
     async def main():
-        monkeypatch.setattr("kwaainet.libp2p.connection.HANDSHAKE_TIMEOUT", 0.05)
-        monkeypatch.setattr("kwaainet.libp2p.connection.KEEPALIVE", 0.05)
+        let_pass = passing(monkeypatch)
         scene = Scene()
         await scene.exchange()
         stream = scene.link.open_stream("echo")
         await scene.exchange()
+        scene.wire.take()
+        reading = asyncio.ensure_future(stream.read())
+        for _ in range(3):  # the first look heard something, the second asks
+            assert not scene.link.closed
+            await let_pass(KEEPALIVE)
         with pytest.raises(StreamReset, match="silent"):
-            await stream.read()
+            await reading
         assert "silent" in scene.owner.log[-1]
+        assert len(scene.wire.sent) == 2, "a ping, and a farewell"
 
-    run(main())
+    asyncio.run(main())
 
 
 def test_a_reader_that_makes_no_room_in_time_is_let_go(monkeypatch):
@@ -206,4 +213,4 @@ def test_a_reader_that_makes_no_room_in_time_is_let_go(monkeypatch):
         assert scene.wire.closed
         assert "took too little" in scene.owner.log[-1]
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -51,7 +51,7 @@ async def read_over_a_new_connection(client, server):
 
 
 def run(test):
-    return asyncio.run(asyncio.wait_for(test, 20))
+    return asyncio.run(asyncio.wait_for(test, 60))
 
 
 def test_peers_are_counted_once_and_lost_with_their_last_connection():

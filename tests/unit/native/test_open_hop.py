@@ -67,7 +67,7 @@ class Scene:
 
     async def call(self):
         await self.tab.connect(self.through())
-        return await self.tab.call(self.server.peer_id, "T.upper", b"hello", timeout=5)
+        return await self.tab.call(self.server.peer_id, "T.upper", b"hello", timeout=60)
 
     async def refusal(self, client=None):
         with pytest.raises(Unreachable) as caught:
@@ -84,7 +84,7 @@ def run(test, **options):
         async with Scene(**options) as scene:
             await test(scene)
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 async def until(condition):
@@ -252,7 +252,7 @@ def test_bytes_over_the_quota_are_carried_late_but_whole(monkeypatch):
     async def main(scene):
         blob = os.urandom(3 * WINDOW)
         await scene.tab.connect(scene.through())
-        assert await scene.tab.call(scene.server.peer_id, "T.upper", blob, timeout=20) == blob.upper()
+        assert await scene.tab.call(scene.server.peer_id, "T.upper", blob, timeout=60) == blob.upper()
         assert sum(asked) > 2 * len(blob) - 2 * WINDOW
 
     run(main)
@@ -270,7 +270,7 @@ def test_who_owes_bytes_can_send_no_more_than_a_window(monkeypatch):
 
         scene.server.handle_raw("sink", sink)
         await scene.tab.connect(scene.through())
-        stream = await scene.tab.open_raw(scene.server.peer_id, "sink", timeout=5)
+        stream = await scene.tab.open_raw(scene.server.peer_id, "sink", timeout=60)
         stream.write(bytes(4 * WINDOW))
         await until(lambda: len(arrived) > WINDOW // 2)
         for _ in range(1000):

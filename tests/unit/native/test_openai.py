@@ -50,7 +50,7 @@ def swarm(completer: Completer) -> ScriptedClient:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -26,4 +26,4 @@ def test_browsers_are_sent_to_https_and_an_authority_is_answered() -> None:
                 assert await answer.text() == "token.thumbprint"
         await runner.cleanup()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))

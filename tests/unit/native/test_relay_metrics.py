@@ -110,14 +110,15 @@ def test_calls_are_counted_by_protocol_and_outcome_as_they_happen(built: Path) -
         before = await watched.figures()
         assert before["kwaainet_peers",] == 1
         assert ("kwaainet_rpc_seconds_count", "answered", "Echo.rpc") not in before
-        await watched.client.call(watched.host_id, "Echo.rpc", b"a", timeout=5)
-        await watched.client.call(watched.host_id, "Echo.rpc", b"b", timeout=5)
+        began = time.monotonic()
+        await watched.client.call(watched.host_id, "Echo.rpc", b"a", timeout=60)
+        await watched.client.call(watched.host_id, "Echo.rpc", b"b", timeout=60)
         with pytest.raises(RpcError):
-            await watched.client.call(watched.host_id, "Echo.rpc", b"", timeout=5)
+            await watched.client.call(watched.host_id, "Echo.rpc", b"", timeout=60)
         after = await watched.figures()
         assert after["kwaainet_rpc_seconds_count", "answered", "Echo.rpc"] == 2
         assert after["kwaainet_rpc_seconds_count", "failed", "Echo.rpc"] == 1
-        assert 0 < after["kwaainet_rpc_seconds_sum", "answered", "Echo.rpc"] < 5
+        assert 0 < after["kwaainet_rpc_seconds_sum", "answered", "Echo.rpc"] <= 2 * (time.monotonic() - began)
 
     watch(built, test)
 
@@ -142,8 +143,8 @@ def test_the_steps_of_a_session_are_counted_while_it_lasts(built: Path) -> None:
         relay = watched.relay._host
         for host in (relay, watched.client):
             host.handle_stream("Echo.rpc", echo)
-        came = await watched.client.open_stream(watched.host_id, "Echo.rpc", timeout=5)
-        went = await relay.open_stream(watched.client.peer_id, "Echo.rpc", timeout=5)
+        came = await watched.client.open_stream(watched.host_id, "Echo.rpc", timeout=60)
+        went = await relay.open_stream(watched.client.peer_id, "Echo.rpc", timeout=60)
         for count in (1, 2, 3):
             for stream in (came, went):
                 await stream.send(b"a")
@@ -155,7 +156,7 @@ def test_the_steps_of_a_session_are_counted_while_it_lasts(built: Path) -> None:
             await stream.end()
             await stream.close()
         for host, peer in ((watched.client, watched.host_id), (relay, watched.client.peer_id)):
-            stream = await host.open_stream(peer, "Echo.rpc", timeout=5)
+            stream = await host.open_stream(peer, "Echo.rpc", timeout=60)
             await stream.send(b"wrong")
             with pytest.raises(RpcError):
                 await stream.receive()
@@ -179,7 +180,7 @@ def test_a_circuit_is_counted_while_it_lasts(built: Path) -> None:
         await client.connect(f"{address}/p2p-circuit/p2p/{tab.peer_id}")
         carried = []
         for _ in range(3):
-            await client.call(tab.peer_id, "Upper.rpc", b"a" * 100, timeout=5)
+            await client.call(tab.peer_id, "Upper.rpc", b"a" * 100, timeout=60)
             figures = await watched.figures()
             assert figures["kwaainet_circuits",] == figures["kwaainet_reservations",] == 1
             carried.append(figures["kwaainet_relayed_bytes_total",])
@@ -245,9 +246,9 @@ def test_the_dashboard_asks_for_figures_that_there_are(built: Path) -> None:
         watched.relay._host.network.admission.refused["banned"] += 1
         watched.relay.open_hop = cast(OpenHop, SimpleNamespace(status={"refused": {"private": 1}}))
         watched.relay._host.handle_unary("Echo.rpc", echo)
-        await watched.client.call(watched.host_id, "Echo.rpc", b"", timeout=5)
+        await watched.client.call(watched.host_id, "Echo.rpc", b"", timeout=60)
         with pytest.raises(KwaaiNetError):
-            await watched.relay._host.call(watched.client.peer_id, "None.rpc", b"", timeout=5)
+            await watched.relay._host.call(watched.client.peer_id, "None.rpc", b"", timeout=60)
         assert named <= {name for name, *_ in await watched.figures()}
 
     info = ServerInfo(ServerState.ONLINE, 1.0, start_block=0, end_block=1)

@@ -33,7 +33,7 @@ async def connect(one, other):
 
 
 async def ask(client, server, key):
-    stream = await client.open_raw(server.peer_id, kad.PROTOCOL, timeout=5)
+    stream = await client.open_raw(server.peer_id, kad.PROTOCOL, timeout=60)
     stream.write_message(kad._Message(kad.FIND_NODE, key).encode())
     records = kad.read_response(await stream.read_message(kad.MAX_MESSAGE))
     stream.close()
@@ -46,7 +46,7 @@ async def close(*hosts):
 
 
 def run(test):
-    return asyncio.run(asyncio.wait_for(test, 30))
+    return asyncio.run(asyncio.wait_for(test, 60))
 
 
 def test_a_server_finds_itself_or_go_libp2p_would_not_keep_it():
@@ -93,7 +93,7 @@ def test_several_questions_on_one_stream_and_ping():
     async def main():
         server, client = await host(ANY), await host()
         await connect(client, server)
-        stream = await client.open_raw(server.peer_id, kad.PROTOCOL, timeout=5)
+        stream = await client.open_raw(server.peer_id, kad.PROTOCOL, timeout=60)
         for _ in range(3):
             stream.write_message(kad.write_find_node(server.peer_id))
             assert kad.read_response(await stream.read_message(kad.MAX_MESSAGE))
@@ -181,7 +181,7 @@ def test_who_asks_nothing_more_is_let_go(monkeypatch):
     async def main():
         server, client = await host(ANY), await host()
         await connect(client, server)
-        stream = await client.open_raw(server.peer_id, kad.PROTOCOL, timeout=5)
+        stream = await client.open_raw(server.peer_id, kad.PROTOCOL, timeout=60)
         with pytest.raises(StreamReset):
             await stream.read()
         await close(client, server)

@@ -86,7 +86,7 @@ async def settle():
 
 
 def run(test):
-    return asyncio.run(asyncio.wait_for(test, 20))
+    return asyncio.run(asyncio.wait_for(test, 60))
 
 
 def test_bytes_pass_both_ways_and_ends_are_seen():

@@ -94,7 +94,7 @@ def test_a_changed_file_is_noticed_and_a_broken_one_left_aside(authority: Author
         assert tls.failed == ""
         watching.cancel()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_an_expired_one_does_not_replace_one_that_holds(authority: Authority) -> None:

@@ -32,7 +32,7 @@ async def dial(one, address, **options):
 
 
 def run(test):
-    return asyncio.run(asyncio.wait_for(test, 20))
+    return asyncio.run(asyncio.wait_for(test, 60))
 
 
 @pytest.mark.parametrize("kind", ["tcp", "ws"])

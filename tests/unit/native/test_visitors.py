@@ -65,7 +65,7 @@ class Scene:
                 self.site.go.set()
                 await runner.cleanup()
 
-        asyncio.run(asyncio.wait_for(main(), 20))
+        asyncio.run(asyncio.wait_for(main(), 60))
 
     entered = 0  # sockets that came, whatever became of them
 

@@ -30,10 +30,10 @@ def test_a_gateway_announces_what_a_server_holds_until_it_stops(
             for command in ("serve", "gateway"):
                 parsed = build_parser().parse_args([command, *common])
                 running.append(asyncio.ensure_future(parsed.run(parsed)))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while len(found := await servers()) < len(running):
                         await asyncio.sleep(0.05)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 printed += capsys.readouterr().out
                 assert any(
                     json.loads(line).get("peer_id") == str(found[True]) for line in printed.splitlines()

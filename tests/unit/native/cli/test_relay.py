@@ -130,7 +130,7 @@ def test_what_petals_clients_find_is_what_the_operator_chose(
             relay_id = relay.host.peer_id
             for prefix in ("named-hf", "other"):
                 message = announcement(prefix).encode()
-                await tab.call(relay_id, PROTOCOL, message, timeout=10)
+                await tab.call(relay_id, PROTOCOL, message, timeout=60)
             while "gateway" in in_dht and not await relay.dht.get("named-hf.1"):
                 await asyncio.sleep(0.05)
             found = (await dht_reader(relay.dht)("named-hf", 2))[1]

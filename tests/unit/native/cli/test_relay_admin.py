@@ -64,7 +64,7 @@ def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
     thread.start()
-    assert up.wait(10)
+    assert up.wait(60)
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     yield told
     loop.call_soon_threadsafe(end.set)

@@ -106,7 +106,7 @@ def test_a_signal_reads_the_certificate_anew(authority: Authority) -> None:
             await asyncio.sleep(0)
             assert doors.tls is None
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_relay_with_a_certificate_serves_https_and_names_wss(page: Path, authority: Authority) -> None:
@@ -132,4 +132,4 @@ def test_a_relay_with_a_certificate_serves_https_and_names_wss(page: Path, autho
                 ["dns4", "localhost", "tls", "ws"],
             ]
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -31,4 +31,4 @@ def test_it_speaks_for_itself_and_for_who_holds_a_slot_and_knows_shapes() -> Non
             assert dht.guard.refused["shape"]
             assert host.network.supports(PROTOCOL)
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -15,7 +15,7 @@ def test_a_signal_ends_the_wait_and_the_handlers(number: signal.Signals) -> None
         waiting = asyncio.ensure_future(until_signalled())
         await asyncio.sleep(0)
         os.kill(os.getpid(), number)
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
 
     asyncio.run(main())
     assert signal.getsignal(number) in (before, signal.SIG_DFL)
@@ -26,7 +26,7 @@ def test_leaving_takes_its_time_unless_a_signal_hurries_it() -> None:
         left, hurried = asyncio.Event(), False
 
         async def leave() -> None:
-            await asyncio.wait_for(left.wait(), 5)
+            await asyncio.wait_for(left.wait(), 60)
 
         async def hurry() -> None:
             nonlocal hurried
@@ -54,6 +54,6 @@ def test_a_drain_ends_by_itself_or_by_a_second_signal() -> None:
         await asyncio.sleep(0.01)
         assert not endless.done()
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(endless, 5)
+        await asyncio.wait_for(endless, 60)
 
     asyncio.run(main())

@@ -50,7 +50,7 @@ def follow(events: list[dict[str, Any]], *, ends: bool = False) -> dict[str, Any
         if ends:
             page.ended.set_result(None)
         try:
-            return await asyncio.wait_for(waiting, 5)
+            return await asyncio.wait_for(waiting, 60)
         finally:
             assert seen == events
 
@@ -69,7 +69,7 @@ def test_what_is_told_at_the_same_moment_hides_no_state() -> None:
         await asyncio.sleep(0)
         for name in ("online", "storage", "peers", "threads", "clock", "receipt"):
             tab.on_event({"event": name})
-        assert await asyncio.wait_for(waiting, 5) == {"event": "online"}
+        assert await asyncio.wait_for(waiting, 60) == {"event": "online"}
 
     asyncio.run(main())
 

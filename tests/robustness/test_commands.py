@@ -229,7 +229,7 @@ def test_a_swarm_whose_clock_is_wrong(swarm: Swarm, tmp_path: Path) -> None:
             name: (
                 [*command, "--model", swarm.model, "--initial-peers", ahead.host.addresses[0]],
                 FAILED,
-                "the peer's clock is +1|the peer's clock is +9.",
+                "the peer's clock is +",  # less than ten by the time that its answer took
             )
             for name, command in (("late_client", ["generate", "hi"]), ("late_server", ["serve"]))
         }

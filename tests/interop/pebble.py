@@ -14,7 +14,7 @@ from pathlib import Path
 
 from authority import Authority
 
-from .running import ROOT, started
+from .running import ROOT, free_port, started
 
 BIN = ROOT / ".cache" / "debian" / "usr" / "bin"
 
@@ -32,11 +32,6 @@ class Pebble:
         context = ssl.create_default_context(cafile=str(self.root))
         with urllib.request.urlopen(self.management + "roots/0", context=context) as answer:
             return bytes(answer.read())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @contextmanager
@@ -70,7 +65,7 @@ def pebble(folder: Path, http_port: int, tls_port: int, lifetime: int = 90 * 864
 
 
 def _await_port(port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 5).close()

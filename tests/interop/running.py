@@ -82,7 +82,7 @@ class Running:
         """The last lines of both outputs."""
         return "\n".join(path.read_text(errors="replace")[-3000:] for path in (self.out, self.err))
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 30.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 60.0) -> int:
         """End the process in good order, its whole group if it lingers; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from .pebble import Pebble, free_port, pebble
-from .running import Running, relay
+from .pebble import Pebble, pebble
+from .running import Running, free_port, relay
 
 NAME = "relay.example"
 PATIENCE = 180.0
@@ -23,7 +23,7 @@ def shown(port: int) -> x509.Certificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
-        socket.create_connection(("127.0.0.1", port), 10) as sock,
+        socket.create_connection(("127.0.0.1", port), 60) as sock,
         context.wrap_socket(sock, server_hostname=NAME) as secure,
     ):
         return x509.load_der_x509_certificate(secure.getpeercert(True) or b"")

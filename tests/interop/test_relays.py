@@ -32,7 +32,7 @@ from interop.running import (
     tab,
 )
 
-from kwaainet.types import BlockRange
+from kwaainet.types import BlockRange, PeerId
 
 ROUNDS_AFTER = 2  # generations that must work when the relay is back
 TOKENS = 24  # of one generation
@@ -83,13 +83,14 @@ async def goes_on(tab_id: str, odd: Case, stations: tuple[Station, Station]) -> 
     size = json.loads((odd.folder / "config.json").read_text())["hidden_size"]
     hidden = np.random.default_rng(1).standard_normal((1, 5, size), np.float32)
     one, other = stations
-    before = {each.name: each.status()["circuits"] for each in stations}
     async with joined(one.address) as peer:
         await peer.host.connect(other.address)
         async with peer.client(odd.prefix, odd.blocks).session(16) as session:
             found = [await session.step(hidden[:, :3])]
             assert [str(hop.peer) for hop in session.hops] == [tab_id]
-            [used] = [each for each in stations if each.status()["circuits"] > before[each.name]]
+            link = peer.host.network.link(PeerId.parse(tab_id))
+            assert link is not None
+            [used] = [each for each in stations if each.origin["peer_id"] in str(link.address)]
             used.running.process.kill()
             found += [await session.step(hidden[:, n : n + 1]) for n in (3, 4)]
             assert session.failovers == 1
@@ -118,10 +119,10 @@ def test_a_relays_restart_fails_no_generation_of_a_stock_client(odd: Case, tmp_p
         looper.event("generating")
 
         used, left = sorted((first, second), key=lambda one: -one.status()["circuits"])
-        before = left.status()["circuits"]
         used.running.process.terminate()  # as for an upgrade, while sessions run through it
         assert used.running.process.wait(PATIENCE) == 0, used.running.tail()
-        wait_for(lambda: left.status()["circuits"] > before, running)  # the client went over
+        before = left.status()["relayed_bytes"]
+        wait_for(lambda: left.status()["relayed_bytes"] > before, running)  # the client went over
         wait_for(lambda: left.status()["announced"], running)  # the other speaks for the tab now
         used.start()
         wait_for(lambda: used.status()["reservations"] == 1, running)

@@ -13,7 +13,7 @@ MODES = ("ptune", "deep_ptune")
 STEPS, FEW = 20, 4  # what is learnt is seen after the one; the other shows the same gradients
 GRADIENTS = 1e-3  # the largest relative difference of a gradient from Hugging Face's
 LOSSES = 1e-3  # and of a loss on the way
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 
 
 def check(result: dict[str, Any], learnt: float, modes: Sequence[str] = MODES) -> None:

@@ -78,7 +78,7 @@ class NodeEngine:
     def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        assert self._process.wait(10) == 0
+        assert self._process.wait(60) == 0
 
 
 def _sent(value: Any) -> Any:

@@ -4,6 +4,7 @@ SPEC: model, initial_peers, dht_prefix as for petals_client.py, and
   generations    how many at most, each in one call of generate()
   until          a file (optional): when it exists, the generation under way is the last
   pause          a file (optional): while it exists, no generation begins
+  hold           [index, file] (optional): the first generation waits at that token until the file exists
   prompt_tokens, new_tokens
   request_timeout  seconds (20)
   beams          of one more generation, by beam search (optional)
@@ -27,14 +28,17 @@ from transformers import AutoModelForCausalLM
 class Streamer:
     """What generate() calls with the prompt, and then with every token."""
 
-    def __init__(self, generation):
-        self.generation = generation
+    def __init__(self, generation, hold):
+        self.generation, self.hold = generation, hold
         self.times = []
 
     def put(self, tokens):
         self.times.append(time.time())
         event = {"event": "token", "generation": self.generation, "index": len(self.times) - 1}
         print(json.dumps(event), flush=True)
+        if self.generation == 0 and self.hold and event["index"] == self.hold[0]:
+            while not Path(self.hold[1]).exists():
+                time.sleep(0.02)
 
     def end(self):
         pass
@@ -59,7 +63,7 @@ def run(spec):
     for generation in range(spec["generations"]):
         while "pause" in spec and Path(spec["pause"]).exists():
             time.sleep(0.02)
-        streamer, servers, error, got = Streamer(generation), [], None, None
+        streamer, servers, error, got = Streamer(generation, spec.get("hold")), [], None, None
         try:
             with remote.inference_session(max_length=spec["prompt_tokens"] + spec["new_tokens"]) as session:
                 got = remote.generate(ids, streamer=streamer, **options)[0].tolist()

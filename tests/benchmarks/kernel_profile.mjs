@@ -1,5 +1,6 @@
 // Products a second of web/kernels by format and rows, beside what this processor reaches of the instructions they are
-// made of, for tests/benchmarks/kernel_profile.py. node kernel_profile.mjs ROUNDS; answers a line of JSON.
+// made of, for tests/benchmarks/kernel_profile.py. node kernel_profile.mjs ROUNDS LONG (rows of a prompt whose activations
+// are rounded to two digits); answers a line of JSON.
 // Processor time; peaks and kernels take turns, and shares are medians of the turns: the processor's pace changes.
 
 import { COARSE, Heap } from '../../web/bridge/kernel.ts'
@@ -9,12 +10,11 @@ const FORMATS = {
   Q2_K: [10, 256, 84], Q3_K: [11, 256, 110], Q4_K: [12, 256, 144], Q5_K: [13, 256, 176], Q6_K: [14, 256, 210],
   F32: [0, 1, 4], F16: [1, 1, 2]
 }
-const LONG = 64 // rows of a prompt whose activations are rounded to two digits; kwaainet.inference.program has it
 const [OUTPUTS, COLUMNS, ROWS] = [768, 768, [1, 16, 128]]
 const READ = 2 ** 27 // bytes, beyond what caches hold
 const PEAK = 100_000 // times twelve instructions
 const WORK = 5e7 // products in a turn
-const rounds = Number(process.argv[2])
+const [rounds, LONG] = process.argv.slice(2).map(Number)
 const heap = await Heap.open()
 const k = heap.kernels
 

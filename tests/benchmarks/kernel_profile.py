@@ -16,6 +16,8 @@ from typing import Any
 
 from interop.running import ROOT
 
+from kwaainet.inference.program import COARSE_FROM
+
 from .report import Result, Row
 
 HERE = Path(__file__).parent
@@ -25,7 +27,7 @@ ROWS_A_ROUND = 3  # turns of peaks and kernels
 
 def measure(folder: Path, rounds: int) -> Result:
     """Needs Node; PyTorch where its environment is set up."""
-    found = _run([ROOT / ".venv/bin/node", HERE / "kernel_profile.mjs", ROWS_A_ROUND * rounds])
+    found = _run([ROOT / ".venv/bin/node", HERE / "kernel_profile.mjs", ROWS_A_ROUND * rounds, COARSE_FROM])
     torch = _run([PEER, HERE / "torch_product.py", rounds]) if PEER.exists() else {}
     return Result(_rows(found, torch), {**found, "PyTorch": torch})
 

@@ -3,7 +3,7 @@
 // are rounded to two digits); answers a line of JSON.
 // Processor time; peaks and kernels take turns, and shares are medians of the turns: the processor's pace changes.
 
-import { COARSE, Heap } from '../../web/bridge/kernel.ts'
+import { COARSE, Heap, WORDS } from '../../web/bridge/kernel.ts'
 
 const FORMATS = {
   Q4_0: [2, 32, 18], Q4_1: [3, 32, 20], Q5_0: [6, 32, 22], Q5_1: [7, 32, 24], Q8_0: [8, 32, 34],
@@ -30,13 +30,14 @@ const plain = heap.copy(new Uint8Array(READ))
 const peaks = {
   read: () => pace(READ, () => k.read_all(plain, READ)),
   dot: () => pace(12 * PEAK, () => k.dot_peak(PEAK)),
+  word: () => pace(12 * PEAK, () => k.word_peak(PEAK)),
   madd: () => pace(12 * PEAK, () => k.madd_peak(PEAK))
 }
 const median = values => values.sort((a, b) => a - b)[values.length >> 1]
 for (let round = 0; round < 3; round++) for (const peak of Object.values(peaks)) peak()
 
-function product ([type, block, bytes], rows) {
-  const asked = rows >= LONG ? type + COARSE : type
+function product ([type, block, bytes], rows, words) {
+  const asked = type + (rows >= LONG ? COARSE : 0) + (words ? WORDS : 0)
   const size = OUTPUTS * COLUMNS / block * bytes
   // numbers of a usual size: floats are small, scales of blocks are half floats of about 2e-3
   const weights = heap.copy(type > 1
@@ -59,14 +60,17 @@ function product ([type, block, bytes], rows) {
 const kernels = {}
 for (const [name, format] of Object.entries(FORMATS)) {
   for (const rows of ROWS) {
-    const { run, release } = product(format, rows)
-    for (let warm = 0; warm < 3; warm++) run()
-    const turns = Array.from({ length: rounds }, () => ({ products: run(), dot: peaks.dot(), madd: peaks.madd() }))
-    // what one number needs at least: a quarter of a multiply-add, or a 16th of a dot for each digit
-    const digits = rows >= LONG && name !== 'Q8_0' ? 2 : rows === 1 && name === 'Q8_0' ? 4 : 3
-    const most = ({ dot, madd }) => format[0] < 2 ? 4 * madd : 16 * dot / digits
-    kernels[`${name} ${rows}`] = { pace: median(turns.map(turn => turn.products)), share: median(turns.map(turn => turn.products / most(turn))) }
-    release()
+    const coarse = rows >= LONG && format[0] >= 2 && name !== 'Q8_0'
+    for (const words of coarse ? [false, true] : [false]) {
+      const { run, release } = product(format, rows, words)
+      for (let warm = 0; warm < 3; warm++) run()
+      const turns = Array.from({ length: rounds }, () => ({ products: run(), dot: peaks.dot(), word: peaks.word(), madd: peaks.madd() }))
+      // what one number needs at least: a quarter of a multiply-add, an 8th of a sum of words, or a 16th of a dot for each digit
+      const digits = coarse ? 2 : rows === 1 && name === 'Q8_0' ? 4 : 3
+      const most = ({ dot, word, madd }) => format[0] < 2 ? 4 * madd : words ? 8 * word : 16 * dot / digits
+      kernels[`${name}${words ? ', words' : ''} ${rows}`] = { pace: median(turns.map(turn => turn.products)), share: median(turns.map(turn => turn.products / most(turn))) }
+      release()
+    }
   }
 }
 const found = Object.entries(peaks).map(([name, peak]) => [name, median(Array.from({ length: rounds }, peak))])

@@ -84,6 +84,7 @@ FORMATS = {
 
 SINGLE = ("Q4_0", "Q4_1", "Q8_0")  # of which one row is never rounded to 16 bits
 COARSE = 256
+WORDS = 512 + COARSE
 
 
 def stored(name: str, rows: int, columns: int) -> tuple[Array, Array]:
@@ -117,6 +118,20 @@ def rounded(name: str, x: Array, weights: Array, expected: Array) -> Callable[[A
     return check
 
 
+def alike(check: Callable[[Array], None]) -> tuple[Callable[[Array], None], Callable[[Array], None]]:
+    """``check`` of the first result, and that of the next: the same bits."""
+    seen: list[Array] = []
+
+    def first(found: Array) -> None:
+        seen.append(found)
+        check(found)
+
+    def second(found: Array) -> None:
+        assert np.array_equal(seen[0], found), "other bits than in digits"
+
+    return first, second
+
+
 def matmuls(calls: Calls, plain: bool) -> None:
     for name, (number, block) in FORMATS.items():
         sizes = ((7, 3), (9, 577), (5, 64)) if block == 1 else ((7, block), (6, 3 * block), (9, 1280))
@@ -130,7 +145,9 @@ def matmuls(calls: Calls, plain: bool) -> None:
                 calls.add(label, "matmul", args, close(expected), 5)
                 exact = plain or block == 1 or (rows == 1 and name in SINGLE)
                 check = close(expected) if exact else rounded(name, x, weights, expected)
-                calls.add(f"{label}, coarse", "matmul", [number + COARSE, *args[1:]], check, 5)
+                digits, words = alike(check)
+                calls.add(f"{label}, coarse", "matmul", [number + COARSE, *args[1:]], digits, 5)
+                calls.add(f"{label}, in words", "matmul", [number + WORDS, *args[1:]], words, 5)
     data, weights = stored("Q4_0", 8, 64)
     for rows in (1, 3):
         x, y = floats(rows, 64), floats(rows, 8)
@@ -158,8 +175,10 @@ def extremes(calls: Calls, name: str) -> None:
         weights = gguf.quants.dequantize(raw.reshape(8, -1), kind).reshape(8, -1)
         x = np.full((3, 2 * block), 1.7, np.float32)
         expected = x.astype(np.float64) @ weights.T.astype(np.float64)
-        args = [number, raw.reshape(8, -1), 2 * block, x, 3, np.zeros((3, 8), np.float32), 8, 0, 8]
-        calls.add(f"{name} of {fill}", "matmul", args, close(expected), 5)
+        args = [raw.reshape(8, -1), 2 * block, x, 3, np.zeros((3, 8), np.float32), 8, 0, 8]
+        calls.add(f"{name} of {fill}", "matmul", [number, *args], close(expected), 5)
+        check = rounded(name, x, weights, expected)
+        calls.add(f"{name} of {fill}, in words", "matmul", [number + WORDS, *args], check, 5)
 
 
 def _all_nan(found: Array) -> None:

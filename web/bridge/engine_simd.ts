@@ -6,9 +6,10 @@
 // them. Key and value caches grow in place; the blocks outside a run's part are not touched.
 
 import { EngineError, type Move, type Place, type Runtime, type Shape, type Span } from './engine.ts'
+import { Faster } from './faster.ts'
 import { fuse, type FusedStep, type Part } from './fused.ts'
 import { aligned, type Job } from './jobs.ts'
-import { COARSE, Heap, type Kernels } from './kernel.ts'
+import { COARSE, Heap, type Kernels, WORDS } from './kernel.ts'
 import { type Expert, type Experts, type Program, readProgram, type Weight } from './program.ts'
 import { ALONE, MAX_THREADS, type ThreadOptions, Threads } from './threads.ts'
 
@@ -118,6 +119,7 @@ export class SimdSpan implements Span<SimdSlab> {
   readonly #threads: Threads
   readonly #program: Program
   readonly #addresses: Map<string, number>
+  readonly #faster = new Faster() // words or digits
   readonly #shape: Shape
   readonly #blocks: FusedStep[][]
 
@@ -278,9 +280,20 @@ export class SimdSpan implements Span<SimdSlab> {
     const columns = parts[0]!.weight.columns
     for (let row = 0; row < count; row += TOGETHER) {
       const rows = Math.min(TOGETHER, count - row)
-      const products = parts.map(({ weight: { name, type, rows: outputs }, y, add }) =>
-        ({ type: type + coarse, weights: this.#addresses.get(name) as number, outputs, y: at(y) + row * outputs * BYTES, add }))
-      this.#threads.run({ kind: 'products', x: x + row * columns * BYTES, rows, columns, activation, products })
+      const products = (kind: number): Job => ({
+        kind: 'products',
+        x: x + row * columns * BYTES,
+        rows,
+        columns,
+        activation,
+        products: parts.map(({ weight: { name, type, rows: outputs }, y, add }) =>
+          ({ type: type + kind, weights: this.#addresses.get(name) as number, outputs, y: at(y) + row * outputs * BYTES, add }))
+      })
+      if (coarse === 0) this.#threads.run(products(0))
+      else {
+        const units = rows * columns * parts.reduce((sum, { weight }) => sum + weight.rows, 0)
+        this.#faster.run(units, words => { this.#threads.run(products(words ? COARSE + WORDS : COARSE)) })
+      }
     }
   }
 

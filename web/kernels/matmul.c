@@ -5,8 +5,8 @@
 // Weights that are whole numbers are multiplied as such, in digits: one row as it lies in the file, several rows, or one
 // of the K formats', in panels. Others, and without relaxed SIMD several rows, are expanded to float32 a few at a time.
 
-#include "panels.h"
 #include "tile.h"
+#include "words.h"
 
 INLINE v4 four_halves(const uint8_t *at, int size) {
   v4 halves = wasm_v128_load16_lane(at, wasm_i32x4_splat(0), 0);
@@ -79,6 +79,8 @@ static void columns4(const float *const w[TILE], const float *x, int rows, int c
 
 // Added to the type where 16 bits of an activation are enough; what has no such product is as fine as ever.
 #define COARSE 256
+// Added to such a type where it should be computed in words instead of digits, with the same result.
+#define WORDS 512
 
 INLINE int is_single(int type, int rows) { return rows == 1 && (type == Q4_0 || type == Q4_1 || type == Q8_0); }
 
@@ -87,27 +89,32 @@ INLINE int is_single(int type, int rows) { return rows == 1 && (type == Q4_0 || 
 #define EACH_COARSE_PANEL(DO) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
 #define EACH_PANEL(DO) EACH_COARSE_PANEL(DO) DO(Q8_0)
 // Functions of their own: in one large one V8 finds worse places for what loops need.
-#define PANELS_AS(NAME, TYPE, COARSE) \
-  static __attribute__((noinline)) void NAME##TYPE(const uint8_t *w, int columns, const Group *x, int rows, float *y, int stride, Panel *own, int first, int last) { \
-    panels_dot(TYPE, COARSE, w, columns, x, rows, y, stride, own, first, last); \
-  }
-#define PANELS_OF(TYPE) PANELS_AS(panels_, TYPE, 0)
-#define COARSE_PANELS_OF(TYPE) PANELS_AS(coarse_panels_, TYPE, 1)
+#define PANELS_AS(NAME, TYPE, CALL) \
+  static __attribute__((noinline)) void NAME##TYPE(const uint8_t *w, int columns, const void *x, int rows, float *y, int stride, Panel *own, int first, int last) { CALL; }
+#define PANELS_OF(TYPE) PANELS_AS(panels_, TYPE, panels_dot(TYPE, 0, w, columns, x, rows, y, stride, own, first, last))
+#define COARSE_PANELS_OF(TYPE) \
+  PANELS_AS(coarse_panels_, TYPE, panels_dot(TYPE, 1, w, columns, x, rows, y, stride, own, first, last)) \
+  PANELS_AS(word_panels_, TYPE, words_dot(TYPE, w, columns, x, rows, y, stride, own, first, last))
 EACH_PANEL(PANELS_OF)
 EACH_COARSE_PANEL(COARSE_PANELS_OF)
 #else
 #define HAS_PANELS 0
-typedef struct { int8_t none; } Panel, Group;
+typedef struct { int8_t none; } Panel, Group, WordPanel, WordGroup;
+#define WORD_ROWS 1
 INLINE int rows_of(int type, int coarse) { return type >= coarse; }
 #endif
 
 INLINE int is_panel(int type) { return HAS_PANELS && type != F32 && type != F16 && type != BF16; }
 
+INLINE int kind_of(int type) { return type & ~(COARSE | WORDS); }
+INLINE int is_worded(int type) { return type & WORDS && kind_of(type) != Q8_0; }
+
 // Bytes that `prepare` writes.
 EXPORT int prepared_bytes(int type, int rows, int columns) {
-  int coarse = type & COARSE, each = rows_of(type &= ~COARSE, coarse);
+  int coarse = type & COARSE, words = is_worded(type), each = words ? WORD_ROWS : rows_of(kind_of(type), coarse);
+  type = kind_of(type);
   if (is_single(type, rows)) return columns / 32 * (sizeof(Digits) + 8);
-  return is_panel(type) ? (rows + each - 1) / each * (columns / 32) * sizeof(Group) : 0;
+  return is_panel(type) ? (rows + each - 1) / each * (columns / 32) * (words ? sizeof(WordGroup) : sizeof(Group)) : 0;
 }
 
 // Whether what is prepared for one type is good for another.
@@ -123,8 +130,8 @@ EXPORT int prepared_alike(int type, int other, int rows) {
 
 // x [rows, columns] as products with weights of a type need it, which is done once for all of them.
 EXPORT void prepare(int type, const float *x, int rows, int columns, uint8_t *prepared) {
-  int coarse = type & COARSE;
-  type &= ~COARSE, (void)coarse;
+  int asked = type;
+  type = kind_of(type), (void)asked;
   if (is_single(type, rows)) {
     Digits *own = (Digits *)prepared;
     float *scales = (float *)(own + columns / 32);
@@ -133,12 +140,14 @@ EXPORT void prepare(int type, const float *x, int rows, int columns, uint8_t *pr
     return;
   }
 #ifdef __wasm_relaxed_simd__
-  switch (type | coarse) {
+  switch (asked) {
 #define PREPARE(TYPE) case TYPE: groups(TYPE, 0, x, rows, columns, (Group *)prepared); return;
-#define PREPARE_COARSE(TYPE) case TYPE | COARSE: groups(TYPE, 1, x, rows, columns, (Group *)prepared); return;
+#define PREPARE_COARSE(TYPE) \
+    case TYPE | COARSE: groups(TYPE, 1, x, rows, columns, (Group *)prepared); return; \
+    case TYPE | COARSE | WORDS: word_groups(TYPE, x, rows, columns, (WordGroup *)prepared); return;
     EACH_PANEL(PREPARE)
     EACH_COARSE_PANEL(PREPARE_COARSE)
-    case Q8_0 | COARSE: groups(Q8_0, 0, x, rows, columns, (Group *)prepared); return;
+    case Q8_0 | COARSE: case Q8_0 | COARSE | WORDS: groups(Q8_0, 0, x, rows, columns, (Group *)prepared); return;
   default: break;
   }
 #endif
@@ -165,15 +174,15 @@ static void expanded_dot(int type, const uint8_t *weights, int columns, const fl
 
 // Bytes of scratch that `matmul` needs, at an address that 16 divides.
 EXPORT int matmul_scratch(void) {
-  int expanded = TILE * CHUNK * 4, unpacked = CHUNK / 32 * sizeof(Panel);
+  int expanded = TILE * CHUNK * 4, unpacked = CHUNK / 32 * (sizeof(Panel) + sizeof(WordPanel));
   return expanded > unpacked ? expanded : unpacked;
 }
 
 // y[row * stride + n - first] = x[row, columns] times row n of weights[., columns], for n from `first` to before `last`;
 // `prepared` is what `prepare` made of x.
 EXPORT void matmul(int type, const uint8_t *weights, int columns, const float *x, const uint8_t *prepared, int rows, float *y, int stride, uint8_t *scratch, int first, int last) {
-  int coarse = type & COARSE;
-  type &= ~COARSE, (void)coarse;
+  int asked = type;
+  type = kind_of(type), (void)asked;
   if (rows == 1) switch (type) {
     case Q4_0: rows_dot(Q4_0, weights, columns, prepared, y, first, last); return;
     case Q4_1: rows_dot(Q4_1, weights, columns, prepared, y, first, last); return;
@@ -182,12 +191,14 @@ EXPORT void matmul(int type, const uint8_t *weights, int columns, const float *x
     }
 #ifdef __wasm_relaxed_simd__
   for (int row = 0; is_panel(type) && row < rows; row++) __builtin_memset(y + row * stride, 0, (last - first) * 4);
-  switch (type | coarse) {
-#define PANELS(TYPE) case TYPE: panels_##TYPE(weights, columns, (const Group *)prepared, rows, y, stride, (Panel *)scratch, first, last); return;
-#define COARSE_PANELS(TYPE) case TYPE | COARSE: coarse_panels_##TYPE(weights, columns, (const Group *)prepared, rows, y, stride, (Panel *)scratch, first, last); return;
+  switch (asked) {
+#define PANELS(TYPE) case TYPE: panels_##TYPE(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return;
+#define COARSE_PANELS(TYPE) \
+    case TYPE | COARSE: coarse_panels_##TYPE(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return; \
+    case TYPE | COARSE | WORDS: word_panels_##TYPE(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return;
     EACH_PANEL(PANELS)
     EACH_COARSE_PANEL(COARSE_PANELS)
-    case Q8_0 | COARSE: panels_Q8_0(weights, columns, (const Group *)prepared, rows, y, stride, (Panel *)scratch, first, last); return;
+    case Q8_0 | COARSE: case Q8_0 | COARSE | WORDS: panels_Q8_0(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return;
   default: break;
   }
 #endif

@@ -185,14 +185,27 @@ INLINE void two_digits_of(const float *x, v4 inverse, v4 *digit) {
   digit[0] = wasm_i8x16_narrow_i16x8(high[0], high[1]), digit[1] = wasm_i8x16_narrow_i16x8(low[0], low[1]);
 }
 
+// Where the largest of 32 numbers is as large as two digits can be.
+INLINE float coarse_scale(float largest) { return largest / (127.0f * 0x1p8f); }
+
+// The sums of 32 numbers, of which `all` is known, by the columns that have a scale.
+INLINE void totals_of(int type, const float *x, float all, float *first, float *second) {
+  *first = all;
+  if (halves_of(type) == 1) return;
+  v4 own = splat(0);
+  for (int i = 0; i < 16; i += 4) own = wasm_f32x4_add(own, load(x + i));
+  *first = sum(own), *second = all - *first;
+}
+
 // One row of a group, from its 32 numbers. The first digit has room for what the others carry.
 INLINE void one_of_group(int type, int coarse, const float *x, int row, Group *out) {
   int places = places_of(type, coarse), at = places * row;
   v4 total, digit[2][3];
   float largest = wasm_f32x4_extract_lane(largest_of(x, &total), 0), all = sum(total);
-  float scale = largest / (type == Q8_0 ? 63.0f * 0x1p14f : 127.0f * (places == 3 ? 0x1p16f : 0x1p8f)) + 0 * all; // NaN where one of them is
+  float scale = (places == 2 ? coarse_scale(largest) : largest / (type == Q8_0 ? 63.0f * 0x1p14f : 127.0f * 0x1p16f)) + 0 * all; // NaN where one of them is
   v4 inverse = splat(scale > 1e-37f ? 1.0f / scale : 0.0f);
-  out->scale[row] = scale, out->total[0][row] = all;
+  out->scale[row] = scale;
+  totals_of(type, x, all, &out->total[0][row], &out->total[1][row]);
   for (int half = 0; half < 2; half++) {
     v4 *own = digit[half];
     if (places == 3) {
@@ -205,11 +218,6 @@ INLINE void one_of_group(int type, int coarse, const float *x, int row, Group *o
     v4 first = wasm_i32x4_shuffle(own[0], own[1], 0, 4, 1, 5), last = wasm_i32x4_shuffle(own[0], own[1], 2, 6, 3, 7);
     wasm_v128_store64_lane(out->digit[4 * half][at], first, 0), wasm_v128_store64_lane(out->digit[4 * half + 1][at], first, 1);
     wasm_v128_store64_lane(out->digit[4 * half + 2][at], last, 0), wasm_v128_store64_lane(out->digit[4 * half + 3][at], last, 1);
-  }
-  if (halves_of(type) == 2) {
-    v4 first = splat(0);
-    for (int i = 0; i < 16; i += 4) first = wasm_f32x4_add(first, load(x + i));
-    out->total[0][row] = sum(first), out->total[1][row] = all - out->total[0][row];
   }
   if (offset_of(type) == 0) return;
   v4 offset = wasm_i8x16_splat(offset_of(type)), none = wasm_i32x4_splat(0);
@@ -242,6 +250,7 @@ INLINE void groups(int type, int coarse, const float *x, int rows, int columns, 
 INLINE void in_step(v4 *s, int sums) {
   if (sums == 4) __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]));
   else if (sums == 6) __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]), "+r"(s[4]), "+r"(s[5]));
+  else if (sums == 8) __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]), "+r"(s[4]), "+r"(s[5]), "+r"(s[6]), "+r"(s[7]));
   else __asm__("" : "+r"(s[0]), "+r"(s[1]), "+r"(s[2]), "+r"(s[3]), "+r"(s[4]), "+r"(s[5]), "+r"(s[6]), "+r"(s[7]), "+r"(s[8]), "+r"(s[9]), "+r"(s[10]), "+r"(s[11]));
 }
 

@@ -10,6 +10,7 @@ const FORMATS = {
   Q2_K: [10, 256, 84], Q3_K: [11, 256, 110], Q4_K: [12, 256, 144], Q5_K: [13, 256, 176], Q6_K: [14, 256, 210],
   F32: [0, 1, 4], F16: [1, 1, 2]
 }
+const FINE_WORDS = ['Q4_0', 'Q4_1', 'Q2_K', 'Q3_K', 'Q4_K'] // see matmul.c
 const [OUTPUTS, COLUMNS, ROWS] = [768, 768, [1, 16, 128]]
 const READ = 2 ** 27 // bytes, beyond what caches hold
 const PEAK = 100_000 // times twelve instructions
@@ -61,13 +62,13 @@ const kernels = {}
 for (const [name, format] of Object.entries(FORMATS)) {
   for (const rows of ROWS) {
     const coarse = rows >= LONG && format[0] >= 2 && name !== 'Q8_0'
-    for (const words of coarse ? [false, true] : [false]) {
+    for (const words of coarse || (rows > 1 && FINE_WORDS.includes(name)) ? [false, true] : [false]) {
       const { run, release } = product(format, rows, words)
       for (let warm = 0; warm < 3; warm++) run()
       const turns = Array.from({ length: rounds }, () => ({ products: run(), dot: peaks.dot(), word: peaks.word(), madd: peaks.madd() }))
-      // what one number needs at least: a quarter of a multiply-add, an 8th of a sum of words, or a 16th of a dot for each digit
+      // what one number needs at least: a quarter of a multiply-add, an 8th of a sum for each word, or a 16th of a dot for each digit
       const digits = coarse ? 2 : rows === 1 && name === 'Q8_0' ? 4 : 3
-      const most = ({ dot, word, madd }) => format[0] < 2 ? 4 * madd : words ? 8 * word : 16 * dot / digits
+      const most = ({ dot, word, madd }) => format[0] < 2 ? 4 * madd : words ? 8 * word / (coarse ? 1 : 2) : 16 * dot / digits
       kernels[`${name}${words ? ', words' : ''} ${rows}`] = { pace: median(turns.map(turn => turn.products)), share: median(turns.map(turn => turn.products / most(turn))) }
       release()
     }

@@ -3,8 +3,8 @@
 ``make bench ARGS="kernel --profile"``. Three peaks are measured with instructions that do nothing else:
 bytes read, sums of 16 products of bytes (relaxed dot), and multiply-adds of four float32. A product of a
 whole-number format takes three such sums for 16 numbers (four of one row with Q8_0; two of a long prompt,
-but for Q8_0, or where words of 16 bits are faster one sum of 8 of their products), one of floats a
-multiply-add for four: what that allows is the most a kernel can reach.
+but for Q8_0; in words of 16 bits a sum of 8 products for each word), one of floats a multiply-add for four:
+what that allows is the most a kernel can reach.
 Rule of the file: processor time, one thread, medians.
 """
 

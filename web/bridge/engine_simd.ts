@@ -119,7 +119,7 @@ export class SimdSpan implements Span<SimdSlab> {
   readonly #threads: Threads
   readonly #program: Program
   readonly #addresses: Map<string, number>
-  readonly #faster = new Faster() // words or digits
+  readonly #faster = { fine: new Faster(), coarse: new Faster() } // digits or words
   readonly #shape: Shape
   readonly #blocks: FusedStep[][]
 
@@ -287,12 +287,12 @@ export class SimdSpan implements Span<SimdSlab> {
         columns,
         activation,
         products: parts.map(({ weight: { name, type, rows: outputs }, y, add }) =>
-          ({ type: type + kind, weights: this.#addresses.get(name) as number, outputs, y: at(y) + row * outputs * BYTES, add }))
+          ({ type: type + coarse + kind, weights: this.#addresses.get(name) as number, outputs, y: at(y) + row * outputs * BYTES, add }))
       })
-      if (coarse === 0) this.#threads.run(products(0))
+      if (rows === 1) this.#threads.run(products(0))
       else {
         const units = rows * columns * parts.reduce((sum, { weight }) => sum + weight.rows, 0)
-        this.#faster.run(units, words => { this.#threads.run(products(words ? COARSE + WORDS : COARSE)) })
+        this.#faster[coarse === 0 ? 'fine' : 'coarse'].run(units, words => { this.#threads.run(products(words ? WORDS : 0)) })
       }
     }
   }

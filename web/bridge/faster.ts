@@ -3,7 +3,7 @@
 // time of each way counts, as whoever is interrupted, or not compiled well yet, says nothing about the way.
 
 const TRIES = 32 // of both together
-const WORTH = 2 ** 23 // units of work, at least, in a try: less takes no time that clocks of browsers tell
+const WORTH = 2 ** 22 // units of work, at least, in a try: less takes no time that clocks of browsers tell
 
 export class Faster {
   readonly #now: () => number

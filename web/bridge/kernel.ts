@@ -18,7 +18,7 @@ const SHARED = 2
 
 /** Added to a weight's type where 16 bits of an activation are enough; see web/kernels/panels.h. */
 export const COARSE = 256
-/** Added to COARSE where words of 16 bits are to be multiplied instead of digits, with the same result; see web/kernels/words.h. */
+/** Added where words of 16 bits are to be multiplied instead of digits, with the same result; see web/kernels/words.h. */
 export const WORDS = 512
 
 /** What web/kernels exports; every argument that is no count or number is an address. */

@@ -79,14 +79,16 @@ static void columns4(const float *const w[TILE], const float *x, int rows, int c
 
 // Added to the type where 16 bits of an activation are enough; what has no such product is as fine as ever.
 #define COARSE 256
-// Added to such a type where it should be computed in words instead of digits, with the same result.
+// Added to a type where products of several rows should be computed in words instead of digits, with the same result; what
+// has no such product is computed in digits.
 #define WORDS 512
 
 INLINE int is_single(int type, int rows) { return rows == 1 && (type == Q4_0 || type == Q4_1 || type == Q8_0); }
 
 #ifdef __wasm_relaxed_simd__
 #define HAS_PANELS 1
-#define EACH_COARSE_PANEL(DO) DO(Q4_0) DO(Q4_1) DO(Q5_0) DO(Q5_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) DO(Q5_K) DO(Q6_K)
+#define EACH_FINE_WORD(DO) DO(Q4_0) DO(Q4_1) DO(Q2_K) DO(Q3_K) DO(Q4_K) // that is not wide
+#define EACH_COARSE_PANEL(DO) EACH_FINE_WORD(DO) DO(Q5_0) DO(Q5_1) DO(Q5_K) DO(Q6_K)
 #define EACH_PANEL(DO) EACH_COARSE_PANEL(DO) DO(Q8_0)
 // Functions of their own: in one large one V8 finds worse places for what loops need.
 #define PANELS_AS(NAME, TYPE, CALL) \
@@ -94,24 +96,30 @@ INLINE int is_single(int type, int rows) { return rows == 1 && (type == Q4_0 || 
 #define PANELS_OF(TYPE) PANELS_AS(panels_, TYPE, panels_dot(TYPE, 0, w, columns, x, rows, y, stride, own, first, last))
 #define COARSE_PANELS_OF(TYPE) \
   PANELS_AS(coarse_panels_, TYPE, panels_dot(TYPE, 1, w, columns, x, rows, y, stride, own, first, last)) \
-  PANELS_AS(word_panels_, TYPE, words_dot(TYPE, w, columns, x, rows, y, stride, own, first, last))
+  PANELS_AS(word_panels_, TYPE, words_dot(TYPE, 1, w, columns, x, rows, y, stride, own, first, last))
+#define WORDS_OF(TYPE) PANELS_AS(fine_words_, TYPE, words_dot(TYPE, 2, w, columns, x, rows, y, stride, own, first, last))
 EACH_PANEL(PANELS_OF)
 EACH_COARSE_PANEL(COARSE_PANELS_OF)
+EACH_FINE_WORD(WORDS_OF)
 #else
 #define HAS_PANELS 0
 typedef struct { int8_t none; } Panel, Group, WordPanel, WordGroup;
-#define WORD_ROWS 1
+INLINE int word_rows(int words) { return words; }
+INLINE int is_wide(int type) { return type != 0; }
 INLINE int rows_of(int type, int coarse) { return type >= coarse; }
 #endif
 
 INLINE int is_panel(int type) { return HAS_PANELS && type != F32 && type != F16 && type != BF16; }
 
 INLINE int kind_of(int type) { return type & ~(COARSE | WORDS); }
-INLINE int is_worded(int type) { return type & WORDS && kind_of(type) != Q8_0; }
+INLINE int words_of_type(int type) {
+  if (!(type & WORDS) || kind_of(type) == Q8_0) return 0;
+  return type & COARSE ? 1 : is_wide(kind_of(type)) ? 0 : 2;
+}
 
 // Bytes that `prepare` writes.
 EXPORT int prepared_bytes(int type, int rows, int columns) {
-  int coarse = type & COARSE, words = is_worded(type), each = words ? WORD_ROWS : rows_of(kind_of(type), coarse);
+  int words = words_of_type(type), each = words ? word_rows(words) : rows_of(kind_of(type), type & COARSE);
   type = kind_of(type);
   if (is_single(type, rows)) return columns / 32 * (sizeof(Digits) + 8);
   return is_panel(type) ? (rows + each - 1) / each * (columns / 32) * (words ? sizeof(WordGroup) : sizeof(Group)) : 0;
@@ -130,7 +138,7 @@ EXPORT int prepared_alike(int type, int other, int rows) {
 
 // x [rows, columns] as products with weights of a type need it, which is done once for all of them.
 EXPORT void prepare(int type, const float *x, int rows, int columns, uint8_t *prepared) {
-  int asked = type;
+  int asked = words_of_type(type) ? type : type & ~WORDS;
   type = kind_of(type), (void)asked;
   if (is_single(type, rows)) {
     Digits *own = (Digits *)prepared;
@@ -144,10 +152,12 @@ EXPORT void prepare(int type, const float *x, int rows, int columns, uint8_t *pr
 #define PREPARE(TYPE) case TYPE: groups(TYPE, 0, x, rows, columns, (Group *)prepared); return;
 #define PREPARE_COARSE(TYPE) \
     case TYPE | COARSE: groups(TYPE, 1, x, rows, columns, (Group *)prepared); return; \
-    case TYPE | COARSE | WORDS: word_groups(TYPE, x, rows, columns, (WordGroup *)prepared); return;
+    case TYPE | COARSE | WORDS: word_groups(TYPE, 1, x, rows, columns, (WordGroup *)prepared); return;
+#define PREPARE_WORDS(TYPE) case TYPE | WORDS: word_groups(TYPE, 2, x, rows, columns, (WordGroup *)prepared); return;
     EACH_PANEL(PREPARE)
     EACH_COARSE_PANEL(PREPARE_COARSE)
-    case Q8_0 | COARSE: case Q8_0 | COARSE | WORDS: groups(Q8_0, 0, x, rows, columns, (Group *)prepared); return;
+    EACH_FINE_WORD(PREPARE_WORDS)
+    case Q8_0 | COARSE: groups(Q8_0, 0, x, rows, columns, (Group *)prepared); return;
   default: break;
   }
 #endif
@@ -181,7 +191,7 @@ EXPORT int matmul_scratch(void) {
 // y[row * stride + n - first] = x[row, columns] times row n of weights[., columns], for n from `first` to before `last`;
 // `prepared` is what `prepare` made of x.
 EXPORT void matmul(int type, const uint8_t *weights, int columns, const float *x, const uint8_t *prepared, int rows, float *y, int stride, uint8_t *scratch, int first, int last) {
-  int asked = type;
+  int asked = words_of_type(type) ? type : type & ~WORDS;
   type = kind_of(type), (void)asked;
   if (rows == 1) switch (type) {
     case Q4_0: rows_dot(Q4_0, weights, columns, prepared, y, first, last); return;
@@ -197,8 +207,10 @@ EXPORT void matmul(int type, const uint8_t *weights, int columns, const float *x
     case TYPE | COARSE: coarse_panels_##TYPE(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return; \
     case TYPE | COARSE | WORDS: word_panels_##TYPE(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return;
     EACH_PANEL(PANELS)
+#define FINE_WORDS(TYPE) case TYPE | WORDS: fine_words_##TYPE(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return;
     EACH_COARSE_PANEL(COARSE_PANELS)
-    case Q8_0 | COARSE: case Q8_0 | COARSE | WORDS: panels_Q8_0(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return;
+    EACH_FINE_WORD(FINE_WORDS)
+    case Q8_0 | COARSE: panels_Q8_0(weights, columns, prepared, rows, y, stride, (Panel *)scratch, first, last); return;
   default: break;
   }
 #endif

@@ -185,8 +185,10 @@ INLINE void two_digits_of(const float *x, v4 inverse, v4 *digit) {
   digit[0] = wasm_i8x16_narrow_i16x8(high[0], high[1]), digit[1] = wasm_i8x16_narrow_i16x8(low[0], low[1]);
 }
 
-// Where the largest of 32 numbers is as large as two digits can be.
-INLINE float coarse_scale(float largest) { return largest / (127.0f * 0x1p8f); }
+// Where the largest of 32 numbers is as large as its digits can be.
+INLINE float scale_of(int type, int coarse, float largest) {
+  return largest / (places_of(type, coarse) == 2 ? 127.0f * 0x1p8f : type == Q8_0 ? 63.0f * 0x1p14f : 127.0f * 0x1p16f);
+}
 
 // The sums of 32 numbers, of which `all` is known, by the columns that have a scale.
 INLINE void totals_of(int type, const float *x, float all, float *first, float *second) {
@@ -202,7 +204,7 @@ INLINE void one_of_group(int type, int coarse, const float *x, int row, Group *o
   int places = places_of(type, coarse), at = places * row;
   v4 total, digit[2][3];
   float largest = wasm_f32x4_extract_lane(largest_of(x, &total), 0), all = sum(total);
-  float scale = (places == 2 ? coarse_scale(largest) : largest / (type == Q8_0 ? 63.0f * 0x1p14f : 127.0f * 0x1p16f)) + 0 * all; // NaN where one of them is
+  float scale = scale_of(type, coarse, largest) + 0 * all; // NaN where one of them is
   v4 inverse = splat(scale > 1e-37f ? 1.0f / scale : 0.0f);
   out->scale[row] = scale;
   totals_of(type, x, all, &out->total[0][row], &out->total[1][row]);

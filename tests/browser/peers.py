@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from kwaainet.compression.codec import deserialize, serialize
 from kwaainet.dht.record import Dictionary, Record
+from kwaainet.errors import StreamReset
 from kwaainet.formats.config import ModelConfig
 from kwaainet.formats.huggingface import write_config
 from kwaainet.identity.keys import PrivateKey
@@ -133,7 +134,11 @@ class Session:
     async def step(self, hidden: Floats, rows: Sequence[int] = (), **options: Any) -> Floats:
         """Send hidden [batch, n, hidden] and return the answer; ``rows`` are hypo_ids, ``options``
         go into the metadata."""
-        await self.stream.send(self.request(hidden, rows, **options))
+        try:
+            await self.stream.send(self.request(hidden, rows, **options))
+        except StreamReset:
+            await self.answer()  # raises what was said before the end, where it has come and was not read yet
+            raise
         return await self.answer()
 
     def request(self, hidden: Floats, rows: Sequence[int] = (), **options: Any) -> bytes:

@@ -22,11 +22,13 @@ from kwaainet.types import ServerState
 
 Leave = Callable[[Tab], Awaitable[None]]
 
-# In the page itself, so that it comes before the weights are loaded, however slow the test is.
-STOP_WHEN_JOINING = """
-addEventListener('kwaainet', ({ detail }) => {
-  if (detail.event === 'joining') document.getElementById('stop').click()
-})
+# In the workers: the weights do not come, so that the start lasts until it is stopped.
+WITHOUT_WEIGHTS = """
+(() => {
+  const { fetch } = globalThis
+  const never = new Promise(() => {})
+  globalThis.fetch = async (...words) => await (/[.]safetensors$/.test(words[0]) ? never : fetch(...words))
+})()
 """
 
 
@@ -150,10 +152,10 @@ def test_stop_leaves_in_good_order(stage: Stage) -> None:
 def test_stop_ends_a_start_under_way(stage: Stage) -> None:
     async def main() -> None:
         tab = await open_tab(stage.browser, stage.url, backend="wasm")
-        await tab.page.evaluate(STOP_WHEN_JOINING)
+        tab.page.run_first_in_workers(WITHOUT_WEIGHTS)
         await tab.click("contribute")
         joining = await tab.until("joining")
-        await tab.until("offline")
+        await tab.stop()
         assert all(event["event"] != "online" for event in tab.events)
         await stage.is_gone(joining["peer_id"])
         await tab.page.close()
@@ -179,7 +181,7 @@ def test_the_relay_takes_a_killed_tab_down(origin: dict[str, Any], stage: Stage)
 
 def test_finish_serves_on_until_stop_is_clicked(stage: Stage, small_model: Path) -> None:
     async def main() -> None:
-        tab = await open_tab(stage.browser, stage.url, backend="wasm", drain="90")
+        tab = await open_tab(stage.browser, stage.url, backend="wasm", drain="900")
         server = (await tab.contribute())["peer_id"]
         task = await keep_busy(await stage.peer.session(server))
         await tab.click("finish")

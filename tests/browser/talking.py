@@ -32,6 +32,27 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# Ahead of a client worker's script: after so many pieces of answers it sends nothing to the network any more.
+HOLDABLE = """
+(() => {
+  const { postMessage: send } = MessagePort.prototype
+  const { postMessage: tell } = globalThis
+  const held = []
+  let left = %(pieces)s
+  MessagePort.prototype.postMessage = function (...words) {
+    if (left > 0) send.apply(this, words)
+    else held.push([this, words])
+  }
+  globalThis.postMessage = (...words) => {
+    tell.apply(globalThis, words)
+    if (words[0]?.type === 'piece') left--
+  }
+  globalThis.allow = pieces => {
+    left = pieces
+    for (const [port, words] of held.splice(0)) send.apply(port, words)
+  }
+})()
+"""
 
 
 def write_talking_model(folder: Path, seed: int = 0) -> Path:
@@ -83,6 +104,17 @@ class ChatPage:
         chat = cls(tab.page)
         await tab.page.on_event("kwaainet-chat", chat.events.append)
         return chat
+
+    async def allow(self, pieces: int | None = None) -> None:
+        """Let its client tell so many pieces more (None: all), now or once it runs, and then hold the answer.
+
+        However slow a test is, what it does then comes before the end. To be called before the first message.
+        """
+        number = "Infinity" if pieces is None else str(pieces)
+        self.page.run_first_in_workers(HOLDABLE % {"pieces": number})
+        for session, url in list(self.page.workers.items()):
+            if "/client.js" in url:
+                await self.page.evaluate_in(session, f"allow({number})")
 
     async def send(self, text: str) -> None:
         """Type a message and press Send."""

@@ -20,7 +20,8 @@ from kwaainet.native.chromium import Browser
 
 PREFIX = "talking-llama"
 TOKENS = 24
-MANY = 300  # enough that something can happen before the answer has ended
+MANY = 300  # enough that something can happen in the midst of an answer
+SOME = 12  # pieces of one
 QUESTION = "What is it?"
 
 
@@ -67,7 +68,9 @@ def scene(origin: Origin) -> Iterator[Scene]:
     async def enter(stack: AsyncExitStack) -> tuple[Tab, str, Tab, ChatPage]:
         browser = await stack.enter_async_context(await Browser.launch())
         server, page = await origin.page(browser), await origin.page(browser, max_tokens=str(MANY))
-        return server, (await server.contribute())["peer_id"], page, await ChatPage.of(page)
+        chat = await ChatPage.of(page)
+        await chat.allow()
+        return server, (await server.contribute())["peer_id"], page, chat
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -75,6 +78,18 @@ def scene(origin: Origin) -> Iterator[Scene]:
             yield Scene(runner, origin, *runner.run(enter(stack)))
         finally:
             runner.run(stack.aclose())
+
+
+async def begin(scene: Scene) -> None:
+    """Ask anew, and wait until the answer is under way; it goes no further before it is allowed to."""
+    await scene.page.click("chat-new")
+    await scene.chat.allow(SOME)
+    await scene.chat.send(QUESTION)
+
+    async def begun() -> bool:
+        return len(await scene.chat.last()) > 10
+
+    await eventually(begun)
 
 
 def test_a_page_chats_through_another_tab(scene: Scene) -> None:
@@ -98,16 +113,11 @@ def test_a_page_chats_through_another_tab(scene: Scene) -> None:
 def test_an_answer_can_be_stopped(scene: Scene) -> None:
     async def main() -> None:
         heard = len(scene.server.events)
-        await scene.page.click("chat-new")
-        await scene.chat.send(QUESTION)
-
-        async def begun() -> bool:
-            return len(await scene.chat.last()) > 1
-
-        await eventually(begun)
+        await begin(scene)
         await scene.page.click("chat-stop")
         assert len(await scene.chat.answer()) < MANY
         assert await scene.chat.text("chat-status") == "Stopped."
+        await scene.chat.allow()
         await scene.server.until("serving", since=heard, sessions=0)
 
     scene.run(main())
@@ -124,18 +134,14 @@ def test_a_page_may_chat_and_serve_at_once(scene: Scene) -> None:
 
 async def breaks_off(scene: Scene, last: Tab, whole: str) -> None:
     """The server of an answer pauses for a moment, then leaves; once there is another, it is asked again."""
-    await scene.page.click("chat-new")
-    await scene.chat.send(QUESTION)
-
-    async def pieces() -> bool:
-        return len(await scene.chat.last()) > 10
-
-    await eventually(pieces)
+    await begin(scene)
     await last.click("pause")
     await last.reads("state", "Paused")
     await last.click("pause")
+    await scene.chat.allow(SOME)
     await scene.page.reads("chat-log", "Interrupted for a moment; continued on")
     await last.page.close()
+    await scene.chat.allow()
     await scene.page.reads("chat-log", "The answer broke off here.")
     broken = await scene.chat.last()
     assert "Nobody who serves this model can be reached." in await scene.page.text("chat-problem")
@@ -155,19 +161,14 @@ def test_an_answer_goes_on_when_whoever_gives_it_is_gone(scene: Scene) -> None:
             another = await scene.origin.page(browser)
             peers = {scene.peer, (await another.contribute())["peer_id"]}
             whole = await scene.origin.expected(MANY)
-            await scene.page.click("chat-new")
-            await scene.chat.send(QUESTION)
-
-            async def begun() -> bool:
-                return len(await scene.chat.last()) > 10
-
-            await eventually(begun)
+            await begin(scene)
             [lost] = [hop["peer"] for hop in scene.chat.chains()[-1]["hops"]]
             left = another if lost == scene.peer else scene.server
             if left is another:
                 await scene.server.page.close()
             else:
                 os.killpg(browser.process_id, signal.SIGKILL)
+            await scene.chat.allow()
             assert await scene.chat.answer() == whole, "not a token has changed"
             last = scene.chat.chains()[-1]
             assert last["lost"] == [lost]

@@ -23,6 +23,15 @@ TOKENS = 24
 MANY = 300  # enough that something can happen in the midst of an answer
 SOME = 12  # pieces of one
 QUESTION = "What is it?"
+# By the page itself: a client waits 10 s for who has paused, a test may take longer.
+PAUSE_FOR_A_MOMENT = """
+(async () => {
+  const [button, state] = ['pause', 'state'].map(id => document.getElementById(id))
+  button.click()
+  while (!state.textContent.includes('Paused')) await new Promise(done => setTimeout(done, 10))
+  button.click()
+})()
+"""
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,7 @@ def test_a_page_may_chat_and_serve_at_once(scene: Scene) -> None:
 async def breaks_off(scene: Scene, last: Tab, whole: str) -> None:
     """The server of an answer pauses for a moment, then leaves; once there is another, it is asked again."""
     await begin(scene)
-    await last.click("pause")
-    await last.reads("state", "Paused")
-    await last.click("pause")
+    await last.page.evaluate(PAUSE_FOR_A_MOMENT)
     await scene.chat.allow(SOME)
     await scene.page.reads("chat-log", "Interrupted for a moment; continued on")
     await last.page.close()

@@ -36,10 +36,10 @@ def test_two_tabs_connect_directly(run: Run) -> None:
     async def main(browser: Browser, ready: dict[str, Any]) -> None:
         caller, callee = [await Caller.begin(browser, ready) for _ in range(2)]
         await caller.call(callee.peer)
-        stream = await caller.open(callee.peer)
-        assert len(await caller.echo(stream, 10_000, 20)) == 20
         await caller.reached_by(callee.peer, "webrtc")
         await callee.reached_by(caller.peer, "webrtc")
+        stream = await caller.open(callee.peer)  # where it begins it stays
+        assert len(await caller.echo(stream, 10_000, 20)) == 20
         await callee.call(caller.peer)
         assert len(await caller.echo(stream, 1_000_000, 3)) == 3, "many messages of the channel each"
 
@@ -88,9 +88,10 @@ def test_who_dial_each_other_at_once_agree_on_a_connection(run: Run) -> None:
 def test_a_lost_direct_connection_ends_its_streams_and_the_circuit_takes_over(run: Run) -> None:
     async def main(browser: Browser, ready: dict[str, Any]) -> None:
         caller, callee = [await Caller.begin(browser, ready) for _ in range(2)]
+        await caller.call(callee.peer)
+        await caller.reached_by(callee.peer, "webrtc")
         stream = await caller.open(callee.peer)
         await caller.echo(stream)
-        await caller.reached_by(callee.peer, "webrtc")
         await callee.cut()
         assert "StreamReset" in await caller.ending(stream)
         await caller.call(callee.peer)
@@ -106,8 +107,8 @@ def test_channels_that_cannot_leave_the_page_are_forwarded(run: Run) -> None:
         caller, callee = await Caller.begin(browser, ready, forward=True), await Caller.begin(browser, ready)
         for one, other in ((caller, callee), (callee, caller)):
             await one.call(other.peer)
-            stream = await one.open(other.peer)
             await one.reached_by(other.peer, "webrtc")
+            stream = await one.open(other.peer)
             assert len(await one.echo(stream, 10_000, 20)) == 20
             assert len(await one.echo(stream, 2_000_000, 2)) == 2, "more than a channel holds at once"
 

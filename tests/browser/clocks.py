@@ -5,6 +5,8 @@ Rule of the file: only what tells the time of day is changed; what measures time
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from browser.tabs import Tab, open_tab
 
 from kwaainet.native.chromium import Browser
@@ -23,10 +25,16 @@ WRONG = """
 SETTABLE = "globalThis.ahead = 0;" + WRONG % {"ahead": "globalThis.ahead"}
 
 
+def zone_of_noon() -> str:
+    """A time zone in which it is between noon and one o'clock."""
+    behind = datetime.now(UTC).hour - 12
+    return f"Etc/GMT{behind:+d}" if behind else "Etc/GMT"
+
+
 async def pass_time(tab: Tab, seconds: float) -> None:
     """On the clock of a tab that ran ``SETTABLE`` first, in every document and worker of it."""
     later = f"void (globalThis.ahead += {1000 * seconds})"
-    for session in tab.page.workers:
+    for session in list(tab.page.workers):
         await tab.page.evaluate_in(session, later)
     await tab.page.evaluate(later)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from browser.tabs import PATIENCE
+from browser.tabs import PATIENCE, SOON
 from safetensors.numpy import save_file
 
 from kwaainet.compression.codec import deserialize, serialize
@@ -29,6 +29,7 @@ from kwaainet.identity.keys import PrivateKey
 from kwaainet.native.host import NativeHost
 from kwaainet.native.model import open_model
 from kwaainet.node.client import Client
+from kwaainet.node.client_options import ClientOptions
 from kwaainet.node.dht import DhtNode
 from kwaainet.node.directory import dht_reader
 from kwaainet.node.model import load_span
@@ -101,9 +102,17 @@ class Peer:
         return [_state(found[key], server) for key in keys]
 
     def client(self, prefix: str, num_blocks: int) -> Client:
-        """Our client proper."""
-        read = dht_reader(self.dht)
-        return Client(self.host, read, prefix, num_blocks, now=time.perf_counter, random_bytes=os.urandom)
+        """Our client proper, as patient with whoever is to take a server's place as a busy machine needs."""
+        read, options = dht_reader(self.dht), ClientOptions(patience=SOON)
+        return Client(
+            self.host,
+            read,
+            prefix,
+            num_blocks,
+            now=time.perf_counter,
+            random_bytes=os.urandom,
+            options=options,
+        )
 
     async def session(
         self, server: str, max_length: int = 128, span: BlockRange = ALL, prefix: str = PREFIX

@@ -32,7 +32,9 @@ def test_an_hour_off(origin: dict[str, Any], small_model: Path, ahead: float) ->
             record = await peer.dht.get(blocks.uid(PREFIX, 0))
             assert isinstance(record, Dictionary)
             left = record.entries[server].expiration - time.time()
-            assert 0 < left <= NodeConfig(PREFIX, BlockRange(0, 1)).expiration + 1, "the swarm's time counts"
+            slow = 60  # seconds; the tab's error is half of what the relay took to tell it the time
+            expiration = NodeConfig(PREFIX, BlockRange(0, 1)).expiration
+            assert 0 < left < expiration + slow < HOUR, "the swarm's time counts"
             session = await peer.session(server)
             hidden = hidden_states(1, 5)
             found = await session.step(hidden)

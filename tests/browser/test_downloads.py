@@ -21,7 +21,7 @@ from kwaainet.native.model import open_model
 from kwaainet.native.publish import publish
 
 CUT = 1_000_000  # bytes of a block's file before which the line breaks,
-PIECE = 5_001  # inside a tensor, and mostly of a number
+PIECE = 501  # inside a tensor, and mostly of a number; a browser has 100 s to tell of the first
 
 # One block after the other on a budget for two; what is kept, as the SDK tells, used last first.
 TAKE_TURNS = """

@@ -10,14 +10,15 @@ from browser.tabs import Tab, eventually, open_tab
 
 from kwaainet.native.chromium import Browser
 
+# While nobody writes the index: a file that is being written cannot be deleted.
 CLEAR = """
-(async () => {
+navigator.locks.request('kwaainet-kept', async () => {
   const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('blobs')
   const names = []
   for await (const name of folder.keys()) names.push(name)
   for (const name of names) await folder.removeEntry(name)
   return names.length
-})()
+})
 """
 
 

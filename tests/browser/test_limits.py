@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from browser.clocks import SETTABLE, pass_time
+from browser.clocks import SETTABLE, pass_time, zone_of_noon
 from browser.page_states import open_page
 from browser.peers import ALL, PREFIX, Peer, hidden_states, joined
 from browser.tabs import Tab, eventually
@@ -45,12 +44,6 @@ async def save_data(tab: Tab, saves: bool) -> None:
 
 
 IN_MINUTES = "new Date(Date.now() + %d * 60_000).toTimeString().slice(0, 5)"
-
-
-def zone_of_noon() -> str:
-    """A time zone in which it is between noon and one o'clock."""
-    behind = datetime.now(UTC).hour - 12
-    return f"Etc/GMT{behind:+d}" if behind else "Etc/GMT"
 
 
 class Contributor:

@@ -64,6 +64,7 @@ def test_no_origin_is_said_and_can_be_tried_again(fixed_relay: FixedRelay) -> No
             with fixed_relay.started() as running:
                 running.event("ready")
                 tab = await open_tab(browser, fixed_relay.url, backend="wasm")
+                await tab.reads("preflight-summary", "This browser can")  # it knows what is offered
             await tab.click("contribute")
             error = await tab.until("error")
             assert error["message"] == f"{fixed_relay.url[:-1]} does not answer; is the relay running?"

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,8 @@ import picows
 import pytest
 from authority import Authority, Issued
 from browser.peers import PREFIX, expected, hidden_states, joined
-from browser.tabs import open_tab
-from interop.pebble import free_port
-from interop.running import KWAAINET, ROOT, relay, started
+from browser.tabs import PATIENCE, POLL, SOON, open_tab
+from interop.running import KWAAINET, ROOT, free_port, relay, started
 
 from kwaainet.identity.keys import PrivateKey
 from kwaainet.libp2p.multiaddr import Multiaddr
@@ -62,9 +62,10 @@ def nginx(folder: Path, upstream: int, secure: int, plain: int, issued: Issued) 
     with started(command, folder, "nginx") as running:
         while True:
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", secure), 5).close()
+                socket.create_connection(("127.0.0.1", secure), SOON).close()
                 break
             assert running.process.poll() is None, running.tail()
+            time.sleep(POLL)
         yield
 
 
@@ -76,6 +77,7 @@ async def connected_from(host: str, address: str, context: ssl.SSLContext) -> Li
         lambda: WsWire(lambda made, _: network.connect(made, target, initiator=True)),
         f"wss://localhost:{port}/",
         ssl_context=context,
+        websocket_handshake_timeout=SOON,
         local_addr=(host, 0),
     )
     assert isinstance(wire, WsWire)
@@ -87,7 +89,7 @@ async def connected_from(host: str, address: str, context: ssl.SSLContext) -> Li
 async def doctor_is_content(site: str, folder: Path) -> None:
     """It walks all the way through the proxy, with the test's authority as one that is known."""
     with started([KWAAINET, "doctor", "--json", site], folder, "doctor") as running:
-        code = await asyncio.to_thread(running.process.wait, 120)
+        code = await asyncio.to_thread(running.process.wait, PATIENCE)
         told = json.loads(running.out.read_text())
         assert (code, told["reachable"], told["why"]) == (0, True, "")
         steps = [step["name"] for step in told["steps"]]
@@ -99,7 +101,7 @@ async def its_operator_sees_it(browser: Browser, site: str, relay_id: str) -> No
     """The operator's page: every block is covered by the tab, and the circuit through which it is asked."""
     page = await browser.new_page()
     await page.goto(f"{site}operator")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not await page.evaluate("document.querySelectorAll('.blocks .thin').length"):
             await asyncio.sleep(0.05)
         while not await page.evaluate(r"/^circuits\t[1-9]/m.test(document.body.innerText)"):

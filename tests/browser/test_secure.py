@@ -12,22 +12,17 @@ import numpy as np
 import pytest
 from authority import Authority
 from browser.peers import PREFIX, SMALL, expected, hidden_states, joined
-from browser.tabs import eventually, open_tab
-from interop.running import relay
+from browser.tabs import SOON, eventually, open_tab
+from interop.running import free_port, relay
 
 from kwaainet.native.chromium import Browser
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def served_names(port: int, root: Path) -> list[str]:
     """Of the certificate that a connection made now is shown."""
     context = ssl.create_default_context(cafile=str(root))
     with (
-        socket.create_connection(("127.0.0.1", port), 10) as sock,
+        socket.create_connection(("127.0.0.1", port), SOON) as sock,
         context.wrap_socket(sock, server_hostname="localhost") as shown,
     ):
         return [str(value) for _, value in (shown.getpeercert() or {})["subjectAltName"]]  # type: ignore[misc]

@@ -63,15 +63,15 @@ def test_a_relay_from_two_wheels_serves_the_page(tmp_path: Path) -> None:
             told = running.stdout.readline()
             assert told, (tmp_path / "log").read_text()
             page = json.loads(told)["http"]
-            with urllib.request.urlopen(page, timeout=10) as answer:
+            with urllib.request.urlopen(page, timeout=60) as answer:
                 html = answer.read().decode()
             script = html.split('src="/')[1].split('"')[0]
-            with urllib.request.urlopen(page + script, timeout=10) as answer:
+            with urllib.request.urlopen(page + script, timeout=60) as answer:
                 assert (answer.status, answer.headers["Content-Type"].split(";")[0]) == (
                     200,
                     "text/javascript",
                 )
         finally:
             running.terminate()
-            running.wait(30)
+            running.wait(60)
     assert running.returncode == 0, (tmp_path / "log").read_text()

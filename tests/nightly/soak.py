@@ -31,6 +31,7 @@ NEWCOMERS = 5000  # who pass by before anything counts: the tables of peers have
 PASSING = (12, 0.3, 0.0, 1.0)  # of them at a time, seconds each stays, between its calls, share of new ones
 SETTLE = 150.0  # seconds until what passers-by announced has run out and been swept
 SAMPLE_EVERY = 1.0
+PATIENCE = 240.0  # seconds more, if guests were not answered meanwhile
 TELL_EVERY = 300.0
 
 
@@ -47,6 +48,11 @@ class Report:
     def slopes(self) -> dict[str, Slope]:
         """By figure."""
         return {name: slope(self.seconds, values) for name, values in self.samples.items()}
+
+    def lacks_some(self, late: float) -> bool:
+        """Whether there is too little to judge by yet, ``late`` seconds after there should be enough."""
+        unheard = self.seen["answered"] == 0 and late < PATIENCE  # the guests may have stood still
+        return len(self.seconds) < STRETCHES or unheard
 
     @property
     def failures(self) -> dict[str, int]:
@@ -99,7 +105,7 @@ def soak(
         _sleep(settle, ready["running"], parties)
         before = _seen(parties)
         start = told = time.monotonic()
-        while (at := time.monotonic() - start) < seconds or len(report.seconds) < STRETCHES:
+        while (at := time.monotonic() - start) < seconds or report.lacks_some(at - seconds):
             report.seconds.append(at)
             for name, value in _figures(ready["running"].process.pid, ready["http"]).items():
                 report.samples[name].append(value)

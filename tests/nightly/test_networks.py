@@ -43,25 +43,26 @@ def files_of(running: Running) -> int:
 @contextmanager
 def scene(
     folder: Path, wire: Wire, guests: int, *, life: float, ask_every: float, keepalive: float = 30.0
-) -> Iterator[tuple[Running, Running]]:
-    """(relay, guests), all of whom have come."""
+) -> Iterator[tuple[Running, Running, int]]:
+    """(relay, guests, how many files the relay held before them); all guests have come once."""
     clock = folder / "clock"
     clock.write_text("0")
     flags = ["--http", f"{HERE}:80", "--listen", f"/ip4/{HERE}/tcp/4001/ws", "--state-dir", folder / "state"]
     command = [sys.executable, RELAY_WITH, clock, str(keepalive), *flags]
     with room(command, folder, "relay", HERE, wire) as relay:
         address = relay.event("ready")["maddrs"][0]
+        bare = files_of(relay)
         words = [sys.executable, GUESTS, address, str(guests), "1", str(life), str(ask_every)]
         with room(words, folder, "guests", THERE, wire) as party:
             wait(lambda: seen(party).get("came", 0) >= guests, party.tail)
-            yield relay, party
+            yield relay, party, bare
 
 
 def test_late_and_lost_packets(tmp_path: Path) -> None:
     """5 % lost, 200 ms there and back: slower, and right all the same."""
     with (
         wired(delay=0.1, loss=0.05, seed=1) as wire,
-        scene(tmp_path, wire, 6, life=size(1000.0, 60.0), ask_every=size(0.3, 1.0)) as (relay, guests),
+        scene(tmp_path, wire, 6, life=size(1000.0, 60.0), ask_every=size(0.3, 1.0)) as (relay, guests, _),
     ):
         wait(lambda: seen(guests).get("answered", 0) >= size(6, 1000), lambda: seen(guests))
         last = seen(guests)
@@ -76,12 +77,15 @@ def test_a_line_that_goes_dead_without_a_word(tmp_path: Path) -> None:
     keepalive = size(1.0, 30.0)
     with (
         wired() as wire,
-        scene(tmp_path, wire, 6, life=1e6, ask_every=0.3, keepalive=keepalive) as (relay, guests),
+        scene(tmp_path, wire, 6, life=1e6, ask_every=0.3, keepalive=keepalive) as (relay, guests, bare),
     ):
         wait(lambda: seen(guests).get("answered", 0) >= 12, lambda: seen(guests))
-        held = files_of(relay)
+        held = bare + 6
+        wait(
+            lambda: files_of(relay) >= held, lambda: (held, files_of(relay))
+        )  # who stood still may be on the way
         wire.cut = True
-        wait(lambda: files_of(relay) <= held - 6, lambda: (held, files_of(relay), relay.tail()))
+        wait(lambda: files_of(relay) <= bare, lambda: (bare, files_of(relay), relay.tail()))
         before = seen(guests).get("answered", 0)
         wire.cut = False
         wait(lambda: seen(guests).get("answered", 0) >= before + 12, lambda: (seen(guests), guests.tail()))

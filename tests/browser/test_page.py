@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser.clocks import zone_of_noon
 from browser.page_states import (
     CRASH,
     DESK,
@@ -181,6 +182,7 @@ def test_what_was_given_is_remembered_until_it_is_deleted(origin: dict[str, Any]
     async def main() -> None:
         async with await Browser.launch() as browser, joined(origin["tcp"]) as peer:
             tab = await open_page(browser, origin["http"])
+            await tab.page.command("Emulation.setTimezoneOverride", {"timezoneId": zone_of_noon()})
             assert await tab.page.evaluate("localStorage.length") == 0
             async with tasks(tab.page) as seen:
                 session = await peer.session((await tab.contribute())["peer_id"])
@@ -219,9 +221,35 @@ def test_a_worker_that_crashes_is_started_anew_and_its_owner_may_stop_that(origi
                 return ServerState.ONLINE not in await peer.states(PREFIX, len(ALL), server)
 
             await eventually(gone)
-            assert await tab.text("stop") == ""
+
+            async def ended() -> bool:  # at once, unless it has been started anew meanwhile
+                return await tab.text("stop") == ""
+
+            await eventually(ended)
 
     asyncio.run(main())
+
+
+SLOWLY = """
+void (({ entries }) => {
+  FileSystemDirectoryHandle.prototype.entries = async function * () {
+    const found = await Array.fromAsync(entries.call(this))
+    if (globalThis.slow) await new Promise(answer => Object.assign(globalThis, { slow: false, answer }))
+    yield * found
+  }
+})(FileSystemDirectoryHandle.prototype)
+"""
+
+
+async def look_slowly(tab: Tab) -> None:
+    """Have the page look at what is kept, and told it by ``answer()`` only."""
+    await tab.page.evaluate(SLOWLY)
+    await tab.page.evaluate("globalThis.slow = true, document.dispatchEvent(new Event('visibilitychange'))")
+
+    async def looks() -> bool:
+        return bool(await tab.page.evaluate("globalThis.answer !== undefined"))
+
+    await eventually(looks)
 
 
 def test_what_is_kept_is_shown_and_deleted_and_storage_that_fails_is_no_end(origin: dict[str, Any]) -> None:
@@ -233,9 +261,11 @@ def test_what_is_kept_is_shown_and_deleted_and_storage_that_fails_is_no_end(orig
             await tab.reads("kept-note", "Nothing.")
             await tab.contribute()
             await tab.reads("kept-models", f"{PREFIX}: {len(ALL)} blocks, ")
+            await look_slowly(tab)
             await tab.click("kept-delete")
             await tab.reads("kept-note", "MB deleted.")
-            assert await tab.text("kept-models") == ""
+            await tab.page.evaluate("answer()")
+            assert await tab.text("kept-models") == "", "what was seen before it was deleted is no news"
             await tab.stop()
             site = {"origin": origin["http"].rstrip("/")}
             await tab.page.command("Storage.overrideQuotaForOrigin", {**site, "quotaSize": 20_000})

@@ -6,6 +6,7 @@ import { Rate } from '../../web/page/chart.ts'
 import { lanes, rangesOf, readSwarm } from '../../web/page/coverage.ts'
 import { add, readDays } from '../../web/page/history.ts'
 import { byModel } from '../../web/page/kept.ts'
+import { Latest } from '../../web/page/latest.ts'
 import { DEFAULTS, readChoice } from '../../web/page/limits.ts'
 import { Restart } from '../../web/page/restart.ts'
 import { Traffic } from '../../web/page/serving.ts'
@@ -65,6 +66,12 @@ test('a node that broke while it served starts anew, later each time, and not fo
 test('a browser is told what it keeps, model by model', () => {
   const entries = [{ model: 'm', block: null, bytes: 5, lastUsed: 1 }, { model: 'm', block: 3, bytes: 2, lastUsed: 9 }, { model: 'n', block: 0, bytes: 1, lastUsed: 2 }]
   assert.deepEqual(byModel(entries), [{ model: 'm', blocks: 1, bytes: 7, lastUsed: 9 }, { model: 'n', blocks: 1, bytes: 1, lastUsed: 2 }])
+})
+
+test('an answer that was overtaken is no news', () => {
+  const looks = new Latest()
+  const [first, second, third] = [looks.ask(), looks.ask(), looks.ask()]
+  assert.deepEqual([second(), first(), third()], [true, false, true])
 })
 
 test('a rate is of the time between two looks', () => {

@@ -2,11 +2,14 @@
 // Rule of the file: it only looks; nothing runs, loads or is stored by it.
 
 import { type Check, planThreads, preflight } from '../sdk/index.ts'
+import { Latest } from './latest.ts'
 import { CANNOT, CHECKS, checkOf, element, GRAPHICS, made, OFFER, preflightOf, threadsTaken, WORDS } from './words.ts'
 
 type Backend = 'wasm' | 'webgpu'
 const LITTLE_ROOM = 200e6 // bytes; the weights of a small model
-const RELAY_PATIENCE = 5000 // ms
+const RELAY_PATIENCE = 10_000 // ms; a busy machine may stand still for some seconds
+
+const [offers, looks] = [new Latest(), new Latest()] // another model may be chosen before the answer is there
 
 /** A model that the relay offers; `bytes` are those of all blocks, `chats` whether it can be talked to. */
 export interface Offered { model: string, blocks: number, bytes: number, chats: boolean }
@@ -25,7 +28,9 @@ export async function askOffer (): Promise<Offer> {
 }
 
 export async function showOffer ({ model, blocks, bytes }: Offered, threads: number): Promise<void> {
+  const isNews = offers.ask()
   const { usage = 0 } = await estimate()
+  if (!isNews()) return
   const lines: Array<[string, string]> = [
     [OFFER.runs[0], OFFER.runs[1](model, blocks)],
     [OFFER.loads[0], OFFER.loads[1](bytes, usage)],
@@ -45,10 +50,12 @@ async function estimate (): Promise<StorageEstimate> {
   return await navigator.storage?.estimate?.().catch(() => null) ?? {}
 }
 
-/** Look and tell; whether this browser can contribute. */
-export async function showChecks (wanted: Backend | undefined, bytes: number, relays: string[]): Promise<boolean> {
+/** Look and tell whether this browser can contribute. */
+export async function showChecks (wanted: Backend | undefined, bytes: number, relays: string[]): Promise<void> {
+  const isNews = looks.ask()
   const found = await preflight(wanted)
   const checks = [...found.checks.map(toCheck), ...await more(bytes, relays)]
+  if (!isNews()) return
   element('checks').replaceChildren(...checks.map(({ name, ok, message }) => {
     const line = made('li', checkOf(name, ok, message))
     line.dataset.ok = String(ok)
@@ -59,7 +66,6 @@ export async function showChecks (wanted: Backend | undefined, bytes: number, re
   element('preflight-summary').textContent = found.ok ? preflightOf(found.backend, wanted === 'wasm' ? '' : GRAPHICS[code] ?? '', failed) : CANNOT
   element<HTMLButtonElement>('contribute').disabled = !found.ok
   if (!found.ok) element<HTMLDetailsElement>('preflight').open = true
-  return found.ok
 }
 
 /** One of the SDK's checks in the page's words, with its fix. */

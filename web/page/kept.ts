@@ -2,6 +2,7 @@
 // Rule of the file: it looks without storing anything; what a serving tab has in memory it goes on serving.
 
 import { type CacheEntry, cacheEntries, clearCache } from '../sdk/index.ts'
+import { Latest } from './latest.ts'
 import { element, KEPT, made } from './words.ts'
 
 /** One model: how many of its blocks, all bytes (with its first and last layer), the last use in unix ms. */
@@ -17,11 +18,13 @@ export function byModel (entries: readonly CacheEntry[]): KeptModel[] {
 }
 
 let shown = ''
+const looks = new Latest()
 
 /** Show what is kept now; what is shown already stays, with whoever's focus is on it. */
 export async function showKept (): Promise<void> {
+  const isNews = looks.ask()
   const models = byModel(await cacheEntries().catch(() => []))
-  if (shown === JSON.stringify(models)) return
+  if (!isNews() || shown === JSON.stringify(models)) return
   shown = JSON.stringify(models)
   element('kept-note').textContent = models.length === 0 ? KEPT.empty : KEPT.note
   element('kept-delete').hidden = models.length === 0

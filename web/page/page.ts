@@ -8,6 +8,7 @@ import { askOffer, showChecks, showNoOffer, showOffer } from './consent.ts'
 import { type Chain, readSwarm, showSwarm } from './coverage.ts'
 import { History } from './history.ts'
 import { removeKept, showKept } from './kept.ts'
+import { Latest } from './latest.ts'
 import { LimitsForm, limitsOf } from './limits.ts'
 import { ModelChoice } from './models.ts'
 import { notice, Watch, watchLeaving } from './notices.ts'
@@ -35,6 +36,7 @@ let figures: Figures | null = null
 let serving = '' // the model of `node`
 let chain: Chain | null = null // of the chat's last message
 let waits = false // for a node that broke to start anew
+const looks = new Latest() // at the swarm
 const awake = new Awake()
 const history = new History(() => { notice(NOTICES.storage) })
 const form = new LimitsForm(choice => {
@@ -128,10 +130,11 @@ async function look (): Promise<void> {
   if (document.hidden) return
   void showKept() // whose a file is, is written down a little after it
   const asked = performance.now()
+  const isNews = looks.ask()
   const response = await fetch('/swarm.json', { cache: 'no-store' }).catch(() => null)
   const took = performance.now() - asked
   const swarm = response?.ok === true ? readSwarm(await response.json().catch(() => null)) : null
-  showSwarm(swarm, took, isOver(node.status()) ? '' : node.status().peerId ?? '', chain)
+  if (isNews()) showSwarm(swarm, took, isOver(node.status()) ? '' : node.status().peerId ?? '', chain)
 }
 
 element('contribute').addEventListener('click', () => {

@@ -137,15 +137,17 @@ REACHABLE = """
   .filter(one => one.checkVisibility() && !one.disabled)
   .filter(one => one.type !== 'radio' || one.checked).length
 """
+# What grew above it has moved it, until the next frame.
 FOCUSED = """
-(() => {
+(async () => {
   const one = document.activeElement
   if (one === document.body || globalThis.walked.has(one)) return null
   globalThis.walked.add(one)
   const { outlineStyle, outlineWidth } = getComputedStyle(one)
-  const { top, bottom } = one.getBoundingClientRect()
   const outlined = outlineStyle !== 'none' && outlineWidth !== '0px'
-  return [one.id || one.textContent || one.className, outlined, bottom > 0 && top < innerHeight]
+  const isSeen = ({ top, bottom } = one.getBoundingClientRect()) => bottom > 0 && top < innerHeight
+  for (let frames = 0; frames < 2 && !isSeen(); frames++) await new Promise(requestAnimationFrame)
+  return [one.id || one.textContent || one.className, outlined, isSeen()]
 })()
 """
 
@@ -156,6 +158,8 @@ def test_the_keyboard_reaches_all_there_is_in_order_and_sees_where_it_is(origin:
             tab = await open_page(browser, origin["http"])
             await tab.reads("preflight-summary", "This browser can contribute")
             await tab.contribute()
+            await tab.reads("tiles", "tokens in all")  # what appears moves what is below
+            await tab.reads("coverage", "A request could go to this tab")
             await tab.page.evaluate(
                 "void (globalThis.walked = new Set(), document.body.tabIndex = -1, document.body.focus(),"
                 " document.body.removeAttribute('tabindex'))"

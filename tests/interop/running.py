@@ -37,7 +37,9 @@ THEIRS = Zygote(PEERS_PYTHON, PEERS, THEIR_MODULES)
 ZYGOTES = {str(KWAAINET): OURS, sys.executable: OURS, str(PEERS_PYTHON): THEIRS}  # by a command's first word
 START_TIMEOUT = 300.0  # seconds; a tab needs 5 on a quiet machine
 POLL = 0.05
-FIXED = (20_000, 32_000)  # below those that Linux hands out
+FIXED = range(20_000, 32_000)  # below those that Linux hands out
+WORKERS = 8  # pytest's, each of which has a part of them
+given: set[int] = set()
 
 
 class Failed(Exception):
@@ -224,8 +226,11 @@ def ask(folder: Path, script: str, spec: Mapping[str, Any], timeout: float = 300
 
 
 def free_port() -> int:
-    """A TCP port that nobody has now, and that is given to nobody who asks for any."""
+    """A TCP port that nobody has now, and that no other test of ours is given, nor who asks for any."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.randrange(*FIXED)
+        port = random.choice(FIXED[worker % WORKERS :: WORKERS])
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+            if port not in given:
+                given.add(port)
+                return port

@@ -95,7 +95,8 @@ class AnnounceHandler:
     ``is_connected`` says whether a peer may be announced (it holds a reservation or a connection
     here): the swarm must be able to reach it through us. Tell ``peer_lost`` of every connection
     that ends; a peer that is still connected is left alone, and so is one that ``elsewhere`` finds
-    reachable through another relay: that one speaks for it from then on.
+    reachable through another relay: that one speaks for it from then on. ``changed`` is told the models of
+    which something was stored.
     """
 
     def __init__(
@@ -105,9 +106,10 @@ class AnnounceHandler:
         is_connected: Callable[[PeerId], bool],
         now: Clock,
         elsewhere: Callable[[PeerId], Awaitable[bool]] = _nowhere,
+        changed: Callable[[str], None] = lambda prefix: None,
     ) -> None:
         self._dht, self._is_connected, self._now = dht, is_connected, now
-        self._elsewhere = elsewhere
+        self._elsewhere, self._changed = elsewhere, changed
         self._peers: dict[PeerId, _Announced] = {}
         self._sweep_at = _FEW  # peers
         self._tasks: set[asyncio.Future[None]] = set()
@@ -172,6 +174,8 @@ class AnnounceHandler:
     async def _store(self, announced: _Announced, words: _Words) -> None:
         await _store(self._dht, words.records)
         announced.stored(words)
+        for prefix in words.expirations:
+            self._changed(prefix)
 
     def _take_down(self, peer: PeerId) -> _Words:
         """Farewells. Dated at once: what the peer announces from now on is later."""

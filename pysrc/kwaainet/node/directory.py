@@ -83,11 +83,17 @@ class DirectoryHandler:
     def __init__(self, host: Host, dht: RecordSource, now: Clock) -> None:
         self._dht, self._now = dht, now
         self._lookups: dict[Query, tuple[float, asyncio.Task[bytes]]] = {}
+        self._running: set[asyncio.Task[bytes]] = set()  # those whose results are old before they come, too
         self._rate = RateLimit("reads of the swarm", MAX_PER_MINUTE, MAX_PEERS)
         host.handle_unary(PROTOCOL, self.rpc_read_servers)
 
+    def changed(self, prefix: str) -> None:
+        """A server of the model was announced here: who asks from now on hears of it."""
+        self._lookups = {query: found for query, found in self._lookups.items() if query.prefix != prefix}
+
     async def rpc_read_servers(self, peer: PeerId, request: bytes) -> bytes:
-        """The servers of a range of blocks, as the DHT has them now (or had them ``FRESH`` s ago)."""
+        """The servers of a range of blocks, as the DHT has them now (or had them ``FRESH`` s ago, unless one
+        has been announced here since)."""
         query = Query.decode(request)
         now = self._now()
         self._rate.count(peer, now)
@@ -100,9 +106,12 @@ class DirectoryHandler:
             if not task.done() or since > now - FRESH
         }
         if query not in self._lookups:
-            if len(self._lookups) >= MAX_LOOKUPS:
+            if max(len(self._lookups), len(self._running)) >= MAX_LOOKUPS:
                 raise CapacityError(f"{MAX_LOOKUPS} lookups are under way at this relay; try again")
-            self._lookups[query] = now, asyncio.ensure_future(self._look_up(query))
+            task = asyncio.ensure_future(self._look_up(query))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            self._lookups[query] = now, task
         return self._lookups[query][1]
 
     async def _look_up(self, query: Query) -> bytes:

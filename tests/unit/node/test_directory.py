@@ -10,8 +10,10 @@ import pytest
 
 from kwaainet.errors import ProtocolError, RpcError, Unreachable
 from kwaainet.node import directory
+from kwaainet.node.announce import AnnounceHandler, RelayAnnouncer
 from kwaainet.node.dht import DhtNode
 from kwaainet.node.directory import DirectoryHandler, dht_reader, directory_reader
+from kwaainet.swarm.announcement import Announcement
 from kwaainet.swarm.directory import PROTOCOL
 from kwaainet.swarm.server_info import ServerInfo
 from kwaainet.testing.clock import now, run
@@ -29,7 +31,7 @@ class Swarm:
         self.relay, self.tab = self.network.host(), self.network.host()
         self.dht = DhtNode(self.relay, now=now, random_bytes=random.Random(1).randbytes)
         self.lookups = 0
-        DirectoryHandler(self.relay, self, now)
+        self.handler = DirectoryHandler(self.relay, self, now)
         self.read = directory_reader(self.tab, self.relay.peer_id)
 
     async def get_many(self, keys: list[str], latest: bool = True) -> dict:
@@ -94,6 +96,25 @@ def test_what_is_announced_is_read_a_second_later() -> None:
         peer = await swarm.announce(0)
         await asyncio.sleep(directory.FRESH)
         assert await swarm.read("m", 1) == [{peer: INFO}]
+
+    served(test)
+
+
+def test_what_is_announced_here_is_read_at_once_by_who_asks_from_then_on() -> None:
+    async def test(swarm: Swarm) -> None:
+        announcements = AnnounceHandler(
+            swarm.relay, swarm.dht, lambda peer: True, now, changed=swarm.handler.changed
+        )
+        before = asyncio.ensure_future(swarm.read("m", 1))
+        await asyncio.sleep(0.1)
+        server = swarm.network.host()
+        await RelayAnnouncer(server, swarm.relay.peer_id).announce(Announcement("m", INFO, 150.0))
+        assert await swarm.read("m", 1) == [{server.peer_id: INFO}]
+        await before
+        assert await swarm.read("m", 1) == [{server.peer_id: INFO}]
+        assert swarm.lookups == 2, "what has not changed is still given to others"
+        await announcements.withdraw_all()
+        assert await swarm.read("m", 1) == [{}]
 
     served(test)
 

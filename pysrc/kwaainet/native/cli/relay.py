@@ -128,9 +128,11 @@ async def running_relay(options: RelayOptions, report: Report) -> AsyncIterator[
         hidden = [one.prefix for one in offered] if options.expose == Exposure.GATEWAY else []
         records = HiddenRecords(dht, hidden, time.time)
         relays = among_relays(stack, host, relay, dht)
-        announcements = AnnounceHandler(host, records, relay.has_reservation, time.time, relays.reaches)
+        directory = DirectoryHandler(host, records, time.time)
+        announcements = AnnounceHandler(
+            host, records, relay.has_reservation, time.time, relays.reaches, directory.changed
+        )
         host.on_peer_lost(announcements.peer_lost)
-        DirectoryHandler(host, records, time.time)
         TransferHandler(host, time.time)
         await stack.enter_async_context(following_the_clock(announcements.clock_set_ahead))
         stack.push_async_callback(announcements.withdraw_all)

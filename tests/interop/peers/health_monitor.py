@@ -1,7 +1,8 @@
 """The public health monitor's procedure, with the real packages: ``health_monitor.py SPEC RESULT``.
 
 A client-mode DHT reads ``_petals.models`` and every block key, computes the spans, then calls
-``rpc_info`` with an empty uid on each online server within 5 s, dialling by bare peer id.
+``rpc_info`` with an empty uid on each online server within 5 s, dialling by bare peer id. Of one that does
+not answer in time "info" is empty; the monitor looks again a minute later.
 """
 
 import functools
@@ -20,7 +21,10 @@ from petals.utils.dht import compute_spans, get_remote_module_infos
 async def info(peer, dht, node):
     p2p = await node.replicate_p2p() if hasattr(node, "replicate_p2p") else node.protocol.p2p
     stub = TransformerConnectionHandler.get_stub(p2p, peer)
-    answer = await stub.rpc_info(runtime_pb2.ExpertUID(uid=""), timeout=5)
+    try:
+        answer = await stub.rpc_info(runtime_pb2.ExpertUID(uid=""), timeout=5)
+    except TimeoutError:
+        return {}
     return MSGPackSerializer.loads(answer.serialized_info)
 
 

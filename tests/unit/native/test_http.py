@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import time
 from base64 import b64encode
@@ -298,7 +299,8 @@ def test_who_sends_no_whole_request_is_let_go(
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(sent)
         async with asyncio.timeout(60):
-            assert await reader.read() == b""
+            with contextlib.suppress(ConnectionResetError):  # it may be let go before all of that came
+                assert await reader.read() == b""
         writer.close()
 
     visit(origin, check)

@@ -6,7 +6,7 @@ Rule of the file: what is told is the browser's own trace.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ CATEGORIES = ["toplevel", "__metadata"]
 MAIN = "CrRendererMain"
 TASK = "ThreadControllerImpl::RunTask"
 ANOTHER = "new Promise(done => setTimeout(done))"
+LONG = 50.0  # ms of the processor's, from which on a person feels a task
+VISITS = 3
 PATIENCE = 60.0  # seconds for the browser to hand a trace over
 
 
@@ -48,3 +50,13 @@ async def tasks(page: Page) -> AsyncIterator[list[float]]:
         for one in events
         if one["name"] == TASK and "tdur" in one and (one["pid"], one["tid"]) in mains
     ]
+
+
+async def not_long(visit: Callable[[], Awaitable[float]]) -> None:
+    """``visit`` tells its longest task, in ms. A task of ours that is long is so each time; one that shared its
+    core with other programs, which the processor's clock counts too, is so once.
+    """
+    seen: list[float] = []
+    while not seen or seen[-1] >= LONG:
+        assert len(seen) < VISITS, f"each visit had a long task: {seen} ms"
+        seen.append(await visit())

@@ -53,8 +53,8 @@ async def tasks(page: Page) -> AsyncIterator[list[float]]:
 
 
 async def not_long(visit: Callable[[], Awaitable[float]]) -> None:
-    """``visit`` tells its longest task, in ms. A task of ours that is long is so each time; one that shared its
-    core with other programs, which the processor's clock counts too, is so once.
+    """``visit`` tells its longest task, in ms. A task of ours that is long is so each time; one that shared
+    its core with other programs, which the processor's clock counts too, is so once.
     """
     seen: list[float] = []
     while not seen or seen[-1] >= LONG:
